@@ -1,0 +1,24 @@
+"""Errors that a user can act on: the doors print them without a traceback."""
+
+from collections.abc import Sequence
+
+
+class UserError(Exception):
+    """Says in one sentence what is wrong and what to do about it; the program exits with code 1."""
+
+    exit_code = 1
+
+
+class ConfigError(UserError):
+    """Lists everything that is wrong with the settings; the program exits with code 2."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        """Keeps the problems, one sentence each, in `self.problems`."""
+        self.problems = list(problems)
+        if len(self.problems) == 1:
+            super().__init__(self.problems[0])
+        else:
+            lines = "".join(f"\n  {problem}" for problem in self.problems)
+            super().__init__(f"{len(self.problems)} settings are wrong:{lines}")

@@ -1,0 +1,170 @@
+"""Reads a Hugging Face directory's weights into Tunix's modules, and makes random ones.
+
+Only safetensors files are read: pickled weights can run code. Every tensor is checked against the shapes that
+config.json promises before anything is placed on a device, and what is missing, extra, truncated or misshapen is named.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError, safe_open
+
+from tunix_grpo.errors import UserError
+from tunix_grpo.models.families import Tensor, module_class, tensors
+from tunix_grpo.spec import DecoderSpec
+
+# The text model's tensors, wherever a multimodal file keeps them.
+_TEXT_PREFIX = re.compile(r"^(?:model\.language_model\.|language_model\.model\.)")
+_NOT_TEXT = re.compile(r"(?:^|\.)(?:vision_tower|multi_modal_projector|vision_model)\.|rotary_emb\.inv_freq$")
+
+
+def read_config(directory: Path) -> dict:
+    """Returns the parsed config.json of a model directory."""
+    if not directory.is_dir():
+        raise UserError(f"model.path={directory}: no such directory")
+    file = directory / "config.json"
+    if not file.is_file():
+        raise UserError(f"{directory}: config.json is missing; model.path wants a Hugging Face model directory")
+    try:
+        return json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not valid JSON ({error})") from error
+
+
+def load_module(spec: DecoderSpec, directory: Path, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> nnx.Module:
+    """Returns Tunix's module with the directory's weights, in `dtype`, placed on the mesh leaf by leaf."""
+    table = tensors(spec)
+    stored = _checked(spec, table, _index(directory), directory)
+    shardings = _shardings(abstract_module(spec), mesh)
+
+    def leaves() -> Iterator[tuple[tuple, jax.Array]]:
+        for tensor in table:
+            arrays = [_read(*stored[name]) for name in tensor.names]
+            leaf = np.ascontiguousarray(tensor.load(arrays)).astype(dtype)
+            yield tensor.path, jax.device_put(leaf, shardings[tensor.path])
+
+    return _filled(spec, dict(leaves()))
+
+
+def random_module(spec: DecoderSpec, seed: int, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> nnx.Module:
+    """Returns Tunix's module with random weights: normal with deviation 0.02, norms as the identity, biases zero."""
+    shardings = _shardings(abstract_module(spec), mesh)
+
+    def leaves() -> Iterator[tuple[tuple, jax.Array]]:
+        for index, tensor in enumerate(tensors(spec)):
+            shape = tensor.load([np.empty(s, np.bool_) for s in tensor.shapes]).shape
+            if len(shape) > 1:
+                leaf = np.random.default_rng([seed, index]).standard_normal(shape, np.float32) * np.float32(0.02)
+            else:
+                is_scale = "norm" in str(tensor.path) and not spec.norm_plus_one
+                leaf = np.full(shape, 1.0 if is_scale else 0.0, np.float32)
+            yield tensor.path, jax.device_put(leaf.astype(dtype), shardings[tensor.path])
+
+    return _filled(spec, dict(leaves()))
+
+
+def abstract_module(spec: DecoderSpec) -> nnx.Module:
+    """Returns Tunix's module with shapes instead of arrays."""
+    module, config = module_class(spec)
+    return nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0)))
+
+
+def _filled(spec: DecoderSpec, leaves: dict[tuple, jax.Array]) -> nnx.Module:
+    module = abstract_module(spec)
+    state = nnx.to_flat_state(nnx.state(module, nnx.Param))
+    filled = [(path, variable.replace(leaves[path])) for path, variable in state]
+    nnx.update(module, nnx.from_flat_state(filled))
+    return module
+
+
+def _shardings(module: nnx.Module, mesh: jax.sharding.Mesh) -> dict[tuple, jax.sharding.NamedSharding]:
+    """Returns, per leaf, the sharding that Tunix's module asks for, where the leaf divides evenly."""
+    specs = dict(nnx.to_flat_state(nnx.get_partition_spec(nnx.state(module, nnx.Param))))
+    shapes = dict(nnx.to_flat_state(nnx.state(module, nnx.Param)))
+    return {path: fitting_sharding(mesh, shapes[path].shape, spec.get_value()) for path, spec in specs.items()}
+
+
+def fitting_sharding(
+    mesh: jax.sharding.Mesh, shape: tuple[int, ...], spec: jax.sharding.PartitionSpec | None
+) -> jax.sharding.NamedSharding:
+    """Returns the sharding with those axes left out that do not divide the array."""
+    axes = tuple(spec or ())
+    kept = [axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(axes, shape, strict=False)]
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*kept))
+
+
+def _index(directory: Path) -> dict[str, Path]:
+    """Returns text tensor name (as the table has it) -> file, from the index, or from all safetensors files."""
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        shards = sorted({directory / name for name in json.loads(index.read_text())["weight_map"].values()})
+        missing = [shard.name for shard in shards if not shard.is_file()]
+        if missing:
+            raise UserError(f"{directory}: {', '.join(missing)} named by {index.name} is missing; download it again")
+    else:
+        shards = sorted(directory.glob("*.safetensors"))
+    if not shards:
+        pickled = [file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in directory.glob(pattern)]
+        if pickled:
+            raise UserError(
+                f"{directory}: {pickled[0]} is a pickle, which can run code, and is not read; "
+                "convert the model to safetensors"
+            )
+        raise UserError(f"{directory}: no *.safetensors file; model.path wants a Hugging Face model directory")
+    names = {}
+    for shard in shards:
+        with _open(shard) as file:
+            names |= {name: shard for name in file.keys()}  # noqa: SIM118 (not a dict)
+    return names
+
+
+def _open(file: Path):
+    try:
+        return safe_open(file, framework="numpy")
+    except SafetensorError as error:
+        raise UserError(f"{file}: not a whole safetensors file ({error}); download it again") from error
+
+
+def _read(file: Path, name: str) -> np.ndarray:
+    with _open(file) as tensors_of_file:
+        return tensors_of_file.get_tensor(name)
+
+
+def _checked(
+    spec: DecoderSpec, table: list[Tensor], files: dict[str, Path], directory: Path
+) -> dict[str, tuple[Path, str]]:
+    """Returns, per name in the table, the file and the tensor's name in it.
+
+    Raises:
+        UserError: naming tensors that are missing, extra or of another shape than config.json promises.
+    """
+    stored = {}
+    for name, file in files.items():
+        plain = _TEXT_PREFIX.sub("model.", name).removeprefix("language_model.")
+        if not _NOT_TEXT.search(name) and not (plain == "lm_head.weight" and spec.tied_head):
+            stored[plain] = (file, name)
+    wanted = {name: shape for t in table for name, shape in zip(t.names, t.shapes, strict=True)}
+    if missing := sorted(set(wanted) - set(stored)):
+        raise UserError(f"{directory}: {_some(missing)} missing from the weights")
+    if extra := sorted(set(stored) - set(wanted)):
+        raise UserError(f"{directory}: {_some(extra)} not part of a {spec.family} model")
+    for plain, shape in wanted.items():
+        file, name = stored[plain]
+        with _open(file) as opened:
+            found = tuple(opened.get_slice(name).get_shape())
+        if found != shape:
+            raise UserError(f"{file}: {name} has shape {list(found)}, but config.json promises {list(shape)}")
+    return stored
+
+
+def _some(names: list[str]) -> str:
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"tensor{'s' if len(names) > 1 else ''} {', '.join(names[:3])}{rest}"

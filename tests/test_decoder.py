@@ -1,0 +1,174 @@
+"""The decoder against transformers, in every variant that changes the arithmetic, and against Tunix's own forward pass.
+
+Tolerance: 1e-4 on float32 logits of about 3 in size; the two sum in different orders (seen: 4e-6).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from families import VARIANTS, load, write_model
+from tunix_grpo import decoder
+from tunix_grpo.spec import Rope, spec_from_config
+
+TOLERANCE = 1e-4
+LENGTH, PROMPT = 21, 10  # longer than the sliding windows of the variants
+
+
+def left_padded_tokens() -> tuple[np.ndarray, np.ndarray]:
+    tokens = np.random.default_rng(0).integers(0, 97, (3, LENGTH)).astype(np.int32)
+    valid = np.ones((3, LENGTH), bool)
+    valid[1, :4] = False
+    valid[2, :9] = False
+    return tokens, valid
+
+
+def reference_logits(model, tokens: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    positions = np.maximum(valid.cumsum(axis=1) - 1, 0)
+    with torch.no_grad():
+        output = model(
+            input_ids=torch.tensor(tokens),
+            attention_mask=torch.tensor(valid.astype(np.int64)),
+            position_ids=torch.tensor(positions),
+        )
+    return output.logits.float().numpy()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_equal_transformers(variant, tmp_path):
+    """Prefill on left-padded rows, then token by token from a shared-prefix cache."""
+    theirs = write_model(variant, tmp_path)
+    model = load(tmp_path)
+    tokens, valid = left_padded_tokens()
+    expected = reference_logits(theirs, tokens, valid)
+    weights = model.decoder_weights(nnx.as_pure(nnx.state(model.actor)))
+    positions = decoder.text_positions(jnp.asarray(valid))
+
+    hidden, _ = decoder.forward(model.spec, weights, tokens, positions, jnp.asarray(valid))
+    ours = np.asarray(decoder.head_logits(weights, hidden))
+    assert np.abs(ours - expected)[valid].max() < TOLERANCE
+
+    _, prefix = decoder.forward(
+        model.spec, weights, tokens[:, :PROMPT], positions[:, :PROMPT], jnp.asarray(valid[:, :PROMPT])
+    )
+    cache = decoder.empty_segment(model.spec, 3, LENGTH - PROMPT, jnp.float32)
+    step = jax.jit(
+        lambda token, position, slot, cache: decoder.decode_step(
+            model.spec, weights, token, position, slot, cache, prefix
+        )
+    )
+    for t in range(PROMPT, LENGTH):
+        hidden, cache = step(tokens[:, t], positions[:, t], jnp.int32(t - PROMPT), cache)
+        ours = np.asarray(decoder.head_logits(weights, hidden))
+        assert np.abs(ours - expected[:, t]).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("variant", ["llama", "qwen2", "qwen3", "gemma3"])
+def test_bfloat16_is_as_close_to_float32_as_transformers_own(variant, tmp_path):
+    theirs = write_model(variant, tmp_path)
+    tokens, valid = left_padded_tokens()
+    exact = reference_logits(theirs, tokens, valid)
+    theirs_distance = np.abs(reference_logits(theirs.bfloat16(), tokens, valid) - exact)[valid].mean()
+    model = load(tmp_path, dtype="bfloat16")
+    weights = model.decoder_weights(nnx.as_pure(nnx.state(model.reference)))
+    positions = decoder.text_positions(jnp.asarray(valid))
+    hidden, _ = decoder.forward(model.spec, weights, tokens, positions, jnp.asarray(valid))
+    ours = np.asarray(decoder.head_logits(weights, hidden))
+    assert np.abs(ours - exact)[valid].mean() <= 1.5 * theirs_distance
+
+
+def test_prefix_shared_by_a_group_equals_repeating_it(tmp_path):
+    write_model("gemma3", tmp_path)
+    model = load(tmp_path)
+    weights = model.decoder_weights(nnx.as_pure(nnx.state(model.actor)))
+    tokens, valid = left_padded_tokens()
+    positions = decoder.text_positions(jnp.asarray(valid))
+    prompts = (tokens[:, :PROMPT], positions[:, :PROMPT], jnp.asarray(valid[:, :PROMPT]))
+    later = np.random.default_rng(1).integers(0, 97, (6, 5)).astype(np.int32)
+    start = jnp.repeat(positions[:, PROMPT - 1] + 1, 2)[:, None] + jnp.arange(5)
+    ones = jnp.ones((6, 5), bool)
+    _, shared = decoder.forward(model.spec, weights, *prompts)
+    _, repeated = decoder.forward(model.spec, weights, *(jnp.repeat(jnp.asarray(a), 2, axis=0) for a in prompts))
+    one, _ = decoder.forward(model.spec, weights, later, start, ones, shared)
+    other, _ = decoder.forward(model.spec, weights, later, start, ones, repeated)
+    np.testing.assert_allclose(one, other, atol=1e-5)  # float32, other order of summation
+
+
+def test_tunix_ignores_rope_theta_and_we_do_not(tmp_path):
+    """The reason for our own arithmetic: stock Tunix gives the same llama logits whatever rope_theta says."""
+    from tunix.models.llama3 import model as tunix_llama
+
+    write_model("llama", tmp_path)
+    model = load(tmp_path)
+    tokens, _ = left_padded_tokens()
+    mask = jnp.tril(jnp.ones((LENGTH, LENGTH), bool))[None]
+    positions = jnp.arange(LENGTH)[None].repeat(3, axis=0)
+    stock, _ = model.actor(jnp.asarray(tokens), positions, None, jnp.repeat(mask, 3, axis=0))
+    weights = model.decoder_weights(nnx.as_pure(nnx.state(model.actor)))
+    ones = jnp.ones((3, LENGTH), bool)
+    ours = decoder.head_logits(weights, decoder.forward(model.spec, weights, tokens, positions, ones)[0])
+    assert isinstance(model.actor, tunix_llama.Llama3)
+    assert np.abs(np.asarray(stock) - np.asarray(ours)).max() > 0.01
+
+
+def test_lora_off_gives_the_base_logits_exactly(tmp_path):
+    write_model("qwen3", tmp_path)
+    model = load(tmp_path, lora_rank=4)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, nnx.as_pure(nnx.state(model.actor)))
+    weights = model.decoder_weights(params)
+    tokens, valid = left_padded_tokens()
+    positions = decoder.text_positions(jnp.asarray(valid))
+    bare = decoder.without_lora(weights)
+    assert "a" not in bare["layers"][0]["q"]
+    adapted, _ = decoder.forward(model.spec, weights, tokens, positions, jnp.asarray(valid))
+    base, _ = decoder.forward(model.spec, bare, tokens, positions, jnp.asarray(valid))
+    assert np.abs(np.asarray(adapted) - np.asarray(base)).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"model_type": "mamba"}, "model_type='mamba' is not supported"),
+        ({"model_type": "llama"}, "vocab_size is missing"),
+        ({"attention_bias": True}, "attention_bias=True is not supported"),
+        ({"hidden_act": "relu"}, "activation 'relu' is not supported"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope type 'yarn' is not supported"),
+    ],
+)
+def test_what_the_arithmetic_does_not_cover_is_refused(config, words):
+    from families import SHAPES
+    from tunix_grpo.errors import UserError
+
+    whole = config if "model_type" in config else {"model_type": "llama", **SHAPES, **config}
+    with pytest.raises(UserError, match=words):
+        spec_from_config(whole)
+
+
+def test_old_and_new_rope_keys_mean_the_same():
+    from families import SHAPES
+
+    old = {
+        "model_type": "gemma3_text",
+        **SHAPES,
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 1e4,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        "sliding_window": 5,
+    }
+    new = {
+        "model_type": "gemma3_text",
+        **SHAPES,
+        "sliding_window": 5,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    }
+    assert spec_from_config(old) == spec_from_config(new)
+    assert spec_from_config(old).ropes[5] == Rope(theta=1e6, factor=8.0)
+    assert spec_from_config(old).windows == (5, 5, 5, 5, 5, None, 5)
