@@ -1,0 +1,161 @@
+"""How far training is: a live bar on a terminal, plain lines elsewhere."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
+from rich.progress import Progress as Bar
+from rich.text import Text
+
+from tunix_grpo.console.output import log_handlers, on_terminal, print_lines, to_log_files
+from tunix_grpo.console.units import format_clock, format_duration, format_percent
+
+# Metric name -> what a progress line calls it, and how it shows the value.
+_SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
+    "reward": ("reward", lambda value: f"{value:.3f}"),
+    "eval/accuracy": ("accuracy", format_percent),
+    "kl": ("kl", lambda value: f"{value:.4f}"),
+    "loss": ("loss", lambda value: f"{value:.4f}"),
+}
+_ON_BAR = ("reward", "eval/accuracy", "kl")
+
+
+class Progress:
+    """Shows how far training is, between `with` and its end.
+
+    On a terminal a bar, updated at every call; log lines appear above it. Elsewhere one line for
+    each call that has metrics.
+    """
+
+    def __init__(self, total_steps: int, first_step: int = 1, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Prepares for steps `first_step` to `total_steps`; a resumed run starts above 1."""
+        self._total_steps = total_steps
+        self._step = first_step - 1
+        self._clock = clock
+        self._shown: dict[str, float] = {}
+        # Step and time: where the pace is measured from, and the latest.
+        self._since = self._latest = (self._step, 0.0)
+        self._num_measured = 0
+        self._bar: Bar | None = None
+        self._redirected: list[tuple[logging.StreamHandler, object]] = []
+        self._open = False
+
+    def __enter__(self) -> Self:
+        self._open = True
+        self._since = self._latest = (self._step, self._clock())
+        if on_terminal():
+            self._start_bar()
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._open = False
+        if self._bar is not None:
+            self._stop_bar(self._bar)
+            self._bar = None
+
+    def update(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
+        """Notes that a step is done.
+
+        Args:
+            step: the step's number.
+            metrics: what was logged for it, training or evaluation; None when nothing was. The bar
+                goes on showing the values it knows.
+        """
+        if not self._open:
+            return
+        if step != self._step:
+            self._note_time(step)
+        new = {name: metrics[name] for name in _SHOWN if name in metrics} if metrics else {}
+        self._shown |= new
+        if self._bar is not None:
+            self._refresh(self._bar)
+        if new:
+            line = self._line(new)
+            to_log_files([line])
+            if self._bar is None:
+                print_lines([line])
+
+    def _line(self, new: Mapping[str, float]) -> str:
+        """One plain line; an evaluation's own line shows only what the evaluation found."""
+        width = len(str(self._total_steps))
+        shown = self._shown if "reward" in new else new
+        parts = [f"step {self._step:>{width}}/{self._total_steps}", *_described(shown, _SHOWN)]
+        pace = self._seconds_per_step()
+        if pace is not None and "reward" in new:
+            parts += [f"{format_duration(pace)}/step", f"left {self._time_left()}"]
+        return "  ".join(parts)
+
+    def _note_time(self, step: int) -> None:
+        """Moves on to a step. The first one compiles, so the pace counts from its end."""
+        if self._num_measured == 1:
+            self._since = self._latest
+        self._num_measured += 1
+        self._step = step
+        self._latest = (step, self._clock())
+
+    def _seconds_per_step(self) -> float | None:
+        num_steps = self._latest[0] - self._since[0]
+        return (self._latest[1] - self._since[1]) / num_steps if num_steps else None
+
+    def _time_left(self) -> str:
+        pace = self._seconds_per_step()
+        return "?" if pace is None else format_clock(pace * (self._total_steps - self._step))
+
+    def _start_bar(self) -> None:
+        """Starts the bar, and has log lines printed above it instead of into it."""
+        console = Console(file=sys.stdout)
+        self._bar = Bar(
+            TextColumn("step {task.completed}/{task.total}"),
+            BarColumn(bar_width=None if console.width >= 90 else 10),
+            _ValuesColumn(),
+            TextColumn("left {task.fields[left]}", style="cyan"),
+            console=console,
+            refresh_per_second=4,
+            expand=True,
+            redirect_stderr=sys.stderr.isatty(),
+        )
+        self._bar.add_task("", total=self._total_steps, completed=self._step, values="", left="?")
+        before = (sys.stdout, sys.stderr)
+        self._bar.start()
+        for handler in log_handlers():
+            if isinstance(handler, logging.StreamHandler) and handler.stream in before:
+                self._redirected.append((handler, handler.stream))
+                # While the bar lives, rich stands in for both streams under their usual names.
+                handler.setStream((sys.stdout, sys.stderr)[before.index(handler.stream)])
+
+    def _refresh(self, bar: Bar) -> None:
+        bar.update(
+            bar.task_ids[0],
+            completed=self._step,
+            values="  ".join(_described(self._shown, _ON_BAR)),
+            left=self._time_left(),
+        )
+
+    def _stop_bar(self, bar: Bar) -> None:
+        for handler, stream in self._redirected:
+            handler.setStream(stream)
+        self._redirected.clear()
+        bar.stop()
+
+
+class _ValuesColumn(ProgressColumn):
+    """The values on the bar; on a narrow terminal they are what gets cut."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["values"], no_wrap=True, overflow="ellipsis")
+
+
+def _described(values: Mapping[str, float], metrics: Iterable[str]) -> list[str]:
+    """Names and shows the values that are known."""
+    known = [(_SHOWN[metric], values[metric]) for metric in metrics if metric in values]
+    return [f"{name} {show(value)}" for (name, show), value in known]
