@@ -1,0 +1,69 @@
+# The commands of the project. `make help` lists them; ARGS="..." is passed on to the program.
+
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+# The first Python from 3.11 to 3.13 that can make a virtual environment. Another: make PYTHON=/path/to/python3 ...
+CANDIDATES := python3 python3.13 python3.12 python3.11 python
+SUITABLE := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(firstword $(foreach name,$(CANDIDATES),$(shell $(name) -c "$(SUITABLE)" 2>/dev/null && echo $(name))))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo quick-test train tensorboard test test-all lint format cuda12 cuda13 tpu clean
+
+help: ## this list
+	@echo 'make TARGET [ARGS="key=value ..."] [PYTHON=python3.12]'
+	@echo
+	@awk -F ':[^#]*## ' '/^[a-z0-9 -]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## the bundled model learns arithmetic, in minutes on a laptop
+	$(BIN)/python run_training.py +experiment=demo $(ARGS)
+
+quick-test: $(VENV)/.installed ## ten steps of the bundled model: does everything work here?
+	$(BIN)/python run_training.py +experiment=quick_test $(ARGS)
+
+train: $(VENV)/.installed ## a training run, for example ARGS="model=gemma3_1b device=cuda"
+	$(BIN)/python run_training.py $(ARGS)
+
+tensorboard: $(VENV)/.installed ## all runs at http://localhost:6006
+	$(BIN)/tensorboard --logdir outputs --port 6006 $(ARGS)
+
+test: $(VENV)/.installed-dev ## the tests, in minutes, for example ARGS="-k config"
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(VENV)/.installed-dev ## the tests, the slow ones too
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev ## style and layout of the code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed-dev ## puts the code into its layout
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+cuda12 cuda13 tpu: $(VENV)/.installed ## adds what jax needs for this accelerator
+	$(BIN)/pip install -c constraints.txt -e ".[$@]"
+
+clean: ## removes caches; runs, checkpoints and .venv stay
+	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
+	rm -rf .pytest_cache .ruff_cache build
+
+$(VENV)/bin/python:
+ifeq ($(strip $(PYTHON)),)
+	@echo "No Python 3.11, 3.12 or 3.13 with the venv module was found; install one, or name it: make PYTHON=/path/to/python3.12 ..." >&2
+	@exit 1
+else
+	$(PYTHON) -m venv $(VENV)
+endif
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing into $(VENV); the first time takes a few minutes."
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing into $(VENV), with the development tools; the first time takes a few minutes."
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $(VENV)/.installed $@

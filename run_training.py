@@ -1,0 +1,20 @@
+"""Trains a language model with GRPO; `python run_training.py --help` says how."""
+
+import sys
+from pathlib import Path
+
+from tunix_grpo.cli import run
+from tunix_grpo.config import Config
+
+
+def main(config: Config) -> None:
+    """Trains; jax is imported only here, after the settings are checked."""
+    from tunix_grpo.train import train
+
+    exit_code = train(config).exit_code
+    if exit_code:  # stopped by a signal: the jobs of a --multirun that would follow are left out
+        sys.exit(exit_code)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, config_dir=Path(__file__).resolve().parent / "conf"))

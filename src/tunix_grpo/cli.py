@@ -1,0 +1,161 @@
+"""What every door shares: Hydra in, exit code out, no traceback for what a user can put right."""
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import hydra
+import yaml
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from tunix_grpo.config import Config, load
+from tunix_grpo.config.loading import examine
+from tunix_grpo.config.overrides import check_words, jobs_of, normalise
+from tunix_grpo.errors import ConfigError, UserError
+
+logger = logging.getLogger(__name__)
+
+HYDRA_VERSION = "1.3"
+INTERRUPTED = 130
+UNSELECTED_REWARD = re.compile(r"Could not override '(reward\.(\w+)\.\w+)'")
+
+
+class TerminalFormatter(logging.Formatter):
+    """Shows plain messages, with the level only in front of warnings and errors."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the line for the terminal."""
+        line = super().format(record)
+        return f"{record.levelname.lower()}: {line}" if record.levelno > logging.INFO else line
+
+
+class BelowError(logging.Filter):
+    """Lets pass what belongs on standard output; errors go to standard error."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Says whether the record is less than an error."""
+        return record.levelno < logging.ERROR
+
+
+def run(program: Callable[[Config], object], *, config_dir: Path, config_name: str = "config") -> int:
+    """Runs a program under Hydra with the config that the command line asks for.
+
+    Everything that is wrong with the settings is reported before Hydra makes the run's folder.
+
+    Args:
+        program: is called with the checked config, once per job.
+        config_dir: folder with the main config and the groups.
+        config_name: name of the main config.
+
+    Returns:
+        The exit code: 0, 1 for a `UserError`, 2 for wrong settings, 130 for Ctrl-C.
+    """
+    codes = [0]
+
+    def job(cfg: DictConfig) -> None:
+        codes.append(exit_code(lambda: program(load(cfg)), report=logger.error))
+
+    def command() -> None:
+        sys.argv[1:] = checked_command_line(sys.argv[1:], config_dir, config_name)
+        decorate = hydra.main(version_base=HYDRA_VERSION, config_path=str(config_dir), config_name=config_name)
+        decorate(job)()
+
+    try:
+        codes.append(exit_code(command, report=print_error))
+    except KeyboardInterrupt:
+        print_error("stopped by Ctrl-C")
+        codes.append(INTERRUPTED)
+    return max(codes)
+
+
+def exit_code(call: Callable[[], object], *, report: Callable[[str], object]) -> int:
+    """Calls a function; reports the errors that a user can act on and returns the exit code."""
+    try:
+        call()
+    except UserError as error:
+        report(str(error))
+        return error.exit_code
+    return 0
+
+
+def print_error(message: str) -> None:
+    """Prints an error where no log is set up yet."""
+    print(f"error: {message}", file=sys.stderr)
+
+
+def checked_command_line(words: Sequence[str], config_dir: Path, config_name: str) -> list[str]:
+    """Returns the command line for Hydra, after checking it and the config that it comes to.
+
+    Raises:
+        ConfigError: lists all that is wrong.
+    """
+    words = normalise(words)
+    arguments, unknown = get_args_parser().parse_known_args(words)
+    config_dirs = [config_dir]
+    if arguments.config_dir is not None:
+        config_dirs.append(Path(arguments.config_dir).absolute())
+        if not config_dirs[-1].is_dir():
+            raise ConfigError([f"--config-dir {arguments.config_dir}: there is no such folder"])
+    checked = check_words([*unknown, *arguments.overrides], config_dirs)
+    problems = checked.problems
+    jobs = jobs_of(checked.usable) if arguments.multirun else [checked.usable]
+    only_shown = arguments.help or arguments.cfg is not None
+    for overrides in jobs if checked.groups_known else []:
+        try:
+            cfg = composed(overrides, config_dirs, arguments.config_name or config_name)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        if not only_shown:
+            examined = examine(cfg)
+            problems += [problem for problem in examined.problems if problem not in problems]
+            if examined.config and not arguments.multirun:
+                problems += run_folder_problems(examined.config.output_dir)
+    if problems:
+        raise ConfigError(problems)
+    return words
+
+
+def run_folder_problems(output_dir: str) -> list[str]:
+    """Returns what keeps the run's folder from being made, without making it."""
+    folder = Path(output_dir)
+    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+        return []
+    return [f"hydra.run.dir={output_dir}: {existing} is not a folder that can be written to; choose another"]
+
+
+def composition_problem(message: str) -> str:
+    """Returns a sentence for what Hydra says when it cannot compose a config."""
+    unselected = UNSELECTED_REWARD.match(message)
+    if unselected:
+        key, reward = unselected.groups()
+        return f"{key}: the reward {reward} is not selected; add it, as in reward=[{reward}]"
+    return " ".join(message.split())
+
+
+def composed(overrides: list[str], config_dirs: Sequence[Path], config_name: str) -> DictConfig:
+    """Returns the config as a run would compose it.
+
+    Raises:
+        ConfigError: says why it cannot be composed.
+    """
+    main, *others = config_dirs
+    if others:
+        overrides = [*overrides, f"hydra.searchpath=[{','.join(map(str, others))}]"]
+    try:
+        with hydra.initialize_config_dir(str(main), version_base=HYDRA_VERSION, job_name="train"):
+            cfg = hydra.compose(config_name, overrides, return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError([composition_problem(str(error))]) from error
+    return cfg

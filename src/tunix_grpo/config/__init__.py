@@ -1,0 +1,37 @@
+"""Every setting of a run: its type, its meaning, its range, and `load()`, which checks them all."""
+
+from tunix_grpo.config.loading import load
+from tunix_grpo.config.schema import (
+    Config,
+    CustomReward,
+    EvaluationConfig,
+    GenerationConfig,
+    GrpoConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RewardsConfig,
+    SchedulerConfig,
+    TaskConfig,
+    TrackerConfig,
+    TrainingConfig,
+    WeightedReward,
+)
+
+__all__ = [
+    "Config",
+    "CustomReward",
+    "EvaluationConfig",
+    "GenerationConfig",
+    "GrpoConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "RewardsConfig",
+    "SchedulerConfig",
+    "TaskConfig",
+    "TrackerConfig",
+    "TrainingConfig",
+    "WeightedReward",
+    "load",
+]

@@ -1,0 +1,148 @@
+"""Checks the `key=value` words of a command line before Hydra composes them, all at once."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+
+from tunix_grpo.config.loading import ALIASES, value_keys
+from tunix_grpo.config.relations import show
+from tunix_grpo.config.suggestions import did_you_mean
+
+ALIAS_WORD = re.compile(rf"(\+\+)?({'|'.join(ALIASES)})=.*", re.DOTALL)
+TILDE_WORD = re.compile(r"([^=\s]+=)(~.*)", re.DOTALL)
+OPTIONAL_GROUP = "experiment"
+
+
+class CheckedWords(NamedTuple):
+    """What the words of a command line come to.
+
+    Attributes:
+        problems: a sentence for every word that cannot be right.
+        usable: the other words.
+        groups_known: whether every choice of a group's option is among them.
+    """
+
+    problems: list[str]
+    usable: list[str]
+    groups_known: bool
+
+
+def normalise(words: Sequence[str]) -> list[str]:
+    """Returns command line words as Hydra needs them.
+
+    A root alias becomes the setting that it stands for, so that both show the same value, and a `~`
+    at the start of a value, which Hydra's grammar refuses, becomes the home directory.
+    """
+    normal = []
+    for word in words:
+        tilde = TILDE_WORD.fullmatch(word)
+        if tilde:
+            word = tilde[1] + os.path.expanduser(tilde[2])
+        alias = ALIAS_WORD.fullmatch(word)
+        if alias:
+            prefix = alias[1] or ""
+            word = f"{prefix}training.{word.removeprefix(prefix)}"
+        normal.append(word)
+    return normal
+
+
+def check_words(words: Sequence[str], config_dirs: Sequence[Path]) -> CheckedWords:
+    """Checks every word of a command line.
+
+    Args:
+        words: command line words without the options that begin with a dash.
+        config_dirs: folders that hold the groups.
+    """
+    groups = list_groups(config_dirs)
+    problems: list[str] = []
+    usable: list[str] = []
+    groups_known = True
+    for word in words:
+        try:
+            override = OverridesParser.create().parse_override(word)
+        except HydraException:
+            problems.append(not_an_override(word))
+            continue
+        found = list(check_override(override, word, groups))
+        problems += found
+        if not found:
+            usable.append(word)
+        groups_known = groups_known and not (found and override.key_or_group in groups)
+    return CheckedWords(problems, usable, groups_known)
+
+
+def not_an_override(word: str) -> str:
+    """Returns what is wrong with a word that Hydra cannot parse."""
+    if word.startswith("-") and "=" in word:
+        return f"{word}: settings are written without dashes: {word.lstrip('-')}"
+    if word.startswith("-"):
+        return f"{word}: unknown option; --help lists what there is"
+    key, equals, value = word.partition("=")
+    if not equals:
+        return f"{word or repr(word)}: not of the form key=value"
+    quoted = value.replace("'", "\\'")
+    return f"{word}: the value cannot be read; put it in two kinds of quotes: \"{key}='{quoted}'\""
+
+
+def jobs_of(words: Sequence[str]) -> list[list[str]]:
+    """Returns command lines without sweeps in which every value of a sweep occurs at least once."""
+    parser = OverridesParser.create()
+    choices = []
+    for word, override in zip(words, parser.parse_overrides(list(words)), strict=True):
+        swept = override.is_sweep_override() and not override.key_or_group.startswith("hydra")
+        key = override.get_key_element()
+        values = list(override.sweep_string_iterator()) if swept else []
+        choices.append([f"{key}={value}" for value in values] or [word])
+    longest = max((len(choice) for choice in choices), default=1)
+    return [[choice[job % len(choice)] for choice in choices] for job in range(longest)]
+
+
+def list_groups(config_dirs: Sequence[Path]) -> dict[str, list[str]]:
+    """Returns the options of every group: the folders and the names of the files in them."""
+    groups: dict[str, list[str]] = {}
+    for config_dir in config_dirs:
+        for file in sorted(config_dir.glob("*/**/*.yaml")):
+            group, _, option = file.relative_to(config_dir).with_suffix("").as_posix().partition("/")
+            groups.setdefault(group, []).append(option)
+    return groups
+
+
+def check_override(override: Override, word: str, groups: dict[str, list[str]]) -> Iterator[str]:
+    """Yields what is wrong with one word."""
+    key = override.key_or_group
+    if key.startswith("hydra.") or key.startswith("hydra/") or key == "hydra":
+        return
+    if key in groups:
+        yield from check_group(override, word, groups[key])
+    elif key not in value_keys():
+        yield f"{word}: unknown setting{did_you_mean(key, [*value_keys(), *groups])}"
+    elif override.is_delete():
+        yield f"{word}: a setting cannot be left out; give it a value: {key}=VALUE"
+    elif override.type == OverrideType.ADD:
+        yield f"{word}: the setting exists; leave out the plus: {word.lstrip('+')}"
+
+
+def check_group(override: Override, word: str, options: list[str]) -> Iterator[str]:
+    """Yields what is wrong with the choice of a group's option."""
+    group = override.key_or_group
+    if override.type == OverrideType.CHANGE and group == OPTIONAL_GROUP:
+        yield f"{word}: an experiment is added with a plus: +{word}"
+    if override.type == OverrideType.ADD and group != OPTIONAL_GROUP:
+        yield f"{word}: the group has an option already; leave out the plus: {word.lstrip('+')}"
+    if override.is_delete():
+        yield f"{word}: a group cannot be left out; choose an option of {', '.join(options)}"
+        return
+    chosen = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
+    for choice in chosen:
+        for option in choice if isinstance(choice, list) else [choice]:
+            name = show(option)
+            if name not in options:
+                yield (
+                    f"{word}: there is no {group} {name}{did_you_mean(name, options)} (there are {', '.join(options)})"
+                )

@@ -1,0 +1,172 @@
+"""How settings relate: what cannot work together, and what is probably not meant."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+# For each task: the keys of its group that it reads, and whether each must be given (else it may be
+# null). `name` and `system_prompt` are common to all; any other key must be null.
+TASK_KEYS = {
+    "arithmetic": {"heldout_fraction": True, "num_questions": False, "max_operand": True},
+    "gsm8k": {
+        "path": False,
+        "dataset": False,
+        "question_column": True,
+        "answer_column": True,
+        "heldout_fraction": True,
+        "num_questions": False,
+    },
+    "jsonl": {
+        "path": True,
+        "question_column": True,
+        "answer_column": True,
+        "heldout_fraction": True,
+        "num_questions": False,
+    },
+    "reasoning_gym": {"dataset": True, "heldout_fraction": True, "num_questions": True},
+}
+TASK_HINTS = {
+    "path": "task.path=FILE, a jsonl or parquet file",
+    "dataset": "task.dataset=NAME, such as task.dataset=chain_sum",
+    "question_column": "task.question_column=question",
+    "answer_column": "task.answer_column=answer",
+    "heldout_fraction": "task.heldout_fraction=0.1",
+    "num_questions": "task.num_questions=10000",
+    "max_operand": "task.max_operand=100",
+}
+NO_SIGNAL = "all completions of a prompt will be the same, so there is nothing to learn from"
+
+
+class Relation(NamedTuple):
+    """A rule on one or more settings; `check` gets their values and returns a problem or None."""
+
+    keys: tuple[str, ...]
+    check: Callable[..., str | None]
+
+
+def show(value: object) -> str:
+    """Returns a value as it is written on the command line."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def assignments(keys: tuple[str, ...], values: Mapping[str, Any]) -> str:
+    """Returns settings as they are written on the command line, joined by `and`."""
+    return " and ".join(f"{key}={show(values[key])}" for key in keys)
+
+
+def weights_exist(path: str | None, hub_id: str | None) -> str | None:
+    """Checks that there is a model to start from."""
+    if path is None and hub_id is None:
+        return "no model to start from; give model.path=DIRECTORY or model.hub_id=OWNER/NAME"
+    return None
+
+
+def custom_reward_complete(path: str | None, function: str | None) -> str | None:
+    """Checks that a user's reward function is given in full."""
+    if (path is None) != (function is None):
+        return "one is no use without the other; give the file and the function, or neither"
+    return None
+
+
+def data_exists(name: str, path: str | None, dataset: str | None) -> str | None:
+    """Checks that GSM8K has a source."""
+    if name == "gsm8k" and path is None and dataset is None:
+        return "no questions; give task.dataset=openai/gsm8k or a local task.path=FOLDER"
+    return None
+
+
+def constant_schedule(name: str, final_ratio: float) -> str | None:
+    """Checks that a constant learning rate is not told to end elsewhere."""
+    if name == "constant" and final_ratio != 1:
+        return "a constant rate ends at its peak; set scheduler.final_ratio=1 or scheduler=linear"
+    return None
+
+
+def warm_enough(temperature: float) -> str | None:
+    """Notices that the completions of a prompt will all be the same."""
+    return f"{NO_SIGNAL}; usual is 1.0" if temperature == 0 else None
+
+
+def wide_enough(top_k: int | None) -> str | None:
+    """Notices that the completions of a prompt will all be the same."""
+    return f"{NO_SIGNAL}; usual is null" if top_k == 1 else None
+
+
+def revision_is_read(revision: str | None, path: str | None) -> str | None:
+    """Notices that a revision was given for weights that do not come from the hub."""
+    if revision is not None and path is not None:
+        return "model.revision has no effect on a local directory; set model.path=null to use it"
+    return None
+
+
+def enough_heldout(num_evaluated: int, num_questions: int | None, fraction: float | None) -> str | None:
+    """Notices that fewer questions are held out than an evaluation asks for."""
+    if num_questions is None or fraction is None:
+        return None
+    heldout = round(num_questions * fraction)
+    if num_evaluated > heldout:
+        return f"only about {heldout} questions are held out; evaluations use those"
+    return None
+
+
+ERRORS = (
+    Relation(("model.path", "model.hub_id"), weights_exist),
+    Relation(("reward.custom.path", "reward.custom.function"), custom_reward_complete),
+    Relation(("task.name", "task.path", "task.dataset"), data_exists),
+    Relation(("scheduler.name", "scheduler.final_ratio"), constant_schedule),
+)
+WARNINGS = (
+    Relation(("generation.temperature",), warm_enough),
+    Relation(("generation.top_k",), wide_enough),
+    Relation(("model.revision", "model.path"), revision_is_read),
+    Relation(("evaluation.num_questions", "task.num_questions", "task.heldout_fraction"), enough_heldout),
+)
+
+
+def check_relations(relations: tuple[Relation, ...], values: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what the relations find; one whose settings could not all be read is left out."""
+    for keys, check in relations:
+        if all(key in values for key in keys):
+            problem = check(*(values[key] for key in keys))
+            if problem is not None:
+                yield f"{assignments(keys, values)}: {problem}"
+
+
+def check_task(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the keys of the task group that the chosen task misses or does not read."""
+    name = values.get("task.name")
+    if name not in TASK_KEYS:
+        return
+    for key, hint in TASK_HINTS.items():
+        full_key = f"task.{key}"
+        if full_key not in values:
+            continue
+        value = values[full_key]
+        if value is None and TASK_KEYS[name].get(key, False):
+            yield f"{full_key}=null: task.name={name} needs it; give {hint}"
+        if value is not None and key not in TASK_KEYS[name]:
+            readers = " or ".join(task for task, keys in TASK_KEYS.items() if key in keys)
+            yield (
+                f"{full_key}={show(value)}: task.name={name} does not read it; "
+                f"set {full_key}=null, or take task={readers}"
+            )
+
+
+def check_rewards(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what is wrong when the selected rewards give no signal at all."""
+    weights = {
+        name: values[f"reward.{name}.weight"]
+        for name in ("format", "correctness", "custom")
+        if f"reward.{name}.weight" in values
+    }
+    if values.get("reward.custom.path") is None:
+        weights.pop("custom", None)
+    if not weights:
+        yield (
+            "reward=[]: no reward is selected, so there is nothing to learn from; "
+            "give reward=[format,correctness] or reward.custom.path=FILE"
+        )
+    elif not any(weights.values()):
+        named = " and ".join(f"reward.{name}.weight=0" for name in weights)
+        yield f"{named}: nothing counts in the total; give at least one another weight"

@@ -1,0 +1,61 @@
+"""What the tests share; jax is told of the CPU and its cache before anything imports it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+import pytest
+
+from tunix_grpo.config import Config, load
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Sets the environment of this process and of every program that a test starts."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
+    os.environ.setdefault("WANDB_MODE", "offline")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def jax_cache() -> str:
+    """Folder of compiled programs that all tests share; programs take it as `jax_cache=`."""
+    return os.environ["JAX_COMPILATION_CACHE_DIR"]
+
+
+@pytest.fixture
+def compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jax_cache: str) -> Callable[..., Config]:
+    """Composes the shipped config: `compose("model=tiny", "seed=7")`.
+
+    The test's current directory and the run's output directory are its own `tmp_path`.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def compose_config(*overrides: str) -> Config:
+        folders = [f"output_dir='{tmp_path}'", f"jax_cache='{jax_cache}'"]
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            return load(hydra.compose("config", [*folders, *overrides]))
+
+    return compose_config
+
+
+@pytest.fixture
+def run_training(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs `python run_training.py WORDS` in a process of its own, started in `tmp_path`."""
+
+    def run_program(*words: str, timeout_s: float = 240) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, str(ROOT / "run_training.py"), *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+
+    return run_program

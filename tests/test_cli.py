@@ -1,0 +1,205 @@
+"""What the door does with good and bad command lines: exit codes, messages, folders."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tunix_grpo.cli import checked_command_line, exit_code
+from tunix_grpo.errors import ConfigError, UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+
+# A door whose program prints a few settings, or fails in the way that its run name says.
+DOOR = f"""
+import logging, sys
+from pathlib import Path
+from tunix_grpo.cli import run
+from tunix_grpo.errors import UserError
+
+def main(config):
+    if config.tracker.run_name == "user":
+        raise UserError("the folder is full; empty it")
+    if config.tracker.run_name == "bug":
+        raise ZeroDivisionError("a bug")
+    if config.tracker.run_name == "ctrl-c":
+        raise KeyboardInterrupt
+    logging.getLogger("tunix_grpo.train").info("seed %s", config.seed)
+    logging.getLogger("elsewhere").info("chatter")
+    logging.getLogger("elsewhere").warning("trouble")
+    assert "jax" not in sys.modules
+
+sys.exit(run(main, config_dir=Path({str(CONF)!r})))
+"""
+
+
+@pytest.fixture
+def door(tmp_path):
+    """Runs the door above in a process, in an empty folder of its own."""
+    (tmp_path / "door.py").write_text(DOOR)
+    start = tmp_path / "start"
+    start.mkdir()
+
+    def run_door(*words: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(tmp_path / "door.py"), *words]
+        return subprocess.run(command, cwd=start, capture_output=True, text=True, timeout=60)
+
+    run_door.start = start
+    return run_door
+
+
+def test_a_run_leaves_its_log_in_its_folder(door):
+    done = door("seed=7", "training.eval_interval_steps=10", "hydra.run.dir=here")
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        "warning: training.eval_interval_steps=10: outside the usual range 100 to 5000; going on with it",
+        "seed 7",
+        "warning: trouble",
+    ]
+    assert done.stderr == ""
+    log = (door.start / "here" / "train.log").read_text().splitlines()
+    assert [line.split(": ", 1)[1] for line in log][1:] == ["seed 7", "trouble"]
+    assert " INFO    tunix_grpo.train: seed 7" in log[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["tracker.run_name=user"], 1, "error: the folder is full; empty it\n"),
+        (["tracker.run_name=ctrl-c"], 130, "error: stopped by Ctrl-C\n"),
+    ],
+)
+def test_errors_of_the_program_have_no_traceback(door, words, code, message):
+    done = door(*words)
+    assert (done.returncode, done.stderr) == (code, message)
+
+
+def test_a_bug_has_its_traceback(door):
+    done = door("tracker.run_name=bug")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "ZeroDivisionError: a bug" in done.stderr
+
+
+def test_wrong_settings_leave_nothing_behind(door):
+    done = door("grpo.num_generations=1", "training.micro_batch_size=0", "trianing.seed=1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "error: 3 settings are wrong:",
+        "  trianing.seed=1: unknown setting; did you mean training.seed?",
+        "  training.micro_batch_size=0: must be at least 1",
+        "  grpo.num_generations=1: must be at least 2; an advantage is relative to the other "
+        "completions of the same prompt",
+    ]
+    assert list(door.start.iterdir()) == []
+
+
+def test_multirun_gives_every_job_its_folder(door):
+    done = door("--multirun", "seed=1,2", "hydra.sweep.dir=sweep")
+    assert done.returncode == 0
+    logs = [(door.start / "sweep" / job / "train.log").read_text() for job in "01"]
+    assert ["seed 1" in logs[0], "seed 2" in logs[1]] == [True, True]
+
+
+def test_one_failing_job_does_not_stop_the_others(door):
+    done = door("--multirun", "tracker.run_name=user,fine", "hydra.sweep.dir=sweep")
+    assert done.returncode == 1
+    assert "error: the folder is full; empty it" in done.stderr
+    assert "seed 42" in (door.start / "sweep" / "1" / "train.log").read_text()
+
+
+def test_help_explains_the_groups(door):
+    done = door("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "  task         the questions: gsm8k arithmetic jsonl reasoning_gym" in done.stdout
+    assert "micro_batch_size: 4" in done.stdout
+    assert list(door.start.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--multirun", "seed=1,-2"], "training.seed=-2: must be at least 0"),
+        (["seed=1,2"], "Ambiguous value for argument 'training.seed=1,2'"),
+        (
+            ["reward=[format]", "reward.correctness.weight=2"],
+            "reward.correctness.weight: the reward correctness is not selected; add it",
+        ),
+        (["--config-name", "nowhere"], "Cannot find primary config 'nowhere'"),
+        (["--config-dir", "/nowhere"], "/nowhere"),
+        (["--cfg", "job", "model=nothing"], "there is no model nothing"),
+        (["hydra.run.dir=/dev/null/run"], "/dev/null is not a folder that can be written to; choose"),
+        (["-x", "seed=1"], "-x: unknown option; --help lists what there is"),
+    ],
+)
+def test_command_lines_that_cannot_run(words, problem):
+    with pytest.raises(ConfigError) as caught:
+        checked_command_line(words, CONF, "config")
+    assert len(caught.value.problems) == 1
+    assert problem in caught.value.problems[0]
+    assert "\n" not in caught.value.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (
+            "training: {num_batchs: 3}",
+            "training.num_batchs: unknown setting; did you mean training",
+        ),
+        ("training: {num_batches: 0}", "training.num_batches=0: must be at least 1"),
+        ("experiment: {seed: 3}", "begins with the line # @package _global_"),
+        ("training: [", "mine.yaml"),
+        ("defaults:\n  - override /modle: tiny", "Could not override 'modle'"),
+    ],
+)
+def test_problems_of_a_users_own_experiment(tmp_path, content, problem):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{content}\n")
+    with pytest.raises(ConfigError) as caught:
+        checked_command_line(["--config-dir", str(tmp_path), "+experiment=mine"], CONF, "config")
+    assert problem in str(caught.value)
+
+
+def test_wrong_words_do_not_hide_what_cannot_be_composed():
+    with pytest.raises(ConfigError) as caught:
+        checked_command_line(["learning_rate=1", "reward=[format]", "reward.correctness.weight=2"], CONF, "config")
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [
+        "learning_rate=1",
+        "reward.correctness.weight",
+    ]
+
+
+def test_good_command_lines_come_back_in_hydras_form(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    words = ["checkpoint_dir=~/x", "--cfg", "job", "seed=3"]
+    assert checked_command_line(words, CONF, "config") == [
+        "training.checkpoint_dir=/home/someone/x",
+        "--cfg",
+        "job",
+        "training.seed=3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (UserError("no space"), 1, "no space"),
+        (ConfigError(["a=1: bad"]), 2, "a=1: bad"),
+        (
+            ConfigError(["a=1: bad", "b=2: worse"]),
+            2,
+            "2 settings are wrong:\n  a=1: bad\n  b=2: worse",
+        ),
+    ],
+)
+def test_exit_codes(error, code, message):
+    reported = []
+
+    def fail():
+        raise error
+
+    assert exit_code(fail, report=reported.append) == code
+    assert reported == [message]
+    assert exit_code(lambda: None, report=reported.append) == 0
