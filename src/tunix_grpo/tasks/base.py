@@ -1,0 +1,148 @@
+"""What every task is made of: questions, their split in two, and the exact score."""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tunix_grpo.answers import answers_match, extract_answer
+from tunix_grpo.errors import UserError
+
+HASH_BYTES = 8
+HASH_RANGE = 2 ** (8 * HASH_BYTES)
+
+
+class TaskError(UserError, ValueError):
+    """Says in one sentence why a task cannot be built and what to do about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One row of a task.
+
+    Attributes:
+        question: the text that the model is asked.
+        answer: the gold answer as text.
+        extra: further columns, for the task's own scorer and for a user's reward function.
+    """
+
+    question: str
+    answer: str
+    extra: dict[str, Any] | None = None
+
+
+class Task(Protocol):
+    """Questions to train on, questions to evaluate on, and what a completion is worth."""
+
+    name: str
+    train: Sequence[Question]
+    heldout: Sequence[Question]
+
+    def score(self, completion: str, question: Question) -> float:
+        """Returns a score in [0, 1]; 1.0 is right.
+
+        A bad completion scores low, whatever is in it. Only broken code raises.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ExactTask:
+    """A task whose score is 1.0 for an answer that equals the gold answer, else 0.0."""
+
+    name: str
+    train: Sequence[Question]
+    heldout: Sequence[Question]
+
+    def score(self, completion: str, question: Question) -> float:
+        """Compares the completion's answer with the gold answer."""
+        answer = extract_answer(completion)
+        return float(answer is not None and answers_match(answer, question.answer))
+
+
+def question_hash(question: str) -> int:
+    """Returns a hash in [0, HASH_RANGE) that depends on nothing but the words of the question."""
+    words = " ".join(question.split()).casefold().encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(words, digest_size=HASH_BYTES).digest(), "big")
+
+
+def is_heldout(question: str, fraction: float) -> bool:
+    """Says on which side of the split a question is, whatever the seed and the other questions."""
+    return question_hash(question) < fraction * HASH_RANGE
+
+
+def split_questions(
+    questions: Sequence[Question],
+    heldout_fraction: float,
+    *,
+    source: str,
+    seed: int,
+    num_questions: int | None = None,
+) -> tuple[list[Question], list[Question]]:
+    """Splits questions by the hash of their text, so that equal questions are on the same side.
+
+    Where the hash leaves a side empty, the question nearest to it goes there.
+
+    Args:
+        questions: all there are.
+        heldout_fraction: part that is held out, in (0, 1).
+        source: what the questions come from, for the error message.
+        seed: decides the order of the training questions and which of them `num_questions` takes.
+        num_questions: questions in all, 2 or more; None is all.
+
+    Returns:
+        The training and the held-out questions.
+
+    Raises:
+        TaskError: there are fewer than two different questions.
+    """
+    hashes = [question_hash(question.question) for question in questions]
+    if len(set(hashes)) < 2:
+        raise TaskError(
+            f"{source} has {len(questions)} question(s), {len(set(hashes))} of them different; at "
+            "least two different ones are needed, to train on and to hold out"
+        )
+    lowest, highest = min(hashes), max(hashes)
+    heldout = [
+        value == lowest or (value != highest and is_heldout(question.question, heldout_fraction))
+        for value, question in zip(hashes, questions, strict=True)
+    ]
+    return arrange_splits(
+        [question for question, held in zip(questions, heldout, strict=True) if not held],
+        [question for question, held in zip(questions, heldout, strict=True) if held],
+        seed=seed,
+        num_questions=num_questions,
+    )
+
+
+def arrange_splits(
+    train: Sequence[Question],
+    heldout: Sequence[Question],
+    *,
+    seed: int,
+    num_questions: int | None = None,
+) -> tuple[list[Question], list[Question]]:
+    """Orders two splits and cuts them to `num_questions` in all, in the proportion that they have.
+
+    Training questions are in the order of the seed. Held-out questions are in the order of their
+    hashes, so that the first n of them are a fair sample and the same in every run.
+    """
+    train, heldout = list(train), sorted(heldout, key=_hash_of)
+    random.Random(seed).shuffle(train)
+    total = len(train) + len(heldout)
+    if num_questions is None or num_questions >= total:
+        return train, heldout
+    num_heldout = round(num_questions * len(heldout) / total)
+    num_heldout = min(max(num_heldout, 1), num_questions - 1)
+    return train[: num_questions - num_heldout], heldout[:num_heldout]
+
+
+def without_heldout(train: Sequence[Question], heldout: Sequence[Question]) -> list[Question]:
+    """Returns the training questions that are not among the held-out ones."""
+    hashes = set(map(_hash_of, heldout))
+    return [question for question in train if _hash_of(question) not in hashes]
+
+
+def _hash_of(question: Question) -> int:
+    return question_hash(question.question)

@@ -1,0 +1,149 @@
+"""Reads questions from rows: jsonl and parquet files, or any other dictionaries."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tunix_grpo.answers import FINAL_MARK
+from tunix_grpo.tasks.base import Question, TaskError
+
+PARQUET = ".parquet"
+SUFFIXES = (".jsonl", ".ndjson", PARQUET)
+MAX_REPORTED_ROWS = 10
+
+
+class BadRowError(ValueError):
+    """Says why a row is not a question."""
+
+
+def find_files(path: Path) -> list[Path]:
+    """Returns the data files at a path: the file itself, or those of a folder and its subfolders.
+
+    Raises:
+        TaskError: there are none.
+    """
+    if path.is_file():
+        return [path]
+    if not path.exists():
+        raise TaskError(f"task.path={path} does not exist; give a file or folder that does")
+    files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
+    if not files:
+        raise TaskError(f"task.path={path} has no {', '.join(SUFFIXES)} files; give another folder")
+    return files
+
+
+def read_questions(files: Iterable[Path], *, question_column: str, answer_column: str) -> list[Question]:
+    """Reads the questions of jsonl and parquet files, in order.
+
+    Raises:
+        TaskError: lists the bad rows by file and line, or says that there is no row at all.
+    """
+    files = list(files)
+    rows = (row for file in files for row in _rows(file))
+    questions = make_questions(rows, question_column=question_column, answer_column=answer_column)
+    if not questions:
+        raise TaskError(f"{', '.join(map(str, files))}: empty; one question per line is needed")
+    return questions
+
+
+def make_questions(
+    rows: Iterable[tuple[str, dict[str, Any] | BadRowError]],
+    *,
+    question_column: str,
+    answer_column: str,
+) -> list[Question]:
+    """Turns rows into questions.
+
+    Args:
+        rows: where each row is, such as `data.jsonl:3`, and its columns or why it has none.
+        question_column: name of the column that holds the question.
+        answer_column: name of the column that holds the answer; see `gold_answer`.
+
+    Raises:
+        TaskError: lists the first bad rows, each with its place.
+    """
+    questions, problems = [], []
+    for place, row in rows:
+        try:
+            questions.append(_question(row, question_column, answer_column))
+        except BadRowError as error:
+            problems.append(f"{place}: {error}")
+            if len(problems) == MAX_REPORTED_ROWS:
+                problems.append("and perhaps more")
+                break
+    if problems:
+        raise TaskError("bad rows; correct or remove them:\n  " + "\n  ".join(problems))
+    return questions
+
+
+def gold_answer(text: str) -> str:
+    """Returns the answer of a worked solution: what follows the last `####`, else all of it."""
+    return text.rpartition(FINAL_MARK)[2].strip()
+
+
+def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any] | BadRowError]]:
+    """Yields the place and the columns of each row of a file."""
+    try:
+        if file.suffix == PARQUET:
+            yield from _parquet_rows(file)
+        else:
+            yield from _jsonl_rows(file)
+    except OSError as error:
+        raise TaskError(f"{file} cannot be read: {error}") from error
+
+
+def _jsonl_rows(file: Path) -> Iterator[tuple[str, dict[str, Any] | BadRowError]]:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield f"{file}:{number}", _parse_line(line)
+
+
+def _parse_line(line: bytes) -> dict[str, Any] | BadRowError:
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        return BadRowError(f"not UTF-8 ({error.reason} at byte {error.start})")
+    except (ValueError, RecursionError) as error:
+        return BadRowError(f"not JSON ({error}); one object per line is needed")
+    if not isinstance(row, dict):
+        return BadRowError(f"not a JSON object but {_shorten(row)}")
+    return row
+
+
+def _parquet_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(file)
+    except pyarrow.ArrowException as error:
+        raise TaskError(f"{file} is not a parquet file that can be read: {error}") from error
+    for number, row in enumerate(table.to_pylist(), start=1):
+        yield f"{file}, row {number}", row
+
+
+def _question(row: dict[str, Any] | BadRowError, question_column: str, answer_column: str) -> Question:
+    if isinstance(row, BadRowError):
+        raise row
+    for column in (question_column, answer_column):
+        if column not in row:
+            raise BadRowError(f"no column {column!r}; there are {', '.join(map(repr, row)) or 'none'}")
+    question, answer = row[question_column], row[answer_column]
+    if not isinstance(question, str) or not question.strip():
+        raise BadRowError(f"{question_column} is not a text but {_shorten(question)}")
+    is_number = isinstance(answer, (int, float)) and not isinstance(answer, bool)
+    if not isinstance(answer, str) and not (is_number and math.isfinite(answer)):
+        raise BadRowError(f"{answer_column} is neither text nor number but {_shorten(answer)}")
+    gold = gold_answer(str(answer))
+    if not gold:
+        raise BadRowError(f"{answer_column} is empty")
+    extra = {name: row[name] for name in row if name not in (question_column, answer_column)}
+    return Question(question.strip(), gold, extra or None)
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
