@@ -52,13 +52,13 @@ def one_device_mesh() -> jax.sharding.Mesh:
     return jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("fsdp", "tp"))
 
 
-def write_model(variant: str, folder: Path):
-    """Writes a random model of a variant and returns transformers' own (float32, on the CPU)."""
+def write_model(variant: str, folder: Path, **shapes):
+    """Writes a random model of a variant, and returns transformers' own (float32, on the CPU)."""
     import torch
     import transformers
 
     kind, changes = VARIANTS[variant]
-    config = getattr(transformers, kind)(**{**SHAPES, **changes})
+    config = getattr(transformers, kind)(**{**SHAPES, **changes, **shapes})
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
     with torch.no_grad():

@@ -37,7 +37,7 @@ FLOORS = (
     ("losses", "resuming", "rollout", "scoring"),
     ("learner",),
     ("reporting",),
-    ("evaluate", "export", "train"),
+    ("evaluate", "export", "generate", "tiny", "train"),
     ("cli",),
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

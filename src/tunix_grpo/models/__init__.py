@@ -100,7 +100,21 @@ def resolve_directory(config: ModelConfig) -> Path:
         return directory
     if config.hub_id is None:
         raise UserError("model.path and model.hub_id are both null; set model.path=DIR or model.hub_id=OWNER/NAME")
+    if config.random_weights:
+        return _shapes(config.hub_id)
     return _download(config.hub_id, config.revision)
+
+
+def _shapes(hub_id: str) -> Path:
+    """Returns a bundled folder that holds nothing but the config.json of a known model: enough for random weights."""
+    folder = _ASSETS / "shapes" / hub_id.replace("/", "--")
+    if not folder.is_dir():
+        known = ", ".join(sorted(path.name.replace("--", "/") for path in folder.parent.iterdir()))
+        raise UserError(
+            f"model.random_weights=true: the shapes of model.hub_id={hub_id} are not known here; known are {known}; "
+            "give a folder with its config.json as model.path=DIR"
+        )
+    return folder
 
 
 def _download(hub_id: str, revision: str | None) -> Path:

@@ -1,0 +1,184 @@
+"""Saves and restores the state of a run with Orbax, and decides whether a checkpoint may be continued.
+
+Layout: `<checkpoint_dir>/actor/<step>/` holds Orbax's `params` (trained parameters), `optimizer` (its state) and
+`run` (JSON: what the run is), and `manifest.json`, written last: the sha256 of every file.
+A step without a manifest, or whose files do not agree with it, does not count: Orbax itself restores flipped bits
+without a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from tunix_grpo.errors import UserError
+
+MANIFEST = "manifest.json"
+_log = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The checkpoints of one folder."""
+
+    def __init__(self, checkpoint_dir: str | Path, max_to_keep: int | None):
+        """
+        Args:
+            checkpoint_dir: created if it does not exist.
+            max_to_keep: older steps are deleted; None keeps all.
+
+        Raises:
+            UserError: the folder cannot be written to.
+        """
+        self.root = Path(checkpoint_dir).expanduser().absolute() / "actor"
+        _require_writable(self.root, checkpoint_dir)
+        # Orbax leaves a temporary folder behind when it is killed in the middle of a save.
+        for leftover in self.root.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(leftover)
+        self._max_to_keep = max_to_keep
+        self._checkpointer = ocp.Checkpointer(
+            ocp.CompositeCheckpointHandler(
+                params=ocp.StandardCheckpointHandler(),
+                optimizer=ocp.StandardCheckpointHandler(),
+                run=ocp.JsonCheckpointHandler(),
+            )
+        )
+
+    def steps(self) -> list[int]:
+        """Returns the steps that are there, valid or not, in order."""
+        return sorted(int(path.name) for path in self.root.iterdir() if path.name.isdigit())
+
+    def latest_valid(self) -> int | None:
+        """Returns the newest step whose files are whole; what is not is named in the log and passed over."""
+        for step in reversed(self.steps()):
+            fault = _fault(self.root / str(step))
+            if fault is None:
+                return step
+            _log.warning("checkpoint %s is not usable (%s); looking for an older one", self.root / str(step), fault)
+        return None
+
+    def save(self, step: int, params: Any, optimizer: Any, run: dict[str, Any]) -> None:
+        """Saves one step, whole or not at all, and deletes what is older than max_to_keep.
+
+        Args:
+            params: pytree of arrays.
+            optimizer: pytree of arrays.
+            run: JSON values that describe the run.
+        """
+        folder = self.root / str(step)
+        if folder.exists():
+            if _fault(folder) is None:
+                return
+            shutil.rmtree(folder)
+        self._checkpointer.save(
+            folder,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(_flat(params)),
+                optimizer=ocp.args.StandardSave(_flat(optimizer)),
+                run=ocp.args.JsonSave(run),
+            ),
+        )
+        _write_manifest(folder)
+        if self._max_to_keep is not None:
+            for old in self.steps()[: -self._max_to_keep]:
+                shutil.rmtree(self.root / str(old))
+
+    def restore(self, step: int, params: Any, optimizer: Any) -> tuple[Any, Any]:
+        """Returns (params, optimizer) of a step, laid out like the given ones."""
+        templates = [_flat(tree) for tree in (params, optimizer)]
+        abstract = [jax.tree.map(ocp.utils.to_shape_dtype_struct, template) for template in templates]
+        restored = self._checkpointer.restore(
+            self.root / str(step),
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(abstract[0]), optimizer=ocp.args.StandardRestore(abstract[1])
+            ),
+        )
+        return _like(params, restored["params"]), _like(optimizer, restored["optimizer"])
+
+    def run_of(self, step: int) -> dict[str, Any]:
+        """Returns what `save` was told about the run."""
+        return json.loads((self.root / str(step) / "run" / "metadata").read_text())
+
+    def size(self, step: int) -> int:
+        """Returns the bytes that a step takes on disk."""
+        return sum(file.stat().st_size for file in (self.root / str(step)).rglob("*") if file.is_file())
+
+
+def differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """Returns one line per key whose value differs, as `key: saved -> current`."""
+    keys = sorted(saved.keys() | current.keys())
+    return [
+        f"{key}: {json.dumps(saved.get(key))} -> {json.dumps(current.get(key))}"
+        for key in keys
+        if saved.get(key) != current.get(key)
+    ]
+
+
+def tree_bytes(tree: Any) -> int:
+    """Returns the bytes of all arrays of a pytree."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def _require_writable(root: Path, asked: str | Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe = root / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"checkpoint_dir={asked}: cannot be written to ({error.strerror or error}); "
+            "give another folder with checkpoint_dir=DIR"
+        ) from error
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    """Returns a flat dictionary of a pytree's leaves, so that a file names each of them plainly."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _like(tree: Any, flat: dict[str, Any]) -> Any:
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+    return jax.tree_util.tree_unflatten(structure, [flat[name] for name in names])
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write_manifest(folder: Path) -> None:
+    manifest = {str(file.relative_to(folder)): _sha256(file) for file in _files(folder)}
+    temporary = folder / f"{MANIFEST}.tmp"
+    temporary.write_text(json.dumps(manifest, indent=1))
+    os.replace(temporary, folder / MANIFEST)
+
+
+def _fault(folder: Path) -> str | None:
+    """Returns what is wrong with a saved step, or None."""
+    manifest_file = folder / MANIFEST
+    if not manifest_file.is_file():
+        return "it was not finished: no manifest.json"
+    try:
+        manifest = json.loads(manifest_file.read_text())
+    except ValueError:
+        return "manifest.json is damaged"
+    for name, digest in manifest.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if _sha256(folder / name) != digest:
+            return f"{name} is damaged"
+    return None

@@ -1,0 +1,118 @@
+"""The machine: which device computes, and the mesh that models and batches are laid out on."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from tunix_grpo.config import MeshConfig
+from tunix_grpo.errors import UserError
+
+_PLATFORMS = {"cuda": "cuda", "cpu": "cpu", "tpu": "tpu"}
+_WAY_OUT = {
+    "cuda": 'choose device=cpu, or install JAX for your GPU: pip install "tunix-grpo[cuda12]" (or [cuda13])',
+    "tpu": 'choose device=cpu, or install JAX for TPUs: pip install "tunix-grpo[tpu]"',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """The devices of a run.
+
+    Attributes:
+        mesh: axes `fsdp` (data parallel; weights are sharded along it too) and `tp` (tensor parallel).
+        kind: what the hardware calls itself, for people.
+    """
+
+    mesh: object
+    kind: str
+
+    @property
+    def data_parallel(self) -> int:
+        """How many devices share the prompts of a step."""
+        return self.mesh.shape["fsdp"]
+
+
+def open_devices(device: str, mesh: MeshConfig, jax_cache: str | None) -> Devices:
+    """Starts JAX on the asked device and lays out the mesh.
+
+    Args:
+        device: cuda, cpu, tpu or auto (what JAX finds first).
+        jax_cache: folder of the persistent compilation cache, or None. It is kept private to its owner, since
+            whoever can write to it can run code in this process.
+
+    Raises:
+        UserError: there is no such device, or the mesh does not fit the devices.
+    """
+    if device != "auto":
+        os.environ["JAX_PLATFORMS"] = _PLATFORMS[device]
+    import jax
+
+    if device != "auto":
+        jax.config.update("jax_platforms", _PLATFORMS[device])
+    try:
+        found = jax.devices()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device={device}: JAX finds no such device ({reason}); {_WAY_OUT[device]}") from error
+    if jax.process_count() > 1:
+        raise UserError("several hosts are not supported: start one process on one machine")
+    if jax_cache is not None:
+        _use_cache(jax, Path(jax_cache).expanduser())
+    fsdp = mesh.fsdp if mesh.fsdp is not None else max(1, len(found) // mesh.tp)
+    if fsdp * mesh.tp != len(found):
+        raise UserError(
+            f"mesh.fsdp={mesh.fsdp} x mesh.tp={mesh.tp} does not use the {len(found)} device(s) of this machine; "
+            "mesh.fsdp=null takes all"
+        )
+    # Built from an array: jax.make_mesh would give explicit axes, which Tunix's models cannot run on.
+    grid = np.array(found).reshape(fsdp, mesh.tp)
+    kind = f"{len(found)} x {found[0].device_kind}" if len(found) > 1 else found[0].device_kind
+    return Devices(jax.sharding.Mesh(grid, ("fsdp", "tp")), f"{found[0].platform} ({kind})")
+
+
+def peak_memory_bytes() -> int:
+    """Returns the most memory used so far: of the first device where it tells, of this process otherwise."""
+    import jax
+
+    stats = jax.local_devices()[0].memory_stats()
+    if stats is not None and "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _use_cache(jax, folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise UserError(
+            f"jax_cache={folder}: cannot be used ({error.strerror}); give another folder, or jax_cache=null"
+        ) from error
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+class CompilationCounter:
+    """Counts the programs that XLA has compiled since it was made; cached ones count too, at no cost.
+
+    Attributes:
+        count: so far.
+    """
+
+    def __init__(self) -> None:
+        import jax
+
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self._note)
+
+    def _note(self, event: str, duration: float, **_: object) -> None:
+        del duration
+        if event == "/jax/core/compile/backend_compile_duration":
+            self.count += 1

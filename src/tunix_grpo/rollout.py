@@ -1,0 +1,225 @@
+"""The rollout engine: prompts in, completions out, on the decoder that also trains.
+
+It fills the rollout slot of Tunix's RLCluster. Each prompt is prefilled once and its G completions share those keys and
+values; only the last position's logits are computed. Row i of step s draws from key (seed, stream, s, i), so that two
+runs with one seed are equal and a resumed run continues with the same numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from tunix.rl.rollout import base_rollout
+
+from tunix_grpo import decoder, sampling
+from tunix_grpo.config import Config
+from tunix_grpo.data import Completions, left_padded
+
+_STREAM = 2  # keeps this use of the seed apart from all others
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How completions are drawn.
+
+    Attributes:
+        num_generations: completions per prompt.
+        max_tokens: of a completion, its stop token included.
+        temperature: 0 is greedy.
+        top_p: in (0, 1].
+        top_k: None for all tokens.
+    """
+
+    num_generations: int
+    max_tokens: int
+    temperature: float
+    top_p: float = 1.0
+    top_k: int | None = None
+
+
+def train_sampling(config: Config) -> Sampling:
+    """Returns how training completions are drawn."""
+    generation = config.generation
+    return Sampling(
+        num_generations=config.grpo.num_generations,
+        max_tokens=generation.max_generation_steps,
+        temperature=generation.temperature,
+        top_p=generation.top_p,
+        top_k=generation.top_k,
+    )
+
+
+def greedy_sampling(config: Config) -> Sampling:
+    """Returns how evaluation answers are drawn."""
+    return Sampling(num_generations=1, max_tokens=config.generation.max_generation_steps, temperature=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """Completions of P prompts, G of each.
+
+    Attributes:
+        batch: token ids and lengths, on the device.
+        lengths: int[B] on the host, the stop token included.
+        truncated: bool[B], no stop token within max_tokens.
+        texts: the completions without special tokens.
+        logps: float32[B, T] on the device, what the sampler thought of its tokens.
+    """
+
+    batch: Completions
+    lengths: np.ndarray
+    truncated: np.ndarray
+    texts: list[str]
+    logps: jax.Array
+
+
+class RolloutEngine(base_rollout.BaseRollout):
+    """Generates with the actor's current weights."""
+
+    def __init__(
+        self, rollout_actor, tokenizer, mesh, rollout_config, *, model, text, score, prompt_width: int, seed: int
+    ):
+        """
+        Args:
+            rollout_actor: the module whose weights are sampled from; Tunix passes the trained one.
+            tokenizer: Tunix's adapter around `text`, unused.
+            mesh: the rollout's mesh.
+            rollout_config: Tunix's, unused; each call carries its own.
+            model: knows how to read decoder weights out of the module.
+            text: our tokenizer.
+            score: Completions -> log-probabilities under the actor, for Tunix's get_per_token_logps.
+            prompt_width: prompts are padded to this many tokens, so that one program serves all.
+            seed: of the run.
+        """
+        del tokenizer, rollout_config
+        self.mesh = mesh
+        self._actor = rollout_actor
+        self._model = model
+        self._text = text
+        self._score = score
+        self._width = prompt_width
+        self._key = jax.random.fold_in(jax.random.key(seed), _STREAM)
+        self._generate = jax.jit(
+            functools.partial(_generate, model, text.stop_ids, text.pad_id()), static_argnames="sampling_config"
+        )
+
+    def sample(self, prompts: Sequence[Sequence[int]], sampling_config: Sampling, step: int) -> Rollout:
+        """Draws completions.
+
+        Args:
+            prompts: token ids, each at most `prompt_width` long.
+            sampling_config: how to draw.
+            step: the step that the random numbers belong to.
+        """
+        tokens, valid = left_padded(prompts, self._width, self._text.pad_id())
+        sharding = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec("fsdp"))
+        tokens, valid = jax.device_put((tokens, valid), sharding)
+        rows = len(prompts) * sampling_config.num_generations
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(self._key, step), jnp.arange(rows))
+        trainable, frozen = nnx.state(self._actor, self._model.trainable, ...)
+        tokens_out, lengths, stopped, logps = self._generate(
+            nnx.as_pure(trainable), nnx.as_pure(frozen), tokens, valid, keys, sampling_config=sampling_config
+        )
+        host_tokens, host_lengths, host_stopped = jax.device_get((tokens_out, lengths, stopped))
+        # The stop token is trained, but it is not text.
+        ends = host_lengths - host_stopped
+        texts = [self._text.decode(row[:end]) for row, end in zip(host_tokens, ends, strict=True)]
+        return Rollout(Completions(tokens, valid, tokens_out, lengths), host_lengths, ~host_stopped, texts, logps)
+
+    # --- Tunix's interface ---
+
+    def generate(self, prompts: list[str], rollout_config: base_rollout.RolloutConfig, **kwargs):
+        """Serves RLCluster.generate: one completion per prompt text. `rollout_config.seed` is the step (default 0)."""
+        del kwargs
+        config = Sampling(
+            num_generations=1,
+            max_tokens=rollout_config.max_tokens_to_generate,
+            temperature=rollout_config.temperature,
+            top_p=1.0 if rollout_config.top_p is None else rollout_config.top_p,
+            top_k=rollout_config.top_k,
+        )
+        rollout = self.sample([self._text.encode(p) for p in prompts], config, int(rollout_config.seed or 0))
+        tokens, logps = jax.device_get((rollout.batch.tokens, rollout.logps))
+        return base_rollout.RolloutOutput(
+            text=rollout.texts,
+            logits=None,
+            tokens=[row[:n] for row, n in zip(tokens, rollout.lengths, strict=True)],
+            left_padded_prompt_tokens=np.asarray(rollout.batch.prompt_tokens),
+            logprobs=[row[:n] for row, n in zip(logps, rollout.lengths, strict=True)],
+        )
+
+    def get_per_token_logps(self, prompt_tokens, completion_tokens):
+        """Returns float32[B, T], the trainer's log-probabilities; one prompt row per completion."""
+        pad = self._text.pad_id()
+        lengths = jnp.sum(completion_tokens != pad, axis=1)
+        return self._score(Completions(prompt_tokens, prompt_tokens != pad, completion_tokens, lengths))
+
+    def update_params(self, params, filter_types=None) -> None:
+        """Takes new weights; the actor is shared with the trainer, so there is nothing to copy in colocated runs."""
+        del filter_types
+        nnx.update(self._actor, params)
+
+    def pad_id(self) -> int:
+        return self._text.pad_id()
+
+    def eos_id(self) -> int:
+        return self._text.eos_id()
+
+    def model(self):
+        return self._actor
+
+
+def _generate(model, stop_ids, pad_id, trainable, frozen, prompt_tokens, prompt_valid, keys, *, sampling_config):
+    """Returns int32[B, T] tokens, int32[B] lengths, bool[B] stopped and float32[B, T] log-probabilities."""
+    spec = model.spec
+    weights = model.decoder_weights(nnx.merge_state(trainable, frozen))
+    group, length = sampling_config.num_generations, sampling_config.max_tokens
+    rows = prompt_tokens.shape[0] * group
+    prompt_positions = decoder.text_positions(prompt_valid)
+    hidden, prompts = decoder.forward(spec, weights, prompt_tokens, prompt_positions, prompt_valid)
+    start = jnp.repeat(prompt_positions[:, -1] + 1, group)
+    stops = jnp.array(stop_ids, jnp.int32)
+
+    def draw(hidden, t, state):
+        """Samples token t of every row from its hidden state."""
+        tokens, logps, stopped, lengths = state
+        token_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
+        token, logp = sampling.sample(
+            decoder.head_logits(weights, hidden),
+            token_keys,
+            temperature=sampling_config.temperature,
+            top_k=sampling_config.top_k,
+            top_p=sampling_config.top_p,
+        )
+        token = jnp.where(stopped, pad_id, token)
+        tokens = jax.lax.dynamic_update_slice(tokens, token[:, None], (0, t))
+        logps = jax.lax.dynamic_update_slice(logps, jnp.where(stopped, 0.0, logp)[:, None], (0, t))
+        lengths = lengths + ~stopped
+        return tokens, logps, stopped | jnp.isin(token, stops), lengths
+
+    def go_on(carry):
+        t, (_, _, stopped, _), _ = carry
+        return (t < length) & ~jnp.all(stopped)
+
+    def next_token(carry):
+        t, state, cache = carry
+        token = jax.lax.dynamic_slice_in_dim(state[0], t - 1, 1, axis=1)[:, 0]
+        hidden, cache = decoder.decode_step(spec, weights, token, start + t - 1, t - 1, cache, prompts)
+        return t + 1, draw(hidden, t, state), cache
+
+    state = (
+        jnp.full((rows, length), pad_id, jnp.int32),
+        jnp.zeros((rows, length), jnp.float32),
+        jnp.zeros(rows, bool),
+        jnp.zeros(rows, jnp.int32),
+    )
+    state = draw(jnp.repeat(hidden[:, -1], group, axis=0), 0, state)
+    cache = decoder.empty_segment(spec, rows, max(length - 1, 1), hidden.dtype)
+    _, (tokens, logps, stopped, lengths), _ = jax.lax.while_loop(go_on, next_token, (jnp.int32(1), state, cache))
+    return tokens, lengths, stopped, logps

@@ -1,0 +1,80 @@
+"""A learner on a small random model, put together from the real parts; only tokenizer and task are made up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import optax
+
+from families import load, one_device_mesh
+from tunix_grpo.data import PromptSet
+from tunix_grpo.learner import Learner, build_learner
+from tunix_grpo.rewards import Reward
+from tunix_grpo.tasks.base import ExactTask, Question
+
+PAD, STOPS = 0, (1, 2)
+
+
+class NumberTokenizer:
+    """Token 17 is the word "17"; stop tokens are no words."""
+
+    stop_ids = STOPS
+
+    def encode(self, text: str) -> list[int]:
+        return [int(word) for word in text.split()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(str(int(i)) for i in ids if i not in STOPS)
+
+    def pad_id(self) -> int:
+        return PAD
+
+    def eos_id(self) -> int:
+        return STOPS[0]
+
+    def bos_id(self) -> None:
+        return None
+
+
+def number_prompts(count: int = 8) -> PromptSet:
+    rng = np.random.default_rng(0)
+    ids = [[int(i) for i in rng.integers(3, 97, rng.integers(3, 9))] for _ in range(count)]
+    texts = [" ".join(map(str, row)) for row in ids]
+    return PromptSet([Question(text, "0") for text in texts], texts, ids, 0)
+
+
+def mean_token(prompts, completions, questions, task) -> list[float]:
+    """A reward that differs between completions: the mean of their tokens."""
+    return [float(np.mean([int(word) for word in text.split()] or [0])) / 97 for text in completions]
+
+
+def small_learner(
+    compose: Callable,
+    folder: Path,
+    *overrides: str,
+    reward: Callable = mean_token,
+    tx: optax.GradientTransformation | None = None,
+    **model_changes,
+) -> Learner:
+    """Returns a learner on the model in `folder`: 2 prompts, 4 completions of 6 tokens, unless overridden."""
+    config = compose(
+        "model=hf",
+        f"model.path={folder}",
+        "device=cpu",
+        "grpo.num_generations=4",
+        "training.micro_batch_size=2",
+        "generation.max_generation_steps=6",
+        *overrides,
+    )
+    return build_learner(
+        config,
+        one_device_mesh(),
+        load(folder, **model_changes),
+        NumberTokenizer(),
+        ExactTask("numbers", [], []),
+        [Reward("mean_token", 1.0, reward)],
+        tx or optax.sgd(0.1),
+        prompt_width=8,
+    )

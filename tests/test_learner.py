@@ -1,0 +1,165 @@
+"""GRPO steps on a small random model: what must hold whatever the model has learned."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from families import write_model
+from parts import mean_token, number_prompts, small_learner
+from tunix_grpo.rewards import RewardError
+
+PROMPTS = number_prompts(8)
+ROWS = np.arange(4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    write_model("llama", folder, num_hidden_layers=2)
+    return folder
+
+
+def arrays(tree) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def moved(before, after) -> float:
+    return max(np.abs(a - b).max() for a, b in zip(arrays(before), arrays(after), strict=True))
+
+
+def test_a_step_follows_the_reward(compose, folder):
+    """After some steps on one prompt set the sampled reward is higher, and every named metric is there."""
+    learner = small_learner(compose, folder, "grpo.beta=0.01", tx=optax.adam(1e-2))
+    results = [learner.step(step, PROMPTS, ROWS) for step in range(1, 16)]
+    rewards = [np.mean(result.rewards["rewards"]) for result in results]
+    assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.1
+    assert results[0].metrics["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert results[-1].metrics["kl"] > 0.0
+    assert {"loss", "grad_norm", "entropy", "clip_ratio/region_mean", "timing/update"} <= results[0].metrics.keys()
+
+
+@pytest.mark.parametrize("lora_rank", [None, 4])
+def test_cutting_a_step_into_micro_batches_changes_nothing(compose, folder, lora_rank):
+    """One, two and four micro batches: the same gradient within float32 rounding (Tunix averages per micro batch)."""
+    after = []
+    for micro, accumulation in ((4, 1), (2, 2), (1, 4)):
+        learner = small_learner(
+            compose,
+            folder,
+            f"training.micro_batch_size={micro}",
+            f"training.gradient_accumulation_steps={accumulation}",
+            "grpo.beta=0.1",
+            lora_rank=lora_rank,
+        )
+        result = learner.step(1, PROMPTS, ROWS)
+        after.append((arrays(learner.params), result.metrics))
+    for other, metrics in after[1:]:
+        for a, b in zip(after[0][0], other, strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-6)
+        for name in ("loss", "grad_norm", "entropy", "kl"):
+            assert metrics[name] == pytest.approx(after[0][1][name], abs=1e-5)
+
+
+def test_equal_rewards_give_exactly_zero_gradient_at_beta_zero(compose, folder):
+    learner = small_learner(compose, folder, "grpo.beta=0.0", reward=lambda p, c, q, t: [0.1] * len(c))
+    before = arrays(learner.params)
+    result = learner.step(1, PROMPTS, ROWS[:2])
+    assert result.metrics["grad_norm"] == 0.0
+    assert moved(before, learner.params) == 0.0
+    assert "kl" not in result.metrics
+
+
+def test_second_iteration_is_off_policy_and_clipped(compose, folder):
+    """num_iterations=2: the first pass has ratio exactly 1, the second sees the moved policy and the clip counts."""
+    once = small_learner(compose, folder, "grpo.beta=0.0", tx=optax.sgd(3.0))
+    twice = small_learner(compose, folder, "grpo.beta=0.0", "grpo.num_iterations=2", tx=optax.sgd(3.0))
+    first = once.step(1, PROMPTS, ROWS[:2])
+    second = twice.step(1, PROMPTS, ROWS[:2])
+    assert first.metrics["clip_ratio/region_mean"] == 0.0
+    assert second.metrics["clip_ratio/region_mean"] > 0.0
+    # loss and grad_norm are reported of the weights that sampled: equal whatever follows
+    assert second.metrics["loss"] == pytest.approx(first.metrics["loss"], abs=1e-6)
+    assert second.metrics["grad_norm"] == pytest.approx(first.metrics["grad_norm"], rel=1e-5)
+    assert moved(once.params, twice.params) > 0.0
+
+
+def test_end_of_turn_is_trained(compose, folder):
+    """A completion that is nothing but its stop token still moves the parameters; Tunix drops it from the loss."""
+    learner = small_learner(compose, folder, "grpo.beta=0.0", "generation.max_generation_steps=1")
+    gains = iter([1.0, 0.0, 0.0, 0.0] * 2)
+    learner.reward_manager.reward_fns[0] = dataclasses.replace(
+        learner.reward_manager.reward_fns[0], function=lambda p, c, q, t: [next(gains) for _ in c]
+    )
+    before = arrays(learner.params)
+    result = learner.step(1, PROMPTS, ROWS[:2])
+    assert result.metrics["grad_norm"] > 0.0
+    assert moved(before, learner.params) > 0.0
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), None, "high"])
+def test_a_broken_reward_stops_the_run_and_moves_nothing(compose, folder, bad):
+    learner = small_learner(compose, folder, reward=lambda p, c, q, t: [0.0] * (len(c) - 1) + [bad])
+    before = arrays(learner.params)
+    with pytest.raises(RewardError, match="mean_token"):
+        learner.step(1, PROMPTS, ROWS[:2])
+    assert moved(before, learner.params) == 0.0
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing(compose, folder):
+    learner = small_learner(compose, folder, "grpo.beta=0.0", tx=optax.adam(1e-3))
+    learner.step(1, PROMPTS, ROWS[:2])
+    params, state = arrays(learner.params), arrays(learner.optimizer_state)
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, learner.params)
+    learner.params, learner.optimizer_state, norm = learner._apply(learner.params, learner.optimizer_state, broken)
+    assert np.isnan(norm)
+    assert moved(params, learner.params) == 0.0
+    assert moved(state, learner.optimizer_state) == 0.0
+
+
+def test_reference_is_the_base_with_lora_off_and_shares_its_memory(compose, folder):
+    learner = small_learner(compose, folder, lora_rank=4)
+    actor = dict(nnx.to_flat_state(nnx.state(learner.rl_cluster.actor_trainer.model, nnx.Param)))
+    reference = dict(nnx.to_flat_state(nnx.state(learner.rl_cluster.inference_worker.get_model("reference"))))
+    shared = [actor[path].get_value() is reference[path].get_value() for path in reference]
+    assert shared and all(shared)
+
+
+def test_reference_of_full_fine_tuning_stays(compose, folder):
+    """Tunix with one module for both measures a divergence of 0 for ever."""
+    learner = small_learner(compose, folder, "grpo.beta=0.01", tx=optax.sgd(1.0))
+    learner.step(1, PROMPTS, ROWS[:2])
+    assert learner.step(2, PROMPTS, ROWS[:2]).metrics["kl"] > 1e-6
+
+
+def test_the_rollout_sees_the_updated_weights(compose, folder):
+    learner = small_learner(compose, folder, "grpo.beta=0.0", tx=optax.sgd(5.0))
+    config = dataclasses.replace(learner._sampling, num_generations=1, temperature=0.0)
+    before = learner.generate(PROMPTS.ids, config, 1)
+    learner.step(1, PROMPTS, ROWS[:2])
+    after = learner.generate(PROMPTS.ids, config, 1)
+    assert np.abs(np.asarray(before.logps) - np.asarray(after.logps)).max() > 1e-3
+
+
+def test_programs_are_compiled_once(compose, folder):
+    from tunix_grpo.devices import CompilationCounter
+
+    learner = small_learner(compose, folder, "grpo.beta=0.1", lora_rank=4)
+    learner.step(1, PROMPTS, ROWS[:2])
+    counter = CompilationCounter()
+    for step in range(2, 6):
+        learner.step(step, PROMPTS, np.array([step, step - 2]))
+    assert counter.count == 0
+
+
+def test_the_reward_is_in_tunix_slots(compose, folder):
+    from tunix.rl.grpo.grpo_learner import GRPOLearner
+
+    learner = small_learner(compose, folder)
+    assert isinstance(learner, GRPOLearner)
+    assert learner.score(["1"], ["97"], PROMPTS.questions[:1])["rewards"] == mean_token(None, ["97"], None, None)

@@ -1,0 +1,271 @@
+"""Whole runs of the bundled model, in this process where that is enough, as real processes where it is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tunix_grpo.checkpoints import Checkpoints
+from tunix_grpo.errors import UserError
+from tunix_grpo.trackers import is_metric
+from tunix_grpo.train import Summary, train
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = (
+    "model=tiny",
+    "task=arithmetic",
+    "device=cpu",
+    "training.num_batches=4",
+    "training.micro_batch_size=2",
+    "training.save_interval_steps=2",
+    "training.eval_interval_steps=2",
+    "training.log_interval_steps=1",
+    "grpo.num_generations=4",
+    "grpo.beta=0.02",
+    "evaluation.num_questions=8",
+    "evaluation.batch_size=8",
+    "tracker.wandb=false",
+    "tracker.tensorboard=false",
+)
+
+
+@pytest.fixture
+def run(compose, tmp_path) -> Callable[..., Summary]:
+    """Trains into tmp_path / name, the checkpoints in `checkpoints` inside of it."""
+
+    def run_into(name: str, *overrides: str) -> Summary:
+        config = compose(*SMALL, *overrides)
+        config.output_dir = str(tmp_path / name)
+        config.checkpoint_dir = str(tmp_path / name / "checkpoints")
+        Path(config.output_dir).mkdir(exist_ok=True)
+        return train(config)
+
+    return run_into
+
+
+def lines(folder: Path, name: str) -> list[dict]:
+    """Reads a JSONL file; what a clock or the machine decides is left out."""
+    rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
+    timed = ("timing/", "perf/", "step_time")
+    return [{key: value for key, value in row.items() if not key.startswith(timed)} for row in rows]
+
+
+def record(folder: Path) -> tuple[list[dict], list[dict]]:
+    return lines(folder, "metrics.jsonl"), lines(folder, "completions.jsonl")
+
+
+def saved_bytes(folder: Path, step: int) -> dict[str, bytes]:
+    """Returns every saved array of a step, by name."""
+    import orbax.checkpoint as ocp
+
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        arrays = {}
+        for item in ("params", "optimizer"):
+            tree = checkpointer.restore(folder / "checkpoints" / "actor" / str(step) / item)
+            for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+                arrays[item + jax.tree_util.keystr(path)] = np.asarray(leaf).tobytes()
+    return arrays
+
+
+def test_one_seed_gives_one_run(run, tmp_path):
+    run("a")
+    run("b")
+    run("c", "seed=7")
+    assert record(tmp_path / "a") == record(tmp_path / "b")
+    assert record(tmp_path / "a")[1] != record(tmp_path / "c")[1]
+
+
+@pytest.mark.parametrize("num_iterations", [1, 2])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_resume_is_exact(run, tmp_path, num_iterations, accumulation):
+    """Two steps, the later checkpoint removed, started again: as if never stopped, bit for bit."""
+    overrides = (
+        f"grpo.num_iterations={num_iterations}",
+        f"training.gradient_accumulation_steps={accumulation}",
+        "training.micro_batch_size=1",
+    )
+    run("whole", *overrides)
+    shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
+    shutil.rmtree(tmp_path / "stopped" / "checkpoints" / "actor" / "4")
+    summary = run("stopped", *overrides)
+    assert summary.steps == 4
+    assert record(tmp_path / "stopped") == record(tmp_path / "whole")
+    assert saved_bytes(tmp_path / "stopped", 4) == saved_bytes(tmp_path / "whole", 4)
+
+
+def test_the_record_is_complete(run, tmp_path):
+    summary = run("run", "tracker.tensorboard=true")
+    folder = tmp_path / "run"
+    metrics, completions = record(folder)
+    assert all(is_metric(name) for row in metrics for name in row if name != "step")
+    trained = [row for row in metrics if "reward" in row]
+    evaluated = [row for row in metrics if "eval/accuracy" in row]
+    assert [row["step"] for row in trained] == [1, 2, 3, 4]
+    assert [row["step"] for row in evaluated] == [0, 2, 4]
+    assert evaluated[0]["eval/accuracy"] == summary.accuracy_before
+    assert evaluated[-1]["eval/accuracy"] == summary.accuracy_after
+    assert len(completions) == 4 * 8
+    for row in trained:
+        mine = [c for c in completions if c["step"] == row["step"]]
+        assert np.mean([c["reward"] for c in mine]) == pytest.approx(row["reward"])
+        assert np.mean([c["length"] for c in mine]) == pytest.approx(row["completions/mean_length"])
+        assert sum(c["advantage"] for c in mine) == pytest.approx(0.0, abs=1e-4)
+    assert trained[-1]["num_tokens"] > trained[0]["num_tokens"]
+    for name in ("config.yaml", "learning_curve.png", "tensorboard", "checkpoints/actor/4/manifest.json"):
+        assert (folder / name).exists(), name
+
+
+def test_log_interval_is_obeyed_and_the_last_step_logged(run, tmp_path):
+    run("run", "training.log_interval_steps=3", "training.eval_interval_steps=100")
+    metrics, completions = record(tmp_path / "run")
+    assert [row["step"] for row in metrics if "reward" in row] == [3, 4]
+    assert {row["step"] for row in completions} == {3, 4}
+    assert [row["step"] for row in metrics if "eval/accuracy" in row] == [0, 4]
+
+
+def test_a_finished_run_is_left_alone(run, tmp_path):
+    run("run")
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    assert run("run").steps == 4
+    assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*") if file.is_file()}
+
+
+def test_a_longer_run_goes_on_from_its_end(run, tmp_path):
+    run("run")
+    assert run("run", "training.num_batches=6").steps == 6
+    metrics, _ = record(tmp_path / "run")
+    assert [row["step"] for row in metrics if "reward" in row] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_checkpoint_of_another_run_is_refused(run):
+    run("run")
+    with pytest.raises(UserError, match="seed: 42 -> 7"):
+        run("run", "seed=7")
+
+
+def test_max_to_keep(run, tmp_path):
+    run("run", "training.save_interval_steps=1", "training.max_to_keep=2")
+    assert Checkpoints(tmp_path / "run" / "checkpoints", None).steps() == [3, 4]
+
+
+def test_a_reward_that_raises_saves_the_last_full_step(run, tmp_path):
+    (tmp_path / "rewards.py").write_text(
+        "calls = []\n"
+        "def picky(completions, answer, **columns):\n"
+        "    calls.append(1)\n"
+        "    if len(calls) > 4:\n"  # 0: evaluation, then steps 1 and 2, evaluation, step 3
+        "        raise KeyError('no price for it')\n"
+        "    return [0.0] * len(completions)\n"
+    )
+    custom = (f"reward.custom.path={tmp_path}/rewards.py", "reward.custom.function=picky")
+    with pytest.raises(UserError, match=r"step 3: .*picky.*no price for it"):
+        run("run", *custom, "training.save_interval_steps=100")
+    assert Checkpoints(tmp_path / "run" / "checkpoints", None).latest_valid() == 2
+
+
+def test_lora_saves_the_adapter_alone(run, tmp_path):
+    run("run", "model.lora_rank=4", "training.num_batches=2")
+    names = saved_bytes(tmp_path / "run", 2)
+    trained = [name for name in names if name.startswith("params")]
+    assert trained and all("lora" in name for name in trained)
+
+
+# --- real processes ---
+
+
+def command(folder: Path, *overrides: str) -> list[str]:
+    return [
+        sys.executable,
+        str(ROOT / "run_training.py"),
+        *SMALL,
+        f"hydra.run.dir={folder}",
+        f"checkpoint_dir={folder}/checkpoints",
+        f"jax_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}",
+        *overrides,
+    ]
+
+
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen) -> None:
+    """Returns once the step's metrics are in the record."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        file = folder / "metrics.jsonl"
+        if file.exists() and f'"step": {step}, "reward"' in file.read_text():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    raise AssertionError(f"step {step} did not come")
+
+
+def test_killed_at_any_moment_and_started_again(tmp_path):
+    """SIGKILL, then SIGTERM (which saves), then to the end: equal to the run that nobody stopped."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    longer = ("training.num_batches=12", "training.save_interval_steps=3", "training.eval_interval_steps=100")
+    subprocess.run(command(whole, *longer), check=True, capture_output=True)
+
+    process = subprocess.Popen(command(killed, *longer), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait_for_step(killed, 4, process)
+    process.kill()
+    process.wait()
+
+    process = subprocess.Popen(command(killed, *longer), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait_for_step(killed, 7, process)
+    process.terminate()
+    output = process.communicate()[0].decode()
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert "Traceback" not in output
+
+    subprocess.run(command(killed, *longer), check=True, capture_output=True)
+    assert record(killed) == record(whole)
+    assert saved_bytes(killed, 12) == saved_bytes(whole, 12)
+
+
+def test_two_devices_share_a_step(tmp_path):
+    """Two data-parallel devices with one prompt each do what one device does with two, within float32 rounding."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    subprocess.run(command(one, "training.num_batches=2"), check=True, capture_output=True)
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    split = command(two, "training.num_batches=2", "training.micro_batch_size=1")
+    subprocess.run(split, check=True, capture_output=True, env=environment)
+    assert [c["completion"] for c in lines(one, "completions.jsonl")] == [
+        c["completion"] for c in lines(two, "completions.jsonl")
+    ]
+    for a, b in zip(lines(one, "metrics.jsonl"), lines(two, "metrics.jsonl"), strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["device=cuda"], "device=cpu"),
+        (["model=hf", "model.path=/nowhere/at/all"], "model.path=/nowhere/at/all"),
+        (["task=jsonl", "task.path=empty.jsonl"], "empty.jsonl"),
+        (["task=jsonl", "task.path=broken.jsonl"], "broken.jsonl:2"),
+        (["checkpoint_dir=empty.jsonl/inside"], "checkpoint_dir"),
+        (["generation.max_prompt_length=4"], "generation.max_prompt_length=4"),
+        (["task=gsm8k"], "task.path"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(run_training, tmp_path, overrides, words):
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "broken.jsonl").write_text('{"question": "a", "answer": "b"}\n{"question": \n')
+    done = run_training(*SMALL, "hydra.run.dir=out", "checkpoint_dir=ck", *overrides)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stdout + done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and words in errors[0]
+    assert not (tmp_path / "ck").exists()
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()
