@@ -8,11 +8,15 @@ without a word.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
+import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +26,15 @@ import orbax.checkpoint as ocp
 from tunix_grpo.errors import UserError
 
 MANIFEST = "manifest.json"
+LOCK = ".lock"
 _log = logging.getLogger(__name__)
 
 
-class Checkpoints:
-    """The checkpoints of one folder."""
+class SavedSteps:
+    """Reads the checkpoints of one folder and changes nothing in it; a run may be writing to it meanwhile."""
 
-    def __init__(self, checkpoint_dir: str | Path, max_to_keep: int | None):
-        """
-        Args:
-            checkpoint_dir: created if it does not exist.
-            max_to_keep: older steps are deleted; None keeps all.
-
-        Raises:
-            UserError: the folder cannot be written to.
-        """
+    def __init__(self, checkpoint_dir: str | Path):
         self.root = Path(checkpoint_dir).expanduser().absolute() / "actor"
-        _require_writable(self.root, checkpoint_dir)
-        # Orbax leaves a temporary folder behind when it is killed in the middle of a save.
-        for leftover in self.root.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(leftover)
-        self._max_to_keep = max_to_keep
         self._checkpointer = ocp.Checkpointer(
             ocp.CompositeCheckpointHandler(
                 params=ocp.StandardCheckpointHandler(),
@@ -53,7 +45,49 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Returns the steps that are there, valid or not, in order."""
-        return sorted(int(path.name) for path in self.root.iterdir() if path.name.isdigit())
+        folders = self.root.iterdir() if self.root.is_dir() else ()
+        return sorted(int(path.name) for path in folders if path.name.isdigit())
+
+    def fault(self, step: int) -> str | None:
+        """Returns what is wrong with a step's files, or None."""
+        return _fault(self.root / str(step))
+
+    def restore_params(self, step: int, params: Any) -> Any:
+        """Returns the parameters of a step, laid out like the given ones."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _flat(params))
+        items = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
+        return _like(params, self._checkpointer.restore(self.root / str(step), args=items)["params"])
+
+    def run_of(self, step: int) -> dict[str, Any]:
+        """Returns what `save` was told about the run."""
+        return json.loads((self.root / str(step) / "run" / "metadata").read_text())
+
+    def size(self, step: int) -> int:
+        """Returns the bytes that a step takes on disk."""
+        return sum(file.stat().st_size for file in (self.root / str(step)).rglob("*") if file.is_file())
+
+
+class Checkpoints(SavedSteps):
+    """The checkpoints of one folder, which no other run can write to before `close` or the end of this object."""
+
+    def __init__(self, checkpoint_dir: str | Path, max_to_keep: int | None):
+        """
+        Args:
+            checkpoint_dir: created if it does not exist.
+            max_to_keep: older steps are deleted; None keeps all.
+
+        Raises:
+            UserError: the folder cannot be written to, or another run does so.
+        """
+        super().__init__(checkpoint_dir)
+        self._unlock = weakref.finalize(self, os.close, _lock(self.root, checkpoint_dir))
+        self._faulty: set[int] = set()
+        self._remove_leftovers()
+        self._max_to_keep = max_to_keep
+
+    def close(self) -> None:
+        """Lets other runs write to the folder."""
+        self._unlock()
 
     def latest_valid(self) -> int | None:
         """Returns the newest step whose files are whole; what is not is named in the log and passed over."""
@@ -61,6 +95,7 @@ class Checkpoints:
             fault = _fault(self.root / str(step))
             if fault is None:
                 return step
+            self._faulty.add(step)
             _log.warning("checkpoint %s is not usable (%s); looking for an older one", self.root / str(step), fault)
         return None
 
@@ -71,24 +106,31 @@ class Checkpoints:
             params: pytree of arrays.
             optimizer: pytree of arrays.
             run: JSON values that describe the run.
+
+        Raises:
+            UserError: the disk is full, or fails otherwise; older steps are as they were.
         """
         folder = self.root / str(step)
         if folder.exists():
             if _fault(folder) is None:
                 return
             shutil.rmtree(folder)
-        self._checkpointer.save(
-            folder,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(_flat(params)),
-                optimizer=ocp.args.StandardSave(_flat(optimizer)),
-                run=ocp.args.JsonSave(run),
-            ),
+        items = ocp.args.Composite(
+            params=ocp.args.StandardSave(_flat(params)),
+            optimizer=ocp.args.StandardSave(_flat(optimizer)),
+            run=ocp.args.JsonSave(run),
         )
-        _write_manifest(folder)
-        if self._max_to_keep is not None:
-            for old in self.steps()[: -self._max_to_keep]:
-                shutil.rmtree(self.root / str(old))
+        try:
+            self._checkpointer.save(folder, args=items)
+            _write_manifest(folder)
+        except (OSError, ValueError) as error:  # Orbax says ValueError when a file cannot be written
+            self._remove_leftovers()
+            reason = str(error).rsplit('": ', 1)[-1]
+            raise UserError(
+                f"{folder}: the checkpoint could not be written ({reason}); make room and start the same command again"
+            ) from error
+        self._faulty.discard(step)
+        self._delete_older(step)
 
     def restore(self, step: int, params: Any, optimizer: Any) -> tuple[Any, Any]:
         """Returns (params, optimizer) of a step, laid out like the given ones."""
@@ -102,13 +144,18 @@ class Checkpoints:
         )
         return _like(params, restored["params"]), _like(optimizer, restored["optimizer"])
 
-    def run_of(self, step: int) -> dict[str, Any]:
-        """Returns what `save` was told about the run."""
-        return json.loads((self.root / str(step) / "run" / "metadata").read_text())
+    def _delete_older(self, step: int) -> None:
+        """Deletes what max_to_keep leaves out; what is damaged, or newer than `step`, does not count as kept."""
+        usable = [saved for saved in self.steps() if saved <= step and saved not in self._faulty]
+        if self._max_to_keep is not None and len(usable) > self._max_to_keep:
+            for old in self.steps():
+                if old < usable[-self._max_to_keep]:
+                    shutil.rmtree(self.root / str(old))
 
-    def size(self, step: int) -> int:
-        """Returns the bytes that a step takes on disk."""
-        return sum(file.stat().st_size for file in (self.root / str(step)).rglob("*") if file.is_file())
+    def _remove_leftovers(self) -> None:
+        """Removes what Orbax leaves behind when it ends in the middle of a save."""
+        for leftover in self.root.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(leftover)
 
 
 def differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
@@ -126,17 +173,33 @@ def tree_bytes(tree: Any) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
-def _require_writable(root: Path, asked: str | Path) -> None:
+def _lock(root: Path, asked: str | Path) -> int:
+    """Makes the folder and returns the open file that locks it; leaves nothing behind where that fails."""
+    missing = [folder for folder in (root, *root.parents) if not os.path.exists(folder)]
     try:
         root.mkdir(parents=True, exist_ok=True)
-        probe = root / ".writable"
-        probe.write_text("")
-        probe.unlink()
+        tempfile.TemporaryFile(dir=root).close()
+        descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         raise UserError(
             f"checkpoint_dir={asked}: cannot be written to ({error.strerror or error}); "
             "give another folder with checkpoint_dir=DIR"
         ) from error
+    # The system frees the lock when the process ends, however it ends.
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise UserError(
+            f"checkpoint_dir={asked}: another run is writing to {root}; end it, "
+            "or give another folder with checkpoint_dir=DIR"
+        ) from error
+    except OSError as error:  # some network file systems
+        _log.warning("%s cannot be locked (%s): do not start another run on it", root, error.strerror)
+    return descriptor
 
 
 def _flat(tree: Any) -> dict[str, Any]:
@@ -175,6 +238,8 @@ def _fault(folder: Path) -> str | None:
     try:
         manifest = json.loads(manifest_file.read_text())
     except ValueError:
+        manifest = None
+    if not isinstance(manifest, dict) or not manifest:
         return "manifest.json is damaged"
     for name, digest in manifest.items():
         if not (folder / name).is_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import resource
+import stat
 import sys
 from pathlib import Path
 
@@ -13,10 +14,10 @@ import numpy as np
 from tunix_grpo.config import MeshConfig
 from tunix_grpo.errors import UserError
 
-_PLATFORMS = {"cuda": "cuda", "cpu": "cpu", "tpu": "tpu"}
 _WAY_OUT = {
-    "cuda": 'choose device=cpu, or install JAX for your GPU: pip install "tunix-grpo[cuda12]" (or [cuda13])',
-    "tpu": 'choose device=cpu, or install JAX for TPUs: pip install "tunix-grpo[tpu]"',
+    "cuda": "choose device=cpu, or, on a machine with an NVIDIA GPU, run `make cuda12` or `make cuda13` (by driver)",
+    "tpu": "choose device=cpu, or, on a machine with a TPU, run `make tpu`",
+    "auto": "choose device=cpu, or unset JAX_PLATFORMS",
 }
 
 
@@ -50,15 +51,15 @@ def open_devices(device: str, mesh: MeshConfig, jax_cache: str | None) -> Device
         UserError: there is no such device, or the mesh does not fit the devices.
     """
     if device != "auto":
-        os.environ["JAX_PLATFORMS"] = _PLATFORMS[device]
+        os.environ["JAX_PLATFORMS"] = device
     import jax
 
     if device != "auto":
-        jax.config.update("jax_platforms", _PLATFORMS[device])
+        jax.config.update("jax_platforms", device)
     try:
         found = jax.devices()
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError) as error:  # JAX only asserts that it found a GPU
+        reason = str(error).partition("\n")[0].partition(" (set JAX_PLATFORMS")[0] or "none is visible"
         raise UserError(f"device={device}: JAX finds no such device ({reason}); {_WAY_OUT[device]}") from error
     if jax.process_count() > 1:
         raise UserError("several hosts are not supported: start one process on one machine")
@@ -67,8 +68,8 @@ def open_devices(device: str, mesh: MeshConfig, jax_cache: str | None) -> Device
     fsdp = mesh.fsdp if mesh.fsdp is not None else max(1, len(found) // mesh.tp)
     if fsdp * mesh.tp != len(found):
         raise UserError(
-            f"mesh.fsdp={mesh.fsdp} x mesh.tp={mesh.tp} does not use the {len(found)} device(s) of this machine; "
-            "mesh.fsdp=null takes all"
+            f"mesh.fsdp={fsdp} x mesh.tp={mesh.tp} does not use the {len(found)} device(s) of this machine; "
+            "mesh.fsdp=null mesh.tp=1 takes all"
         )
     # Built from an array: jax.make_mesh would give explicit axes, which Tunix's models cannot run on.
     grid = np.array(found).reshape(fsdp, mesh.tp)
@@ -90,13 +91,15 @@ def peak_memory_bytes() -> int:
 def _use_cache(jax, folder: Path) -> None:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_mode & stat.S_ISVTX:
+            raise UserError(f"jax_cache={folder}: others may write to it; give a folder of your own, or jax_cache=null")
         folder.chmod(0o700)
     except OSError as error:
         raise UserError(
             f"jax_cache={folder}: cannot be used ({error.strerror}); give another folder, or jax_cache=null"
         ) from error
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 class CompilationCounter:

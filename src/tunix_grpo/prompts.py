@@ -5,9 +5,8 @@ from tunix_grpo.tags import ANSWER_END, ANSWER_START, REASONING_END, REASONING_S
 DEFAULT = "default"
 
 SYSTEM_PROMPT = (
-    "Solve the problem. First think it through, step by step, between "
-    f"{REASONING_START} and {REASONING_END}. Then give the final answer, and nothing else, between "
-    f"{ANSWER_START} and {ANSWER_END}. Use each tag once, in this order."
+    f"Reason step by step between {REASONING_START} and {REASONING_END}, "
+    f"then give only the final answer between {ANSWER_START} and {ANSWER_END}."
 )
 
 

@@ -16,6 +16,9 @@ from tunix_grpo.errors import UserError
 _log = logging.getLogger(__name__)
 # Groups that a resumed run may change: they are named in the log when they do.
 _CHANGEABLE = ("optimizer", "scheduler", "grpo", "generation", "reward")
+_ANOTHER_FOLDER = (
+    "another folder with checkpoint_dir=DIR (checkpoint_dir='${output_dir}/checkpoints' is a new one for every run)"
+)
 _EDGE = 1 << 16  # bytes of a weight file that are read at either end to tell it from another
 
 
@@ -40,18 +43,24 @@ class RunState:
 
 def identity(config: Config, model_directory: Path, prompts: PromptSet, prompts_per_step: int) -> dict[str, Any]:
     """Returns what makes a run this run: a checkpoint that differs in any of it is refused."""
+    return model_identity(config, model_directory) | {
+        "task": config.task.name,
+        "task prompts": _digest("\0".join(prompts.texts).encode()),
+        "prompts per step": prompts_per_step,
+        "grpo.num_generations": config.grpo.num_generations,
+    }
+
+
+def model_identity(config: Config, model_directory: Path) -> dict[str, Any]:
+    """Returns what saved parameters belong to: without it they mean nothing."""
     return {
         "model": config.model.name,
-        "model weights": None if config.model.random_weights else _weights_digest(model_directory),
+        "model weights": _weights_digest(model_directory, random=config.model.random_weights),
         "model.dtype": config.model.dtype,
         "model.lora_rank": config.model.lora_rank,
         "model.lora_alpha": config.model.lora_alpha if config.model.lora_rank is not None else None,
         "model.lora_target_modules": config.model.lora_target_modules if config.model.lora_rank is not None else None,
-        "task": config.task.name,
-        "task prompts": _digest("\0".join(prompts.texts).encode()),
         "seed": config.seed,
-        "prompts per step": prompts_per_step,
-        "grpo.num_generations": config.grpo.num_generations,
     }
 
 
@@ -76,19 +85,21 @@ def find_start(
     step = checkpoints.latest_valid()
     if resume == "never" and checkpoints.steps():
         raise UserError(
-            f"training.resume=never, but {checkpoints.root} already holds checkpoints; "
-            "give another folder with checkpoint_dir=DIR"
+            f"training.resume=never, but {checkpoints.root} already holds checkpoints; give {_ANOTHER_FOLDER}"
         )
     if step is None:
         if resume == "must":
-            raise UserError(f"training.resume=must, but {checkpoints.root} holds no valid checkpoint")
+            raise UserError(
+                f"training.resume=must, but {checkpoints.root} holds no valid checkpoint; give the folder of the run "
+                "that is to go on with checkpoint_dir=DIR, or training.resume=auto"
+            )
         return RunState(total_steps=total_steps)
     saved = checkpoints.run_of(step)
     other = differences(saved["identity"], this_run)
     if other:
         raise UserError(
             f"the checkpoint {checkpoints.root / str(step)} belongs to another run ({'; '.join(other)}); "
-            "give another folder with checkpoint_dir=DIR, or the settings it was made with"
+            f"give the settings it was made with, or {_ANOTHER_FOLDER}"
         )
     for change in differences(saved["settings"], these_settings):
         _log.warning("resuming with a changed setting: %s", change)
@@ -103,10 +114,14 @@ def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
-def _weights_digest(directory: Path) -> str:
-    """Returns a digest of config.json and both ends of every weight file: cheap, and independent of the path."""
-    data = [(directory / "config.json").read_bytes()]
-    for file in sorted(directory.glob("*.safetensors")):
+def _weights_digest(directory: Path, *, random: bool) -> str:
+    """Returns a digest of config.json and both ends of every weight file: cheap, and independent of the path.
+
+    Args:
+        random: the weights come from the seed, so that files do not matter.
+    """
+    data = [b"random" if random else b"", (directory / "config.json").read_bytes()]
+    for file in [] if random else sorted(directory.glob("*.safetensors")):
         size = file.stat().st_size
         with file.open("rb") as stream:
             data += [f"{file.name} {size}".encode(), stream.read(_EDGE)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -54,6 +55,11 @@ def train(config: Config) -> Summary:
     Raises:
         UserError: something that the user can mend; nothing has been left half-written.
     """
+    with contextlib.ExitStack() as closing:
+        return _train(config, closing)
+
+
+def _train(config: Config, closing: contextlib.ExitStack) -> Summary:
     started = time.monotonic()
 
     # --- the words: questions, prompts, rewards ---
@@ -69,7 +75,9 @@ def train(config: Config) -> Summary:
     # --- where to start ---
     prompts_per_step = config.prompts_per_step(devices.data_parallel)
     total_steps = config.total_steps(len(training_set), devices.data_parallel)
-    checkpoints = Checkpoints(config.checkpoint_dir, config.training.max_to_keep)
+    checkpoints = closing.enter_context(
+        contextlib.closing(Checkpoints(config.checkpoint_dir, config.training.max_to_keep))
+    )
     this_run = identity(config, directory, training_set, prompts_per_step)
     state = find_start(checkpoints, config.training.resume, this_run, settings(config), total_steps)
     if state.step >= total_steps:

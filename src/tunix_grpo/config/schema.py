@@ -109,9 +109,9 @@ class SchedulerConfig:
     name: str = rules.choice("warmup_cosine", "constant", "linear")
     """Shape after the warm-up: warmup_cosine, constant or linear."""
     warmup_ratio: float = rules.number(minimum=0, maximum=1)
-    """Part of all steps over which the learning rate rises from 0 to its peak, in [0, 1]."""
+    """Part of all steps over which the learning rate rises to its peak, in [0, 1]."""
     final_ratio: float = rules.number(minimum=0, maximum=1)
-    """Last learning rate divided by the peak, in [0, 1]; a constant schedule ignores it."""
+    """Part of the peak that the rate falls to by the end, in [0, 1]; a constant schedule ignores it."""
 
 
 @dataclass(kw_only=True, slots=True)

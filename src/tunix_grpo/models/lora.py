@@ -6,6 +6,7 @@ update is never rounded away, A uniform (He), B zero, each A drawn from (seed, i
 
 from __future__ import annotations
 
+import math
 import re
 
 import jax
@@ -45,6 +46,9 @@ def add_lora(
         rank: >= 1.
         alpha: the adapter's output is scaled by alpha / rank.
         targets: as `model.lora_target_modules`.
+
+    Raises:
+        UserError: the targets match nothing, or what cannot have an adapter.
     """
     provider = qwix.LoraProvider(module_path=target_pattern(targets), rank=rank, alpha=alpha)
     graph, state = nnx.split(base)
@@ -57,11 +61,16 @@ def add_lora(
     lora = nnx.to_flat_state(nnx.state(actor, nnx.LoRAParam))
     if not lora:
         raise UserError(f"model.lora_target_modules={targets!r} matches no module of a {spec.family} model")
+    outside = sorted({str(path[0]) for path, _ in lora if path[0] != "layers"})
+    if outside:
+        raise UserError(
+            f"model.lora_target_modules={targets!r} matches {outside[0]}, but only the linear layers of attention and "
+            "MLP can have an adapter; model.lora_target_modules=all takes them all"
+        )
     filled = []
     for index, (path, variable) in enumerate(sorted(lora, key=lambda item: str(item[0]))):
         if str(path[-1]).endswith("_a"):
-            shape = (variable.shape[:-1], rank)
-            fan_in = max(1, int(jnp.prod(jnp.array(shape[0]))))
+            fan_in = math.prod(variable.shape[:-1])
             key = jax.random.fold_in(jax.random.key(seed), index)
             bound = (6.0 / fan_in) ** 0.5
             leaf = jax.random.uniform(key, variable.shape, jnp.float32, -bound, bound)

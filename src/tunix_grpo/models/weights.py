@@ -33,10 +33,7 @@ def read_config(directory: Path) -> dict:
     file = directory / "config.json"
     if not file.is_file():
         raise UserError(f"{directory}: config.json is missing; model.path wants a Hugging Face model directory")
-    try:
-        return json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not valid JSON ({error})") from error
+    return _read_json(file)
 
 
 def load_module(spec: DecoderSpec, directory: Path, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> nnx.Module:
@@ -52,6 +49,15 @@ def load_module(spec: DecoderSpec, directory: Path, mesh: jax.sharding.Mesh, dty
             yield tensor.path, jax.device_put(leaf, shardings[tensor.path])
 
     return _filled(spec, dict(leaves()))
+
+
+def stored_types(spec: DecoderSpec, directory: Path) -> dict[str, str]:
+    """Returns the type of every tensor of the table in the directory's files, in safetensors' words, such as BF16."""
+    types = {}
+    for plain, (file, name) in _checked(spec, tensors(spec), _index(directory), directory).items():
+        with _open(file) as opened:
+            types[plain] = opened.get_slice(name).get_dtype()
+    return types
 
 
 def random_module(spec: DecoderSpec, seed: int, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> nnx.Module:
@@ -102,13 +108,18 @@ def fitting_sharding(
 
 
 def _index(directory: Path) -> dict[str, Path]:
-    """Returns text tensor name (as the table has it) -> file, from the index, or from all safetensors files."""
+    """Returns tensor name -> file, of the files that the index names, of model.safetensors, or of all there are."""
     index = directory / "model.safetensors.index.json"
     if index.is_file():
-        shards = sorted({directory / name for name in json.loads(index.read_text())["weight_map"].values()})
+        files = _read_json(index).get("weight_map")
+        if not isinstance(files, dict):
+            raise UserError(f"{index}: it has no weight_map; download it again")
+        shards = sorted({directory / name for name in files.values()})
         missing = [shard.name for shard in shards if not shard.is_file()]
         if missing:
             raise UserError(f"{directory}: {', '.join(missing)} named by {index.name} is missing; download it again")
+    elif (directory / "model.safetensors").is_file():
+        shards = [directory / "model.safetensors"]
     else:
         shards = sorted(directory.glob("*.safetensors"))
     if not shards:
@@ -124,6 +135,16 @@ def _index(directory: Path) -> dict[str, Path]:
         with _open(shard) as file:
             names |= {name: shard for name in file.keys()}  # noqa: SIM118 (not a dict)
     return names
+
+
+def _read_json(file: Path) -> dict:
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file}: not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: not a JSON object")
+    return content
 
 
 def _open(file: Path):

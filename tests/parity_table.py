@@ -1,0 +1,43 @@
+"""Prints the table of docs/models.md: how far our logits are from transformers', per variant and dtype.
+
+python tests/parity_table.py
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from families import VARIANTS, load, write_model
+from test_decoder import left_padded_tokens, reference_logits
+from tunix_grpo import decoder
+
+
+def our_logits(folder: Path, dtype: str, tokens: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    model = load(folder, dtype=dtype)
+    weights = model.decoder_weights(nnx.as_pure(nnx.state(model.actor)))
+    positions = decoder.text_positions(jnp.asarray(valid))
+    hidden, _ = decoder.forward(model.spec, weights, tokens, positions, jnp.asarray(valid))
+    return np.asarray(decoder.head_logits(weights, hidden))
+
+
+def main() -> None:
+    print("| variant | float32, largest | bfloat16, mean | transformers' own bfloat16, mean |")
+    print("|---|---|---|---|")
+    tokens, valid = left_padded_tokens()
+    for variant in VARIANTS:
+        with tempfile.TemporaryDirectory() as folder:
+            theirs = write_model(variant, Path(folder))
+            exact = reference_logits(theirs, tokens, valid)
+            float32 = np.abs(our_logits(Path(folder), "float32", tokens, valid) - exact)[valid].max()
+            bfloat16 = np.abs(our_logits(Path(folder), "bfloat16", tokens, valid) - exact)[valid].mean()
+            own = np.abs(reference_logits(theirs.bfloat16(), tokens, valid) - exact)[valid].mean()
+        print(f"| {variant} | {float32:.1e} | {bfloat16:.4f} | {own:.4f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,443 @@
+"""Hugging Face directories into modules: every form of storage, every fault by name; LoRA and full fine-tuning."""
+
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from safetensors.numpy import save_file
+
+from families import SHAPES, load, model_config, one_device_mesh
+from tunix_grpo.errors import UserError
+from tunix_grpo.models import load_model, lora, resolve_directory, weights
+from tunix_grpo.models.families import tensors
+from tunix_grpo.spec import spec_from_config
+
+SMALL = {**SHAPES, "num_hidden_layers": 2, "sliding_window": 4}
+LLAMA = {"model_type": "llama", **SMALL, "tie_word_embeddings": False}
+GEMMA = {"model_type": "gemma3_text", **SMALL}
+MULTIMODAL = {"model_type": "gemma3", "text_config": GEMMA, "vision_config": {"hidden_size": 8}}
+Arrays = dict[str, np.ndarray]
+
+
+def arrays_of(config: dict) -> Arrays:
+    """Returns random float32 tensors of all names that a model has."""
+    numbers = np.random.default_rng(0)
+    return {
+        name: numbers.standard_normal(shape, np.float32)
+        for tensor in tensors(spec_from_config(config))
+        for name, shape in zip(tensor.names, tensor.shapes, strict=True)
+    }
+
+
+def write(folder: Path, config: dict, arrays: Arrays, *, files: int = 1, index: bool = True) -> Path:
+    """Writes a model directory, the tensors dealt out to several files; returns the folder."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    if files == 1:
+        save_file(arrays, folder / "model.safetensors")
+        return folder
+    weight_map = {}
+    for number in range(files):
+        name = f"model-{number + 1:05}-of-{files:05}.safetensors"
+        mine = dict(list(arrays.items())[number::files])
+        save_file(mine, folder / name)
+        weight_map |= dict.fromkeys(mine, name)
+    if index:
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return folder
+
+
+def leaves(module: nnx.Module, kind=nnx.Param) -> dict[tuple, jax.Array]:
+    return {path: variable[...] for path, variable in nnx.to_flat_state(nnx.state(module, kind))}
+
+
+def equal(one: nnx.Module, other: nnx.Module) -> bool:
+    first, second = leaves(one), leaves(other)
+    assert first.keys() == second.keys()
+    return all(np.array_equal(first[path], second[path]) for path in first)
+
+
+# --- forms of storage ---
+
+
+def test_leaves_are_the_stored_tensors_in_tunixs_layout(tmp_path):
+    arrays = arrays_of(LLAMA)
+    module = load(write(tmp_path / "llama", LLAMA, arrays)).actor
+    query = arrays["model.layers.1.self_attn.q_proj.weight"]  # [heads * H, D]
+    np.testing.assert_array_equal(module.layers[1].attn.q_proj.w[...], query.T.reshape(32, 4, 16))
+    np.testing.assert_array_equal(module.lm_head.w[...], arrays["lm_head.weight"].T)
+
+    arrays = arrays_of(GEMMA)
+    module = load(write(tmp_path / "gemma", GEMMA, arrays)).actor
+    value = arrays["model.layers.0.self_attn.v_proj.weight"]  # [kv heads * H, D]
+    np.testing.assert_array_equal(module.layers[0].attn.kv_einsum.w[1], value.reshape(2, 16, 32).swapaxes(1, 2))
+    np.testing.assert_array_equal(
+        module.layers[1].post_ffw_norm.scale[...], arrays["model.layers.1.post_feedforward_layernorm.weight"]
+    )
+
+
+@pytest.mark.parametrize(
+    "how", [{"files": 3}, {"files": 3, "index": False}], ids=["shards and index", "shards without index"]
+)
+def test_shards_equal_one_file(how, tmp_path):
+    arrays = arrays_of(LLAMA)
+    one = load(write(tmp_path / "one", LLAMA, arrays)).actor
+    assert equal(one, load(write(tmp_path / "many", LLAMA, arrays, **how)).actor)
+
+
+def test_files_beside_the_model_are_not_read(tmp_path):
+    """consolidated.safetensors holds the same model under other names, adapter_model.safetensors another one."""
+    arrays = arrays_of(LLAMA)
+    folder = write(tmp_path, LLAMA, arrays)
+    before = load(folder).actor
+    save_file({"tok_embeddings.weight": arrays["lm_head.weight"]}, folder / "consolidated.safetensors")
+    assert equal(before, load(folder).actor)
+
+
+def prefixed(arrays: Arrays, old: str, new: str) -> Arrays:
+    return {name.replace(old, new, 1): array for name, array in arrays.items()}
+
+
+VISION = {
+    "model.vision_tower.vision_model.embeddings.patch_embedding.weight": np.ones((2, 2), np.float32),
+    "vision_tower.vision_model.post_layernorm.bias": np.ones(2, np.float32),
+    "model.multi_modal_projector.mm_input_projection_weight": np.ones((2, 2), np.float32),
+    "multi_modal_projector.mm_soft_emb_norm.weight": np.ones(2, np.float32),
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "stored"),
+    [
+        (GEMMA, lambda arrays: arrays | {"lm_head.weight": arrays["model.embed_tokens.weight"]}),
+        (MULTIMODAL, lambda arrays: prefixed(arrays, "model.", "language_model.model.") | VISION),
+        (MULTIMODAL, lambda arrays: prefixed(arrays, "model.", "model.language_model.") | VISION),
+        (
+            MULTIMODAL,
+            lambda arrays: (
+                prefixed(arrays, "model.", "language_model.model.")
+                | {"language_model.lm_head.weight": arrays["model.embed_tokens.weight"]}
+            ),
+        ),
+    ],
+    ids=["tied head stored too", "multimodal, old names", "multimodal, new names", "multimodal, tied head stored too"],
+)
+def test_the_text_model_is_found_under_every_name(config, stored, tmp_path):
+    arrays = arrays_of(GEMMA)
+    plain = load(write(tmp_path / "plain", GEMMA, arrays))
+    other = load(write(tmp_path / "other", config, stored(arrays)))
+    assert plain.spec == other.spec
+    assert equal(plain.actor, other.actor)
+
+
+@pytest.mark.parametrize("kind", [ml_dtypes.bfloat16, np.float16])
+def test_a_half_precision_file_is_read_exactly(kind, tmp_path):
+    arrays = {name: array.astype(kind) for name, array in arrays_of(LLAMA).items()}
+    half = load(write(tmp_path / "half", LLAMA, arrays)).actor
+    whole = {name: array.astype(np.float32) for name, array in arrays.items()}
+    assert equal(half, load(write(tmp_path / "whole", LLAMA, whole)).actor)
+    assert {leaf.dtype for leaf in leaves(half).values()} == {jnp.dtype(jnp.float32)}
+
+
+# --- faults ---
+
+
+def without(*names: str):
+    return lambda arrays: {name: array for name, array in arrays.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (without("model.norm.weight"), r"tensor model\.norm\.weight missing from the weights"),
+        (without("lm_head.weight"), r"tensor lm_head\.weight missing"),  # not tied
+        (
+            lambda arrays: {n: a for n, a in arrays.items() if ".layers.1." not in n},
+            r"tensors model\.layers\.1\.input_layernorm.weight, \S+, \S+ and 6 more missing",
+        ),
+        (
+            lambda arrays: arrays | {"model.layers.0.self_attn.q_norm.weight": np.ones(16, np.float32)},
+            r"tensor model\.layers\.0\.self_attn\.q_norm\.weight not part of a llama model",
+        ),
+        (
+            lambda arrays: arrays | {"model.norm.weight": np.ones(31, np.float32)},
+            r"model\.safetensors: model\.norm\.weight has shape \[31\], but config\.json promises \[32\]",
+        ),
+    ],
+    ids=["missing", "head missing", "many missing", "extra", "misshapen"],
+)
+def test_tensors_that_do_not_fit_config_json_are_named(change, words, tmp_path):
+    write(tmp_path, LLAMA, change(arrays_of(LLAMA)))
+    with pytest.raises(UserError, match=words):
+        load(tmp_path)
+
+
+def damage(folder: Path, what: str) -> None:
+    file = folder / "model.safetensors"
+    index = folder / "model.safetensors.index.json"
+    if what == "cut off":
+        file.write_bytes(file.read_bytes()[:-1000])
+    elif what == "empty":
+        file.write_bytes(b"")
+    elif what == "pickle":
+        file.rename(folder / "pytorch_model.bin")
+    elif what == "no weights":
+        file.unlink()
+    elif what == "shard missing":
+        index.write_text('{"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}')
+    elif what == "damaged index":
+        index.write_text("{")
+    elif what == "index without map":
+        index.write_text("{}")
+    elif what == "no config":
+        (folder / "config.json").unlink()
+    elif what == "damaged config":
+        (folder / "config.json").write_text('{"model_type": "llama", ')
+    elif what == "config is a list":
+        (folder / "config.json").write_text("[]")
+    elif what == "config is binary":
+        (folder / "config.json").write_bytes(b"\xff\xfe{}")
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("cut off", r"model\.safetensors: not a whole safetensors file \(.*\); download it again"),
+        ("empty", r"model\.safetensors: not a whole safetensors file"),
+        ("pickle", r"pytorch_model\.bin is a pickle, which can run code, and is not read; convert"),
+        ("no weights", r"no \*\.safetensors file; model\.path wants a Hugging Face model directory"),
+        ("shard missing", r"model-00001-of-00002\.safetensors named by model\.safetensors\.index\.json is missing"),
+        ("damaged index", r"model\.safetensors\.index\.json: not valid JSON"),
+        ("index without map", r"model\.safetensors\.index\.json: it has no weight_map"),
+        ("no config", r"config\.json is missing; model\.path wants a Hugging Face model directory"),
+        ("damaged config", r"config\.json: not valid JSON"),
+        ("config is a list", r"config\.json: not a JSON object"),
+        ("config is binary", r"config\.json: not valid JSON"),
+    ],
+)
+def test_a_damaged_directory_is_one_sentence(what, words, tmp_path):
+    write(tmp_path, LLAMA, arrays_of(LLAMA))
+    damage(tmp_path, what)
+    with pytest.raises(UserError, match=words) as caught:
+        load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+# --- where the directory is ---
+
+
+def where(**changes):
+    values = {"path": None, "hub_id": None, "revision": None, "random_weights": False}
+    return types.SimpleNamespace(**{**values, **changes})
+
+
+def test_a_path_is_taken_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    assert resolve_directory(where(path=str(tmp_path / "model"), hub_id="a/b")) == tmp_path / "model"
+    assert resolve_directory(where(path="~/model")) == tmp_path / "model"
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (where(path="/nowhere/at/all"), "model.path=/nowhere/at/all: no such directory; give a Hugging Face"),
+        (where(), "model.path and model.hub_id are both null; set model.path=DIR or model.hub_id=OWNER/NAME"),
+        (where(hub_id="not an id"), "model.hub_id='not an id' is not a hub id of the form OWNER/NAME"),
+        (
+            where(hub_id="nobody/nothing"),  # HF_HUB_OFFLINE is set for all tests
+            "model.hub_id=nobody/nothing could not be downloaded .*; download it elsewhere and give its folder as mod",
+        ),
+        (
+            where(hub_id="nobody/nothing", random_weights=True),
+            "the shapes of model.hub_id=nobody/nothing are not known",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_one_sentence(config, words):
+    with pytest.raises(UserError, match=words) as caught:
+        resolve_directory(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_network_is_the_same_sentence():
+    """A hub that does not answer, in a process that has not been told that it is offline."""
+    program = (
+        "import types; from tunix_grpo.models import resolve_directory\n"
+        "resolve_directory(types.SimpleNamespace(path=None, hub_id='nobody/nothing', revision=None,"
+        " random_weights=False))"
+    )
+    kept = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    environment = kept | {"HF_ENDPOINT": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == (
+        "tunix_grpo.errors.UserError: model.hub_id=nobody/nothing could not be downloaded (no network?); "
+        "download it elsewhere and give its folder as model.path=DIR"
+    )
+
+
+# --- random weights ---
+
+
+@pytest.mark.parametrize("config", [LLAMA, GEMMA, {"model_type": "qwen2", **SMALL}], ids=lambda c: c["model_type"])
+def test_random_weights_are_those_of_the_seed(config):
+    spec = spec_from_config(config)
+    one, same, other = (
+        leaves(weights.random_module(spec, seed, one_device_mesh(), jnp.dtype(jnp.float32))) for seed in (5, 5, 6)
+    )
+    for path, leaf in one.items():
+        np.testing.assert_array_equal(leaf, same[path])
+        if leaf.ndim > 1:
+            assert not np.array_equal(leaf, other[path])
+            assert np.std(leaf) == pytest.approx(0.02, rel=0.15)  # of 1,000 numbers and more
+        else:  # norms do nothing at first, biases add nothing
+            is_plain_scale = "norm" in str(path) and config["model_type"] != "gemma3_text"
+            assert np.unique(leaf).tolist() == [1.0 if is_plain_scale else 0.0]
+
+
+# --- what is trained ---
+
+
+def random_model(config: dict, folder: Path, *, seed: int = 0, **changes):
+    (folder / "config.json").write_text(json.dumps(config))
+    return load_model(model_config(random_weights=True, **changes), folder, one_device_mesh(), seed)
+
+
+ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+GEMMA_ATTENTION = {"q_einsum", "kv_einsum", "attn_vec_einsum"}
+MLP = {"gate_proj", "up_proj", "down_proj"}
+
+
+@pytest.mark.parametrize(
+    ("config", "targets", "adapted"),
+    [
+        (LLAMA, "attention", ATTENTION),
+        (LLAMA, "mlp", MLP),
+        (LLAMA, "all", ATTENTION | MLP),
+        (LLAMA, r".*layers.*(q|v)_proj", {"q_proj", "v_proj"}),
+        (GEMMA, "all", GEMMA_ATTENTION | MLP),
+        (GEMMA, "attention", GEMMA_ATTENTION),
+    ],
+)
+def test_targets(config, targets, adapted, tmp_path):
+    found = leaves(random_model(config, tmp_path, lora_rank=2, lora_target_modules=targets).actor, nnx.LoRAParam)
+    expected = {("layers", layer, name, kind) for layer in (0, 1) for name in adapted for kind in "ab"}
+    assert {(*path[:2], path[3], path[4][-1]) for path in found} == expected
+
+
+def test_one_layer_alone_by_a_pattern(tmp_path):
+    found = leaves(random_model(LLAMA, tmp_path, lora_rank=2, lora_target_modules=".*1/mlp.*").actor, nnx.LoRAParam)
+    assert {path[1] for path in found} == {1}
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        ("embeddings", "matches no module of a llama model"),
+        (".*lm_head", "matches lm_head, but only the linear layers of attention and MLP can have an adapter"),
+        (".*", "matches lm_head, but only"),
+        ("(", "is neither attention, mlp, all nor a regular expression"),
+    ],
+)
+def test_targets_that_cannot_be_adapted_are_refused(targets, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        random_model(LLAMA, tmp_path, lora_rank=2, lora_target_modules=targets)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_adapter_starts_as_nothing_from_its_seed(dtype, tmp_path):
+    """A from (seed, place), B zero, both float32 whatever the model computes in."""
+    one, same, other = (
+        leaves(random_model(GEMMA, tmp_path, seed=seed, lora_rank=4, dtype=dtype).actor, nnx.LoRAParam)
+        for seed in (1, 1, 2)
+    )
+    seen = set()
+    for path, leaf in one.items():
+        assert leaf.dtype == jnp.float32
+        np.testing.assert_array_equal(leaf, same[path])
+        if path[-1].endswith("_b"):
+            assert not leaf.any()
+            continue
+        bound = (6 / np.prod(leaf.shape[:-1])) ** 0.5  # He, uniform
+        assert 0.9 * bound < np.abs(leaf).max() <= bound
+        assert not np.array_equal(leaf, other[path])
+        seen.add(np.asarray(leaf).tobytes())
+    assert len(seen) == len(one) / 2  # each place has numbers of its own
+
+
+def test_actor_and_reference_share_the_base_with_lora(tmp_path):
+    model = random_model(LLAMA, tmp_path, lora_rank=4, lora_alpha=12.0, dtype="bfloat16")
+    actor, reference = leaves(model.actor), leaves(model.reference)
+    base = {path: leaf for path, leaf in actor.items() if "lora" not in str(path[-1])}
+    assert base.keys() == reference.keys()
+    for path, leaf in base.items():
+        assert leaf is reference[path]
+        assert leaf.dtype == jnp.bfloat16
+    assert model.trainable is nnx.LoRAParam
+    assert model.lora_scale == 3.0
+
+
+def test_full_fine_tuning_has_a_reference_of_its_own(tmp_path):
+    model = random_model(LLAMA, tmp_path, dtype="float32")
+    before = {path: np.asarray(leaf) for path, leaf in leaves(model.reference).items()}
+    assert equal(model.actor, model.reference)
+    for path, leaf in leaves(model.actor).items():
+        assert leaf.unsafe_buffer_pointer() != leaves(model.reference)[path].unsafe_buffer_pointer()
+    nnx.update(model.actor, jax.tree.map(lambda leaf: leaf + 1.0, nnx.state(model.actor)))
+    for path, leaf in leaves(model.reference).items():
+        np.testing.assert_array_equal(leaf, before[path])
+    assert (model.trainable, model.lora_scale) == (nnx.Param, 0.0)
+
+
+def test_full_fine_tuning_trains_float32_and_computes_in_bfloat16(tmp_path):
+    model = random_model(LLAMA, tmp_path, dtype="bfloat16")
+    assert {leaf.dtype for leaf in leaves(model.actor).values()} == {jnp.dtype(jnp.float32)}
+    assert {leaf.dtype for leaf in leaves(model.reference).values()} == {jnp.dtype(jnp.bfloat16)}
+    computed = model.decoder_weights(nnx.as_pure(nnx.state(model.actor)))
+    assert {leaf.dtype for leaf in jax.tree.leaves(computed)} == {jnp.dtype(jnp.bfloat16)}
+
+
+def after_adam(parameter: jax.Array, updates: int) -> jax.Array:
+    """Returns a parameter after updates of 3e-6 each, all in one direction."""
+    optimizer = optax.adam(3e-6)
+
+    def update(carry, _):
+        parameter, state = carry
+        change, state = optimizer.update(jnp.ones_like(parameter), state)
+        return (optax.apply_updates(parameter, change), state), None
+
+    return jax.jit(lambda p: jax.lax.scan(update, (p, optimizer.init(p)), length=updates)[0][0])(parameter)
+
+
+def test_parameters_move_at_rl_learning_rates_and_stock_ones_do_not(tmp_path):
+    """Stock Tunix keeps parameters in the model's bfloat16, where an update of 3e-6 is rounded away."""
+    model = random_model(LLAMA, tmp_path, dtype="bfloat16")
+    place = ("layers", 0, "mlp", "down_proj", "kernel")
+    ours, stock = leaves(model.actor)[place], leaves(model.reference)[place]  # the reference is as Tunix loads it
+    large = np.abs(np.asarray(ours)) > 0.004  # a bfloat16 there is 3e-5 or more from the next
+    assert large.mean() > 0.8
+    assert np.array_equal(after_adam(stock, 100)[large], stock[large])
+    moved = after_adam(ours, 100)
+    np.testing.assert_allclose(ours - moved, 3e-4, rtol=0.01)
+    # What is computed with is rounded to bfloat16, and follows once the sum of updates is large enough.
+    assert np.mean(moved.astype(jnp.bfloat16) != stock) > 0.9
+
+
+def test_stock_adapters_follow_the_models_dtype_and_ours_do_not(tmp_path):
+    import qwix
+
+    base = random_model({**LLAMA, "num_hidden_layers": 1}, tmp_path, lora_rank=2, dtype="bfloat16").reference
+    provider = qwix.LoraProvider(module_path=lora.target_pattern("attention"), rank=2, alpha=2.0)
+    stock = nnx.eval_shape(lambda: qwix.apply_lora_to_model(base, provider, rngs=nnx.Rngs(0), **base.get_model_input()))
+    kinds = {variable.dtype for _, variable in nnx.to_flat_state(nnx.state(stock, nnx.LoRAParam))}
+    assert kinds == {jnp.dtype(jnp.bfloat16)}

@@ -1,0 +1,98 @@
+"""Metrics of a step and the held-out evaluation, against numbers worked out by hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tunix_grpo.data import PromptSet
+from tunix_grpo.scoring import Evaluation, evaluate, length_metrics, reward_metrics
+from tunix_grpo.tasks.base import Question
+
+
+def test_reward_metrics():
+    # Groups of four: mean 0.5 and sample deviation sqrt(1/3); all equal; mean 2 and sample deviation sqrt(8/3).
+    total = [1.0, 0.0, 1.0, 0.0] + [0.25] * 4 + [0.0, 4.0, 2.0, 2.0]
+    parts = {"format": [0.5] * 12, "correctness": [1.0] + [0.0] * 11}
+    assert reward_metrics(total, parts, num_generations=4) == pytest.approx(
+        {
+            "reward": 11 / 12,
+            "reward_std": ((1 / 3) ** 0.5 + 0.0 + (8 / 3) ** 0.5) / 3,
+            "frac_reward_zero_std": 1 / 3,
+            "rewards/format/mean": 0.5,
+            "rewards/format/std": 0.0,
+            "rewards/correctness/mean": 1 / 12,
+            "rewards/correctness/std": (1 / 12) ** 0.5,  # sample variance of one 1 among n is 1/n
+        },
+        rel=1e-12,
+    )
+
+
+def test_equal_rewards_count_as_zero_deviation_whatever_their_rounding():
+    """The deviation of three times 0.1 is not zero in floating point; the group still teaches nothing."""
+    assert np.std([0.1] * 3) > 0
+    metrics = reward_metrics([0.1] * 3 + [0.1, 0.1, 0.2], {}, num_generations=3)
+    assert metrics["frac_reward_zero_std"] == 0.5
+
+
+def test_length_metrics():
+    lengths, truncated = np.array([3, 10, 5, 10]), np.array([False, True, False, False])
+    assert length_metrics(lengths, truncated) == {
+        "completions/mean_length": 7.0,
+        "completions/min_length": 3.0,
+        "completions/max_length": 10.0,
+        "completions/clipped_ratio": 0.25,
+        "completions/mean_terminated_length": 6.0,
+    }
+
+
+def test_a_step_without_a_finished_completion_has_no_terminated_length():
+    metrics = length_metrics(np.array([8, 8]), np.array([True, True]))
+    assert metrics["completions/clipped_ratio"] == 1.0
+    assert "completions/mean_terminated_length" not in metrics
+
+
+@dataclasses.dataclass
+class Answers:
+    """What a model returns that answers `n` with `n` letters, or runs on for n above 4; notes how it was asked."""
+
+    asked: list[list[list[int]]] = dataclasses.field(default_factory=list)
+
+    def __call__(self, ids: list[list[int]]):
+        self.asked.append(ids)
+        self.texts = ["a" * row[0] for row in ids]
+        self.truncated = np.array([row[0] > 4 for row in ids])
+        return self
+
+
+class EvenIsRight:
+    def score(self, completion: str, question: Question) -> float:
+        assert len(completion) == int(question.question)  # each answer beside its own question
+        return 1.0 if len(completion) % 2 == 0 else 0.75
+
+
+def questions(count: int) -> PromptSet:
+    numbers = range(1, count + 1)
+    return PromptSet([Question(str(n), "") for n in numbers], [f"<{n}>" for n in numbers], [[n] for n in numbers], 0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 8])
+def test_every_question_counts_once_however_they_are_batched(batch_size):
+    """The last batch is filled up, so that one program serves all; what fills it up is not counted."""
+    model = Answers()
+    seen = []
+
+    def score(prompts, completions, asked):
+        seen.extend(zip(prompts, completions, [q.question for q in asked], strict=True))
+        return [float(len(completion)) for completion in completions]
+
+    result = evaluate(questions(5), EvenIsRight(), model, score, batch_size)
+    assert result == Evaluation(accuracy=2 / 5, reward=3.0, truncated=1 / 5)  # close to right is not right
+    assert seen == [(f"<{n}>", "a" * n, str(n)) for n in range(1, 6)]
+    assert {len(batch) for batch in model.asked} == {batch_size}
+    assert [row for batch in model.asked for row in batch][:5] == [[1], [2], [3], [4], [5]]
+
+
+def test_names_of_an_evaluation():
+    metrics = Evaluation(accuracy=0.5, reward=1.25, truncated=0.125).metrics()
+    assert metrics == {"eval/accuracy": 0.5, "eval/reward": 1.25, "eval/truncated": 0.125}
