@@ -195,7 +195,7 @@ def test_command_line_wins_over_experiment_and_model(compose):
     )
     assert config.training.num_batches == 20
     assert config.generation.max_prompt_length == 64
-    assert config.generation.max_generation_steps == 24  # from model=tiny
+    assert config.generation.max_generation_steps == 16  # from model=tiny
     assert config.task.name == "gsm8k"
 
 

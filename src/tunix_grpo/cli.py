@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 import yaml
@@ -15,8 +16,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from tunix_grpo.config import Config, load
-from tunix_grpo.config.loading import examine
+from tunix_grpo.config import load
+from tunix_grpo.config.loading import Loader
 from tunix_grpo.config.overrides import check_words, jobs_of, normalise
 from tunix_grpo.errors import ConfigError, UserError
 
@@ -44,7 +45,7 @@ class BelowError(logging.Filter):
         return record.levelno < logging.ERROR
 
 
-def run(program: Callable[[Config], object], *, config_dir: Path, config_name: str = "config") -> int:
+def run(program: Callable[[Any], object], *, config_dir: Path, config_name: str = "config", load: Loader = load) -> int:
     """Runs a program under Hydra with the config that the command line asks for.
 
     Everything that is wrong with the settings is reported before Hydra makes the run's folder.
@@ -53,6 +54,7 @@ def run(program: Callable[[Config], object], *, config_dir: Path, config_name: s
         program: is called with the checked config, once per job.
         config_dir: folder with the main config and the groups.
         config_name: name of the main config.
+        load: makes the program's typed config of the composed one.
 
     Returns:
         The exit code: 0, 1 for a `UserError`, 2 for wrong settings, 130 for Ctrl-C.
@@ -63,7 +65,7 @@ def run(program: Callable[[Config], object], *, config_dir: Path, config_name: s
         codes.append(exit_code(lambda: program(load(cfg)), report=logger.error))
 
     def command() -> None:
-        sys.argv[1:] = checked_command_line(sys.argv[1:], config_dir, config_name)
+        sys.argv[1:] = checked_command_line(sys.argv[1:], config_dir, config_name, load)
         decorate = hydra.main(version_base=HYDRA_VERSION, config_path=str(config_dir), config_name=config_name)
         decorate(job)()
 
@@ -90,20 +92,20 @@ def print_error(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
 
 
-def checked_command_line(words: Sequence[str], config_dir: Path, config_name: str) -> list[str]:
+def checked_command_line(words: Sequence[str], config_dir: Path, config_name: str, load: Loader = load) -> list[str]:
     """Returns the command line for Hydra, after checking it and the config that it comes to.
 
     Raises:
         ConfigError: lists all that is wrong.
     """
-    words = normalise(words)
+    words = normalise(words, aliases=load.aliases, verbatim=load.verbatim)
     arguments, unknown = get_args_parser().parse_known_args(words)
     config_dirs = [config_dir]
     if arguments.config_dir is not None:
         config_dirs.append(Path(arguments.config_dir).absolute())
         if not config_dirs[-1].is_dir():
             raise ConfigError([f"--config-dir {arguments.config_dir}: there is no such folder"])
-    checked = check_words([*unknown, *arguments.overrides], config_dirs)
+    checked = check_words([*unknown, *arguments.overrides], config_dirs, load.settings())
     problems = checked.problems
     jobs = jobs_of(checked.usable) if arguments.multirun else [checked.usable]
     only_shown = arguments.help or arguments.cfg is not None
@@ -114,9 +116,9 @@ def checked_command_line(words: Sequence[str], config_dir: Path, config_name: st
             problems += error.problems
             continue
         if not only_shown:
-            examined = examine(cfg)
+            examined = load.examine(cfg)
             problems += [problem for problem in examined.problems if problem not in problems]
-            if examined.config and not arguments.multirun:
+            if examined.config and not arguments.multirun and "output_dir" in load.settings():
                 problems += run_folder_problems(examined.config.output_dir)
     if problems:
         raise ConfigError(problems)

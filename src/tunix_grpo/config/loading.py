@@ -1,8 +1,9 @@
-"""Turns Hydra's composed config into a checked `Config`, or into the list of all that is wrong."""
+"""Turns Hydra's composed config into a program's checked one, or into the list of all that is wrong."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import Field, fields, is_dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import Field, dataclass, fields, is_dataclass
+from functools import partial
 from types import NoneType
 from typing import Any, NamedTuple, get_args, get_type_hints
 
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 PACKAGE_HINT = "; an experiment's file begins with the line # @package _global_"
 ALIASES = ("seed", "device", "checkpoint_dir")
+Check = Callable[[Mapping[str, Any]], Iterable[str]]
 TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -39,57 +41,79 @@ class Entry(NamedTuple):
 class Examined(NamedTuple):
     """What a composed config comes to. `config` is None when there are problems."""
 
-    config: Config | None
+    config: Any | None
     problems: list[str]
     warnings: list[str]
 
 
-def load(cfg: DictConfig) -> Config:
-    """Returns the typed config, with every path absolute, and logs warnings on unusual values.
+@dataclass(frozen=True, kw_only=True)
+class Loader:
+    """Turns the composed config of one program into its typed one.
 
-    Args:
-        cfg: the config as Hydra composed it.
-
-    Raises:
-        ConfigError: lists everything that is wrong.
+    Attributes:
+        schema: dataclass of the program's settings.
+        checks: values by dotted key -> a sentence for everything that cannot work.
+        remarks: the same for what is probably not meant.
+        aliases: root settings that are short for `training.NAME`.
+        verbatim: settings whose text on the command line is taken as it stands.
+        complete: puts in what is written down elsewhere, as in the folder of a run.
+        strict: False where the files of shared groups hold settings that the program does not read.
     """
-    examined = examine(cfg)
-    if examined.config is None:
-        raise ConfigError(examined.problems)
-    for warning in examined.warnings:
-        logger.warning(warning)
-    return examined.config
+
+    schema: type
+    checks: tuple[Check, ...]
+    remarks: tuple[Check, ...] = ()
+    aliases: tuple[str, ...] = ()
+    verbatim: tuple[str, ...] = ()
+    complete: Callable[[DictConfig], DictConfig] = lambda cfg: cfg
+    strict: bool = True
+
+    def __call__(self, cfg: DictConfig) -> Any:
+        """Returns the typed config, with every path absolute, and logs warnings on unusual values.
+
+        Args:
+            cfg: the config as Hydra composed it.
+
+        Raises:
+            ConfigError: lists everything that is wrong.
+        """
+        examined = self.examine(cfg)
+        if examined.config is None:
+            raise ConfigError(examined.problems)
+        for warning in examined.warnings:
+            logger.warning(warning)
+        return examined.config
+
+    def examine(self, cfg: DictConfig) -> Examined:
+        """Checks a composed config in full, without raising."""
+        try:
+            cfg = self.complete(cfg)
+        except ConfigError as error:
+            return Examined(None, error.problems, [])
+        entries = dict(schema_entries(self.schema))
+        values: dict[str, Any] = {}
+        problems: dict[str, str] = {}
+        read(cfg, entries, values, problems, strict=self.strict)
+        find_missing(entries, values, problems)
+        for alias in self.aliases:
+            if f"training.{alias}" in problems:
+                problems.pop(alias, None)
+        complaints = [*problems.values(), *broken_rules(entries, values, self.aliases)]
+        complaints += [complaint for check in self.checks for complaint in check(values)]
+        if complaints:
+            return Examined(None, complaints, [])
+        warnings = [*unusual_values(entries, values, self.aliases)]
+        warnings += [remark for check in self.remarks for remark in check(values)]
+        for alias in self.aliases:
+            values[f"training.{alias}"] = values[alias]
+        return Examined(build(self.schema, values), [], warnings)
+
+    def settings(self) -> list[str]:
+        """Returns the dotted key of every setting that holds a value."""
+        return value_keys(self.schema)
 
 
-def examine(cfg: DictConfig) -> Examined:
-    """Checks a composed config in full, without raising."""
-    entries = dict(schema_entries())
-    values: dict[str, Any] = {}
-    problems: dict[str, str] = {}
-    read(cfg, entries, values, problems)
-    find_missing(entries, values, problems)
-    for alias in ALIASES:
-        if f"training.{alias}" in problems:
-            problems.pop(alias, None)
-    complaints = [
-        *problems.values(),
-        *broken_rules(entries, values),
-        *relations.check_relations(relations.ERRORS, values),
-        *relations.check_task(values),
-        *relations.check_rewards(values),
-    ]
-    if complaints:
-        return Examined(None, complaints, [])
-    warnings = [
-        *unusual_values(entries, values),
-        *relations.check_relations(relations.WARNINGS, values),
-    ]
-    for alias in ALIASES:
-        values[f"training.{alias}"] = values[alias]
-    return Examined(build(Config, values), [], warnings)
-
-
-def schema_entries(section: type = Config, prefix: str = "") -> Iterator[tuple[str, Entry]]:
+def schema_entries(section: type, prefix: str = "") -> Iterator[tuple[str, Entry]]:
     """Yields the dotted key and the entry of every section and value of the schema."""
     hints = get_type_hints(section)
     for declared in fields(section):
@@ -101,9 +125,9 @@ def schema_entries(section: type = Config, prefix: str = "") -> Iterator[tuple[s
             yield from schema_entries(inner, f"{key}.")
 
 
-def value_keys() -> list[str]:
+def value_keys(schema: type = Config) -> list[str]:
     """Returns the dotted key of every setting that holds a value."""
-    return [key for key, entry in schema_entries() if not is_dataclass(entry.type)]
+    return [key for key, entry in schema_entries(schema) if not is_dataclass(entry.type)]
 
 
 def read(
@@ -112,10 +136,18 @@ def read(
     values: dict[str, Any],
     problems: dict[str, str],
     prefix: str = "",
+    *,
+    strict: bool = True,
 ) -> None:
-    """Fills `values` with the typed value of every setting, and `problems` with the other keys."""
+    """Fills `values` with the typed value of every setting, and `problems` with the other keys.
+
+    Args:
+        strict: whether a key that the schema does not have is a problem.
+    """
     for name in cfg:
         key = f"{prefix}{name}"
+        if key not in entries and not strict:
+            continue
         try:
             value = cfg[name]
         except MissingMandatoryValue:
@@ -138,7 +170,7 @@ def read(
             else:
                 values[key] = typed
         elif isinstance(value, DictConfig):
-            read(value, entries, values, problems, f"{key}.")
+            read(value, entries, values, problems, f"{key}.", strict=strict)
         else:
             problems[key] = f"{key}={show(value)}: is a group of settings; give {key}.NAME=VALUE"
 
@@ -173,10 +205,12 @@ def find_missing(entries: Mapping[str, Entry], values: Mapping[str, Any], proble
             problems[key] = f"{key}: has no value; give {key}=VALUE, {TYPE_WORDS[entry.type]}"
 
 
-def rules_in_effect(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> Iterator[tuple[str, Entry, Any]]:
+def rules_in_effect(
+    entries: Mapping[str, Entry], values: Mapping[str, Any], aliases: Iterable[str]
+) -> Iterator[tuple[str, Entry, Any]]:
     """Yields the given values with their entries; of an alias and its twin only what counts."""
     twins = set()
-    for alias in ALIASES:
+    for alias in aliases:
         same = values.get(alias) == values.get(f"training.{alias}")
         twins.add(alias if same else f"training.{alias}")
     for key, value in values.items():
@@ -184,18 +218,18 @@ def rules_in_effect(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> 
             yield key, entries[key], value
 
 
-def broken_rules(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> Iterator[str]:
+def broken_rules(entries: Mapping[str, Entry], values: Mapping[str, Any], aliases: Iterable[str]) -> Iterator[str]:
     """Yields a sentence for every value that makes no sense."""
-    for key, entry, value in rules_in_effect(entries, values):
+    for key, entry, value in rules_in_effect(entries, values, aliases):
         rule = rules.rule_of(entry.declared)
         problem = rule(value) if rule else None
         if problem:
             yield f"{key}={show(value)}: {problem}"
 
 
-def unusual_values(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> Iterator[str]:
+def unusual_values(entries: Mapping[str, Entry], values: Mapping[str, Any], aliases: Iterable[str]) -> Iterator[str]:
     """Yields a sentence for every value outside the range that is usual."""
-    for key, entry, value in rules_in_effect(entries, values):
+    for key, entry, value in rules_in_effect(entries, values, aliases):
         advice = rules.advice_of(entry.declared)
         remark = advice(value) if advice else None
         if remark:
@@ -213,3 +247,15 @@ def build(section: type, values: Mapping[str, Any], prefix: str = "") -> Any:
             inner = dict(schema_entries(section))[declared.name].type
             arguments[declared.name] = build(inner, values, f"{key}.")
     return section(**arguments)
+
+
+load = Loader(
+    schema=Config,
+    checks=(
+        partial(relations.check_relations, relations.ERRORS),
+        relations.check_task,
+        relations.check_rewards,
+    ),
+    remarks=(partial(relations.check_relations, relations.WARNINGS),),
+    aliases=ALIASES,
+)

@@ -14,7 +14,8 @@ from tunix_grpo.config.loading import ALIASES, value_keys
 from tunix_grpo.config.relations import show
 from tunix_grpo.config.suggestions import did_you_mean
 
-ALIAS_WORD = re.compile(rf"(\+\+)?({'|'.join(ALIASES)})=.*", re.DOTALL)
+ALIAS_WORD = re.compile(r"(\+\+)?(\w+)=.*", re.DOTALL)
+QUOTED = re.compile(r"""(['"])(?:(?!\1)[^\\]|\\.)*\1""", re.DOTALL)
 TILDE_WORD = re.compile(r"([^=\s]+=)(~.*)", re.DOTALL)
 OPTIONAL_GROUP = "experiment"
 
@@ -33,32 +34,49 @@ class CheckedWords(NamedTuple):
     groups_known: bool
 
 
-def normalise(words: Sequence[str]) -> list[str]:
+def normalise(words: Sequence[str], *, aliases: Sequence[str] = ALIASES, verbatim: Sequence[str] = ()) -> list[str]:
     """Returns command line words as Hydra needs them.
 
     A root alias becomes the setting that it stands for, so that both show the same value, and a `~`
-    at the start of a value, which Hydra's grammar refuses, becomes the home directory.
+    at the start of a value, which Hydra's grammar refuses, becomes the home directory. The text of a
+    verbatim setting is quoted, so that it may hold any character.
     """
     normal = []
     for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in verbatim:
+            normal.append(f"{key}={quoted(value)}")
+            continue
         tilde = TILDE_WORD.fullmatch(word)
         if tilde:
             word = tilde[1] + os.path.expanduser(tilde[2])
         alias = ALIAS_WORD.fullmatch(word)
-        if alias:
+        if alias and alias[2] in aliases:
             prefix = alias[1] or ""
             word = f"{prefix}training.{word.removeprefix(prefix)}"
         normal.append(word)
     return normal
 
 
-def check_words(words: Sequence[str], config_dirs: Sequence[Path]) -> CheckedWords:
+def quoted(value: str) -> str:
+    """Returns a text so that Hydra reads it as it stands; null and what is in quotes already stay."""
+    if value == "null" or QUOTED.fullmatch(value):
+        return value
+    escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # what OmegaConf would look up
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", escaped)  # Hydra counts backslashes only in front of a quote
+    escaped = re.sub(r"(\\+)\Z", r"\1\1", escaped)
+    return f"'{escaped}'"
+
+
+def check_words(words: Sequence[str], config_dirs: Sequence[Path], keys: Sequence[str] | None = None) -> CheckedWords:
     """Checks every word of a command line.
 
     Args:
         words: command line words without the options that begin with a dash.
         config_dirs: folders that hold the groups.
+        keys: the settings that there are; None for those of a training run.
     """
+    keys = value_keys() if keys is None else keys
     groups = list_groups(config_dirs)
     problems: list[str] = []
     usable: list[str] = []
@@ -69,7 +87,7 @@ def check_words(words: Sequence[str], config_dirs: Sequence[Path]) -> CheckedWor
         except HydraException:
             problems.append(not_an_override(word))
             continue
-        found = list(check_override(override, word, groups))
+        found = list(check_override(override, word, groups, keys))
         problems += found
         if not found:
             usable.append(word)
@@ -113,15 +131,15 @@ def list_groups(config_dirs: Sequence[Path]) -> dict[str, list[str]]:
     return groups
 
 
-def check_override(override: Override, word: str, groups: dict[str, list[str]]) -> Iterator[str]:
+def check_override(override: Override, word: str, groups: dict[str, list[str]], keys: Sequence[str]) -> Iterator[str]:
     """Yields what is wrong with one word."""
     key = override.key_or_group
     if key.startswith("hydra.") or key.startswith("hydra/") or key == "hydra":
         return
     if key in groups:
         yield from check_group(override, word, groups[key])
-    elif key not in value_keys():
-        yield f"{word}: unknown setting{did_you_mean(key, [*value_keys(), *groups])}"
+    elif key not in keys:
+        yield f"{word}: unknown setting{did_you_mean(key, [*keys, *groups])}"
     elif override.is_delete():
         yield f"{word}: a setting cannot be left out; give it a value: {key}=VALUE"
     elif override.type == OverrideType.ADD:

@@ -111,6 +111,16 @@ def words_or_pattern(*words: str) -> Any:
     return field(metadata={RULE: rule})
 
 
+def words_or_count(*words: str) -> Any:
+    """Declares one of the given words or a number from 0 on, as text."""
+
+    def rule(value: str) -> str | None:
+        good = value in words or (value.isascii() and value.isdigit())
+        return None if good else f"must be one of {', '.join(words)} or a number"
+
+    return field(metadata={RULE: rule})
+
+
 def absolute(value: str) -> str:
     """Returns a path as an absolute one: `~` expanded, relative to the current directory.
 

@@ -1,0 +1,19 @@
+"""Writes a trained model out for transformers or PEFT; `python scripts/export.py --help` says how."""
+
+import sys
+from pathlib import Path
+
+from tunix_grpo.cli import run
+from tunix_grpo.config.export import ExportConfig, load
+
+
+def main(config: ExportConfig) -> None:
+    """Exports; jax is imported only here, after the settings are checked."""
+    from tunix_grpo.export import export
+
+    export(config)
+
+
+if __name__ == "__main__":
+    folder = Path(__file__).resolve().parent.parent / "conf"
+    sys.exit(run(main, config_dir=folder, config_name="export", load=load))

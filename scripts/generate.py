@@ -1,0 +1,18 @@
+"""Asks a language model; `python scripts/generate.py --help` says how."""
+
+import sys
+from pathlib import Path
+
+from tunix_grpo.cli import run
+from tunix_grpo.config.generate import GenerateConfig, load
+
+
+def main(config: GenerateConfig) -> None:
+    """Answers; jax is imported only here, after the settings are checked."""
+    from tunix_grpo.generate import generate
+
+    generate(config)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, config_dir=Path(__file__).resolve().parent.parent / "conf", config_name="generate", load=load))

@@ -1,0 +1,148 @@
+"""The settings of `scripts/generate.py`; their values are in `conf/generate.yaml`."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from tunix_grpo.config import relations, rules
+from tunix_grpo.config.loading import Loader
+from tunix_grpo.config.relations import Relation
+from tunix_grpo.config.schema import MAX_SEED, GenerationConfig, MeshConfig, ModelConfig
+from tunix_grpo.errors import ConfigError
+
+# What a run's config.yaml says of how it is asked; what the command line says wins over the last three.
+_OF_A_RUN = (
+    "model",
+    "task.system_prompt",
+    "generation.max_prompt_length",
+    "generation.max_generation_steps",
+)
+
+
+@dataclass(kw_only=True, slots=True)
+class PromptConfig:
+    """The part of a task that its prompts show."""
+
+    system_prompt: str | None
+    """System message before the question; `default` asks for reasoning and answer tags; null is none."""
+
+
+@dataclass(kw_only=True, slots=True)
+class GenerateConfig:
+    """Questions for a model, and what becomes of the answers."""
+
+    question: str | None = rules.text(hint='give a text, as in "question=What is 12 + 30?"')
+    """The question, any text."""
+    file: str | None = rules.text(hint="give a file with a question a line, or - for standard input")
+    """File with a question a line; - is standard input."""
+    run: str | None = rules.path(hint="give a run's folder, such as outputs/tunix-grpo/2026-01-31/12-00-00")
+    """Folder of a run: its model with trained weights is asked."""
+    step: str = rules.words_or_count("latest", "best")
+    """A saved step of the run, or latest, or best: the saved step with the highest eval/accuracy."""
+    path: str | None = rules.path(hint="give a Hugging Face directory, for example an exported one")
+    """Hugging Face directory that is asked; short for model.path."""
+    samples: int = rules.number(minimum=0)
+    """Answers per question, 0 or more; 0 only shows the prompt."""
+    show_prompt: bool
+    """Shows the exact prompt, token ids included."""
+    json: bool
+    """Prints one object a line: prompt, completion, length, truncated."""
+    batch_size: int = rules.number(minimum=1)
+    """Questions of a file that are answered at once, 1 or more."""
+    seed: int = rules.number(minimum=0, maximum=MAX_SEED)
+    """Same seed, same answers."""
+    device: str = rules.choice("cuda", "cpu", "tpu", "auto")
+    """cuda, cpu, tpu, or auto for the best one present."""
+    jax_cache: str | None = rules.path(hint="give a folder, or null for none")
+    """Folder of compiled programs, shared with training; null keeps none."""
+    model: ModelConfig
+    generation: GenerationConfig
+    task: PromptConfig
+    mesh: MeshConfig
+
+
+def with_model_asked(cfg: DictConfig) -> DictConfig:
+    """Returns the composed config with what `run` or `path` stands for.
+
+    Raises:
+        ConfigError: `run` is not the folder of a run, or something else names a model too.
+    """
+    given = _given_keys()
+    if cfg.run is not None and cfg.path is not None:
+        raise ConfigError([f"run={cfg.run} and path={cfg.path}: there can be only one model; leave out one of them"])
+    if cfg.run is not None and (named := [key for key in given if key.split(".")[0] == "model"]):
+        raise ConfigError([f"run={cfg.run}: the run knows its model; leave out {named[0]}"])
+    cfg = cfg.copy()
+    if cfg.path is not None:
+        cfg.model.path = cfg.path
+    if cfg.run is not None:
+        run = _read_run(Path(rules.absolute(str(cfg.run))))
+        for key in _OF_A_RUN:
+            if key not in given and key.split(".")[0] not in given:
+                OmegaConf.update(cfg, key, OmegaConf.select(run, key), merge=False, force_add=True)
+    return cfg
+
+
+def _read_run(folder: Path) -> DictConfig:
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise ConfigError([f"run={folder}: it holds no config.yaml; give the folder of a run"])
+    try:
+        run = OmegaConf.create(yaml.safe_load(file.read_text()))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError([f"{file}: not valid YAML ({' '.join(str(error).split())})"]) from error
+    if not isinstance(run, DictConfig) or any(name not in run for name in ("model", "task", "generation")):
+        raise ConfigError([f"{file}: it is not the config of a run"])
+    return run
+
+
+def _given_keys() -> set[str]:
+    """Returns the settings and groups that the command line names."""
+    words = list(HydraConfig.get().overrides.task)
+    return {override.key_or_group for override in OverridesParser.create().parse_overrides(words)}
+
+
+def _one_source(question: str | None, file: str | None) -> str | None:
+    if question is None and file is None:
+        return 'there is no question; give "question=..." or file=questions.txt (file=- is standard input)'
+    if question is not None and file is not None:
+        return "there can be only one of them"
+    return None
+
+
+def _something_to_do(samples: int, show_prompt: bool) -> str | None:
+    return "there is nothing to do; give show_prompt=true, or more samples" if not (samples or show_prompt) else None
+
+
+def _steps_of_a_run(step: str, run: str | None) -> str | None:
+    return "steps belong to a run; give its folder as run=DIR" if step != "latest" and run is None else None
+
+
+def _samples_differ(samples: int, temperature: float) -> str | None:
+    same = samples > 1 and temperature == 0
+    return "the answers to a question will all be the same; give generation.temperature=1" if same else None
+
+
+_ERRORS = (
+    Relation(("question", "file"), _one_source),
+    Relation(("samples", "show_prompt"), _something_to_do),
+    Relation(("step", "run"), _steps_of_a_run),
+    Relation(("model.path", "model.hub_id"), relations.weights_exist),
+)
+_WARNINGS = (
+    Relation(("samples", "generation.temperature"), _samples_differ),
+    Relation(("model.revision", "model.path"), relations.revision_is_read),
+)
+load = Loader(
+    schema=GenerateConfig,
+    checks=(partial(relations.check_relations, _ERRORS),),
+    remarks=(partial(relations.check_relations, _WARNINGS),),
+    verbatim=("question",),
+    complete=with_model_asked,
+    strict=False,  # the groups that training reads too say more of a task than its prompts
+)
