@@ -30,10 +30,10 @@ tensorboard: $(VENV)/.installed ## all runs at http://localhost:6006
 	$(BIN)/tensorboard --logdir outputs --port 6006 $(ARGS)
 
 test: $(VENV)/.installed-dev ## the tests, in minutes, for example ARGS="-k config"
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
 test-all: $(VENV)/.installed-dev ## the tests, the slow ones too
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(VENV)/.installed-dev ## style and layout of the code
 	$(BIN)/ruff check .

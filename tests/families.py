@@ -76,6 +76,7 @@ def model_config(**changes):
         "lora_rank": None,
         "lora_alpha": 8.0,
         "lora_target_modules": "all",
+        "quantization": None,
         "random_weights": False,
     }
     return types.SimpleNamespace(**{**values, **changes})

@@ -80,7 +80,8 @@ def run_on_terminal(log_file: Path, width: int, **environment: str) -> str:
         stdin=child,
         stdout=child,
         stderr=child,
-        env={**os.environ, "TERM": "xterm-256color", **environment},
+        env={k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
+        | {"TERM": "xterm-256color", **environment},
     )
     os.close(child)
     output = b""

@@ -504,6 +504,7 @@ def test_help(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_run_of_the_bundled_model_from_start_to_end(run_training, tmp_path, jax_cache):
     small = ["training.num_batches=2", "training.micro_batch_size=2", "grpo.num_generations=2", "tracker.wandb=false"]
     few = ["evaluation.num_questions=4", "tracker.tensorboard=false", "model=tiny", "device=cpu"]

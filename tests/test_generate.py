@@ -11,21 +11,21 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from flax import nnx
 
 from families import load as load_base
 from families import one_device_mesh, write_model
+from parts import NumberTokenizer
 from test_tokenizers import write_tokenizer
 from tunix_grpo.cli import checked_command_line, composed
 from tunix_grpo.config.generate import GenerateConfig, load
 from tunix_grpo.errors import ConfigError, UserError
-from tunix_grpo.generate import generate
+from tunix_grpo.generate import Prompt, generate, prompt_table
 from tunix_grpo.models import Model
 from tunix_grpo.prompts import SYSTEM_PROMPT
-from tunix_grpo.rollout import RolloutEngine, Sampling
+from tunix_grpo.rollout import RolloutEngine, Sampling, row_keys
 from tunix_grpo.streaming import stream_tokens, text_pieces
 from tunix_grpo.tasks import build_task
 from tunix_grpo.tokenizers import Tokenizer, load_tokenizer
@@ -72,10 +72,8 @@ def type_in(monkeypatch) -> Callable[[bytes], None]:
 
 
 def streamed(model: Model, tokenizer: Tokenizer, prompt: list[int], sampling: Sampling) -> list[int]:
-    """Streams with the key that the engine with seed 5 has for row 0 of step 0: (seed, its stream, step, row)."""
-    key = jax.random.key(5)
-    for number in (2, 0, 0):
-        key = jax.random.fold_in(key, number)
+    """Streams what the engine with seed 5 draws for row 0 of step 0."""
+    key = row_keys(5, 0, 1)[0]
     weights = model.decoder_weights(nnx.as_pure(nnx.state(model.actor)))
     settings = {"prompt_width": 64, "stop_ids": tokenizer.stop_ids, "pad_id": tokenizer.pad_id()}
     return list(stream_tokens(model.spec, weights, prompt, sampling, key, **settings))
@@ -104,10 +102,12 @@ def test_streamed_tokens_are_those_of_the_engine(folder, temperature):
     assert (tokens[-1] in tokenizer.stop_ids) == (not rollout.truncated[0])
 
 
+@pytest.mark.parametrize("temperature", [0, 1])
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_the_streamed_text_is_that_of_a_batch(ask, question):
-    (answer,) = objects(ask(f"question={question}", "json=true"))
-    assert ask(f"question={question}") == answer["completion"] + "\n"
+def test_the_streamed_text_is_that_of_a_batch(ask, question, temperature):
+    words = (f"question={question}", f"generation.temperature={temperature}")
+    (answer,) = objects(ask(*words, "json=true"))
+    assert ask(*words) == answer["completion"] + "\n"
 
 
 def test_stop_tokens_end_the_stream_and_are_not_shown(ask, folder):
@@ -188,6 +188,15 @@ def test_show_prompt_shows_every_token(ask, folder):
     assert "BOS: 0 <bos>, 1 in the prompt\nstop tokens: 1 <eos>, 3 <end>\npad token: 4 <pad>\n" in out
 
 
+def test_a_token_is_shown_on_one_line():
+    class Newlines(NumberTokenizer):
+        def token(self, token_id: int) -> str:
+            return {0: "<pad>", 1: "<eos>", 2: "<end>"}.get(token_id, "\n\n")
+
+    lines = prompt_table(Prompt("a", "b", [107, 2]), Newlines()).splitlines()
+    assert lines[3:5] == ["    0      107 \\n\\n", "    1        2 <end>"]
+
+
 def test_show_prompt_as_json(ask):
     (shown,) = objects(ask("question=Why?", "samples=0", "show_prompt=true", "json=true"))
     assert list(shown) == ["prompt", "prompt_ids"]
@@ -239,6 +248,8 @@ def run_folder(tmp_path_factory, request) -> Path:
         "training.device=cpu",
         "training.num_batches=3",
         "training.micro_batch_size=2",
+        "generation.max_prompt_length=40",
+        "generation.max_generation_steps=24",
         "optimizer.learning_rate=0.01",
         "scheduler=constant",
         "evaluation.num_questions=32",
@@ -281,7 +292,7 @@ def test_a_run_answers_with_its_trained_weights(ask, run_folder, tmp_path):
 def test_a_run_brings_its_prompt_and_lengths(run_folder):
     config = configured(f"run={run_folder}", "question=Why?")
     assert (config.model.name, config.task.system_prompt) == ("tiny", None)
-    assert (config.generation.max_prompt_length, config.generation.max_generation_steps) == (32, 24)
+    assert (config.generation.max_prompt_length, config.generation.max_generation_steps) == (40, 24)
     assert config.generation.temperature == 0.7
     given = configured(f"run={run_folder}", "question=Why?", "generation.max_prompt_length=99", "task=gsm8k")
     assert (given.generation.max_prompt_length, given.task.system_prompt) == (99, "default")

@@ -19,7 +19,7 @@ TEMPERATURE = 0.7
 @pytest.fixture(scope="module", params=["gemma3", "llama"])
 def model(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    write_model(request.param, folder)
+    write_model(request.param, folder, num_hidden_layers=2)
     return load(folder)
 
 

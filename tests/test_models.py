@@ -345,7 +345,7 @@ def test_one_layer_alone_by_a_pattern(tmp_path):
     [
         ("embeddings", "matches no module of a llama model"),
         (".*lm_head", "matches lm_head, but only the linear layers of attention and MLP can have an adapter"),
-        (".*", "matches lm_head, but only"),
+        (".*", "matches embedder, but only"),
         ("(", "is neither attention, mlp, all nor a regular expression"),
     ],
 )

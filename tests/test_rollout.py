@@ -20,7 +20,7 @@ PROMPTS = number_prompts(3)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    write_model("gemma3", folder)
+    write_model("gemma3", folder, num_hidden_layers=2)
     return folder
 
 
@@ -126,7 +126,7 @@ def test_stock_tunix_repeats_its_noise(folder):
     from parts import NumberTokenizer
 
     model = load(folder)
-    cache = tunix_sampler.CacheConfig(cache_size=32, num_layers=7, num_kv_heads=2, head_dim=16)
+    cache = tunix_sampler.CacheConfig(cache_size=32, num_layers=2, num_kv_heads=2, head_dim=16)
     stock = tunix_sampler.Sampler(model.actor, TokenizerAdapter(NumberTokenizer()), cache)
     options = {"max_generation_steps": 6, "max_prompt_length": 8, "temperature": 1.0, "top_p": 1.0, "eos_tokens": [1]}
     one, two = (stock(PROMPTS.texts, **options) for _ in range(2))

@@ -128,8 +128,10 @@ def test_one_seed_gives_one_run(run, tmp_path):
     assert record(tmp_path / "a")[1] != record(tmp_path / "c")[1]
 
 
-@pytest.mark.parametrize("num_iterations", [1, 2])
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(
+    ("num_iterations", "accumulation"),
+    [(1, 1), (2, 2), pytest.param(1, 2, marks=pytest.mark.slow), pytest.param(2, 1, marks=pytest.mark.slow)],
+)
 def test_resume_is_exact(run, tmp_path, num_iterations, accumulation):
     """Two steps, the later checkpoint removed, started again: as if never stopped, bit for bit."""
     overrides = (
@@ -279,6 +281,7 @@ def test_killed_at_any_moment_and_started_again(tmp_path, two_layers):
     assert saved_bytes(killed, 12) == saved_bytes(whole, 12)
 
 
+@pytest.mark.slow
 def test_two_devices_share_a_step(tmp_path, two_layers):
     """Two data-parallel devices with one prompt each do what one device does with two, within float32 rounding."""
     one, two = tmp_path / "one", tmp_path / "two"

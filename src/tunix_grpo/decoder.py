@@ -8,8 +8,9 @@ Letters in shape comments: B rows, T tokens, S earlier tokens, D embed_dim, F hi
 heads, R = N / K, H head_dim, V vocabulary, M prompts (each shared by B / M rows).
 
 Weights: {"embed": [V, D], "head": [V, D] if not tied, "final_norm": [D], "layers": [one dict per layer]}; a layer
-holds norms as vectors and the projections q k v o gate up down as {"w": [in, out]} with, where it is adapted by LoRA,
-"a": [in, rank] and "b": [rank, out] (already scaled by alpha / rank), and "bias": [out] where there is one.
+holds norms as vectors and the projections q k v o gate up down as {"w": [in, out], possibly quantized} with, where it
+is adapted by LoRA, "a": [in, rank] and "b": [rank, out] (already scaled by alpha / rank), and "bias": [out] where
+there is one.
 
 Numbers: matrix products run in the weights' dtype and accumulate in float32; norms, rotary angles and softmax are
 float32.
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import qwix
 
 from tunix_grpo.spec import DecoderSpec, Rope
 
@@ -187,7 +189,8 @@ def _rms_norm(spec: DecoderSpec, x: jax.Array, scale: jax.Array) -> jax.Array:
 
 def _linear(leaf: Weights, x: jax.Array) -> jax.Array:
     """Returns x @ w (+ x @ a @ b) (+ bias), summed in float32 so that a small adapter is not rounded away."""
-    y = jnp.einsum("...i,io->...o", x, leaf["w"], preferred_element_type=jnp.float32)
+    w = qwix.dequantize(leaf["w"]) if isinstance(leaf["w"], qwix.QArray) else leaf["w"]
+    y = jnp.einsum("...i,io->...o", x, w, preferred_element_type=jnp.float32)
     if "a" in leaf:
         low = jnp.einsum("...i,ir->...r", x, leaf["a"])
         y = y + jnp.einsum("...r,ro->...o", low, leaf["b"], preferred_element_type=jnp.float32)

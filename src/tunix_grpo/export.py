@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import qwix
 from flax import nnx, traverse_util
 
 from tunix_grpo import console, decoder
@@ -218,7 +219,9 @@ def generation_config(directory: Path, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _leaves(model: Model) -> saving.Leaves:
-    return traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(model.actor)))
+    """Returns the arrays of the trained module; a quantized base as the numbers that it stands for."""
+    leaves = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(model.actor)))
+    return {path: qwix.dequantize(leaf) if isinstance(leaf, qwix.QArray) else leaf for path, leaf in leaves.items()}
 
 
 def _tokenizer_directory(run: SavedRun, model: Model) -> Path:

@@ -12,22 +12,20 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 from flax import nnx
 
 from tunix_grpo import prompts
 from tunix_grpo.config.generate import GenerateConfig
 from tunix_grpo.devices import Devices, open_devices
 from tunix_grpo.errors import UserError
-from tunix_grpo.models import Model, load_model, resolve_directory
+from tunix_grpo.models import Model, load_frozen, resolve_directory
 from tunix_grpo.models.weights import read_config
-from tunix_grpo.rollout import RolloutEngine, Sampling
+from tunix_grpo.rollout import RolloutEngine, Sampling, row_keys
 from tunix_grpo.saved_runs import choose_step, load_trained, open_run
 from tunix_grpo.spec import spec_from_config
 from tunix_grpo.streaming import stream_tokens, text_pieces
 from tunix_grpo.tokenizers import Tokenizer, load_tokenizer
 
-_STREAM = 3  # keeps this use of the seed apart from all others
 _log = logging.getLogger(__name__)
 
 
@@ -135,15 +133,16 @@ def answers(
 def prompt_table(prompt: Prompt, tokenizer: Tokenizer) -> str:
     """Returns the exact prompt for a person: its text, one line per token, and the tokens that end an answer."""
 
-    def named(token_id: int) -> str:
-        return f"{token_id} {tokenizer.token(token_id) or '(no token)'}"
+    def named(token_id: int, width: int = 0) -> str:
+        token = tokenizer.token(token_id) or "(no token)"
+        return f"{token_id:>{width}} {''.join(c if c.isprintable() else repr(c)[1:-1] for c in token)}"
 
     bos = tokenizer.bos_id()
     lines = [
         prompt.text,
         "",
         f"{len(prompt.ids)} tokens (place, id, token):",
-        *(f"{place:>5} {token_id:>8} {tokenizer.token(token_id)}" for place, token_id in enumerate(prompt.ids)),
+        *(f"{place:>5} {named(token_id, width=8)}" for place, token_id in enumerate(prompt.ids)),
         f"BOS: {'none' if bos is None else f'{named(bos)}, {prompt.ids.count(bos)} in the prompt'}",
         f"stop tokens: {', '.join(map(named, tokenizer.stop_ids))}",
         f"pad token: {named(tokenizer.pad_id())}",
@@ -164,9 +163,7 @@ def _model(config: GenerateConfig, directory: Path, devices: Devices) -> Model:
     if config.run is not None:
         run = open_run(Path(config.run))
         return load_trained(run, choose_step(run, config.step), devices.mesh)
-    bare = dataclasses.replace(config.model, lora_rank=None)  # an adapter that is not trained changes nothing
-    model = load_model(bare, directory, devices.mesh, config.seed)
-    return dataclasses.replace(model, actor=model.reference)
+    return load_frozen(config.model, directory, devices.mesh, config.seed)
 
 
 def _questions(config: GenerateConfig) -> list[tuple[str, str]]:
@@ -230,7 +227,7 @@ def _stream(config: GenerateConfig, model: Model, tokenizer: Tokenizer, prompt: 
             weights,
             prompt.ids,
             _sampling(config),
-            jax.random.fold_in(jax.random.key(config.seed), _STREAM),
+            row_keys(config.seed, 0, 1)[0],  # as in a batch, so that the answer is the same one
             prompt_width=_prompt_width(config, [prompt]),
             stop_ids=tokenizer.stop_ids,
             pad_id=tokenizer.pad_id(),

@@ -59,6 +59,7 @@ def model_identity(config: Config, model_directory: Path) -> dict[str, Any]:
         "model.dtype": config.model.dtype,
         "model.lora_rank": config.model.lora_rank,
         "model.lora_alpha": config.model.lora_alpha if config.model.lora_rank is not None else None,
+        "model.quantization": config.model.quantization,
         "model.lora_target_modules": config.model.lora_target_modules if config.model.lora_rank is not None else None,
         "seed": config.seed,
     }

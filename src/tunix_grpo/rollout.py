@@ -79,6 +79,12 @@ class Rollout:
     logps: jax.Array
 
 
+def row_keys(seed: int, step: int, rows: int) -> jax.Array:
+    """Returns key[rows]: what row i of a step draws its tokens from."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _STREAM), step)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
+
+
 class RolloutEngine(base_rollout.BaseRollout):
     """Generates with the actor's current weights."""
 
@@ -104,7 +110,7 @@ class RolloutEngine(base_rollout.BaseRollout):
         self._text = text
         self._score = score
         self._width = prompt_width
-        self._key = jax.random.fold_in(jax.random.key(seed), _STREAM)
+        self._seed = seed
         self._generate = jax.jit(
             functools.partial(_generate, model, text.stop_ids, text.pad_id()), static_argnames="sampling_config"
         )
@@ -121,7 +127,7 @@ class RolloutEngine(base_rollout.BaseRollout):
         sharding = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec("fsdp"))
         tokens, valid = jax.device_put((tokens, valid), sharding)
         rows = len(prompts) * sampling_config.num_generations
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(self._key, step), jnp.arange(rows))
+        keys = row_keys(self._seed, step, rows)
         trainable, frozen = nnx.state(self._actor, self._model.trainable, ...)
         tokens_out, lengths, stopped, logps = self._generate(
             nnx.as_pure(trainable), nnx.as_pure(frozen), tokens, valid, keys, sampling_config=sampling_config

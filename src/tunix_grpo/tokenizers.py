@@ -8,6 +8,7 @@ completion; the pad token is one that neither stops a completion nor occurs in t
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -119,6 +120,8 @@ def load_tokenizer(directory: Path, vocab_size: int, generation_directory: Path 
     Raises:
         UserError: no tokenizer, one that has more tokens than the model, or none of its tokens stops a completion.
     """
+    # transformers says at every start that it misses PyTorch; its tokenizers do not.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import AutoTokenizer
 
     way_out = "put tokenizer.json and tokenizer_config.json there, or set model.tokenizer=DIR"

@@ -62,6 +62,13 @@ def weights_exist(path: str | None, hub_id: str | None) -> str | None:
     return None
 
 
+def quantized_base_is_frozen(quantization: str | None, lora_rank: int | None) -> str | None:
+    """Checks that quantized weights are not to be trained themselves."""
+    if quantization is not None and lora_rank is None:
+        return "quantized weights cannot be trained; give model.lora_rank=32, or model.quantization=null"
+    return None
+
+
 def custom_reward_complete(path: str | None, function: str | None) -> str | None:
     """Checks that a user's reward function is given in full."""
     if (path is None) != (function is None):
@@ -112,6 +119,7 @@ def enough_heldout(num_evaluated: int, num_questions: int | None, fraction: floa
 
 ERRORS = (
     Relation(("model.path", "model.hub_id"), weights_exist),
+    Relation(("model.quantization", "model.lora_rank"), quantized_base_is_frozen),
     Relation(("reward.custom.path", "reward.custom.function"), custom_reward_complete),
     Relation(("task.name", "task.path", "task.dataset"), data_exists),
     Relation(("scheduler.name", "scheduler.final_ratio"), constant_schedule),

@@ -41,6 +41,8 @@ class ModelConfig:
     """LoRA scale: the adapter's output is multiplied by lora_alpha / lora_rank. Above 0."""
     lora_target_modules: str = rules.words_or_pattern("all", "attention", "mlp")
     """Layers that get an adapter: all, attention, mlp, or a regular expression on module paths."""
+    quantization: str | None = rules.choice("nf4", "int8")
+    """Type of the frozen attention and MLP weights under LoRA (QLoRA): nf4, int8; null keeps them as they are."""
 
 
 @dataclass(kw_only=True, slots=True)

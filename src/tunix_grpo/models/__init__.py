@@ -17,7 +17,7 @@ from flax import nnx
 
 from tunix_grpo.config import ModelConfig
 from tunix_grpo.errors import UserError
-from tunix_grpo.models import lora, weights
+from tunix_grpo.models import lora, quantization, weights
 from tunix_grpo.models.families import decoder_weights
 from tunix_grpo.spec import DecoderSpec, spec_from_config
 
@@ -64,11 +64,7 @@ def load_model(config: ModelConfig, directory: Path, mesh: jax.sharding.Mesh, se
     spec = spec_from_config(weights.read_config(directory))
     dtype = _dtype(config.dtype)
     full = config.lora_rank is None
-    stored = jnp.dtype(jnp.float32) if full else dtype
-    if config.random_weights:
-        base = weights.random_module(spec, seed, mesh, stored)
-    else:
-        base = weights.load_module(spec, directory, mesh, stored)
+    base = _load_base(config, spec, directory, mesh, seed, jnp.dtype(jnp.float32) if full else dtype)
     if full:
         reference = nnx.clone(base)
         nnx.update(reference, jax.tree.map(lambda leaf: jnp.array(leaf, dtype, copy=True), nnx.state(base)))
@@ -77,12 +73,23 @@ def load_model(config: ModelConfig, directory: Path, mesh: jax.sharding.Mesh, se
         base,
         spec,
         rank=config.lora_rank,
-        alpha=config.lora_alpha,
         targets=config.lora_target_modules,
         seed=seed,
         mesh=mesh,
     )
     return Model(spec, directory, actor, base, nnx.LoRAParam, config.lora_alpha / config.lora_rank, dtype)
+
+
+def load_frozen(config: ModelConfig, directory: Path, mesh: jax.sharding.Mesh, seed: int) -> Model:
+    """Loads the weights as they are, in the dtype of the computation, with nothing to train: to answer questions.
+
+    Raises:
+        UserError: an unsupported model, or weights that do not fit config.json.
+    """
+    spec = spec_from_config(weights.read_config(directory))
+    dtype = _dtype(config.dtype)
+    base = _load_base(config, spec, directory, mesh, seed, dtype)
+    return Model(spec, directory, base, base, nnx.Param, 0.0, dtype)
 
 
 def resolve_directory(config: ModelConfig) -> Path:
@@ -139,6 +146,19 @@ def _download(hub_id: str, revision: str | None) -> Path:
         raise UserError(f"model.hub_id={hub_id!r} is not a hub id of the form OWNER/NAME") from error
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
         raise UserError(f"model.hub_id={hub_id} could not be downloaded (no network?); {way_out}") from error
+
+
+def _load_base(
+    config: ModelConfig, spec: DecoderSpec, directory: Path, mesh: jax.sharding.Mesh, seed: int, stored: jnp.dtype
+) -> nnx.Module:
+    """Returns Tunix's module with the weights in `stored`, or with random ones, quantized if that is asked for."""
+    if config.random_weights:
+        base = weights.random_module(spec, seed, mesh, stored)
+    else:
+        base = weights.load_module(spec, directory, mesh, stored)
+    if config.quantization is not None:
+        quantization.quantize_projections(base, config.quantization)
+    return base
 
 
 def _dtype(name: str) -> jnp.dtype:

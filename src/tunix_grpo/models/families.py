@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import qwix
 from flax import nnx
 
 from tunix_grpo.spec import DecoderSpec
@@ -192,7 +194,8 @@ def decoder_weights(
         lora_scale: alpha / rank.
         dtype: of the computation; parameters kept in float32 are rounded to it here.
     """
-    params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    # A quantized leaf keeps its small values; what it becomes when it is used is of this dtype.
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), params, is_leaf=lambda x: isinstance(x, qwix.QArray))
     norm = "scale" if spec.family == "gemma3" else "w"
     weights = {
         "embed": params["embedder"]["input_embedding"],
@@ -236,7 +239,7 @@ def _layer(spec: DecoderSpec, layer: Mapping[str, Any], norm: str, lora_scale: f
 
 def _projection(module: Mapping[str, Any], name: str, width: int, lora_scale: float) -> dict[str, Any]:
     """A leaf that flattens to [in, out], with its adapter where it has one."""
-    leaf = {"w": module[name].reshape(-1, width)}
+    leaf = {"w": module[name].reshape(math.prod(module[name].shape) // width, width)}
     if f"{name}_lora_a" in module:
         a, b = module[f"{name}_lora_a"], module[f"{name}_lora_b"]
         leaf |= {"a": a.reshape(-1, a.shape[-1]), "b": b.reshape(b.shape[0], width) * lora_scale}

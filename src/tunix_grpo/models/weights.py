@@ -40,7 +40,8 @@ def load_module(spec: DecoderSpec, directory: Path, mesh: jax.sharding.Mesh, dty
     """Returns Tunix's module with the directory's weights, in `dtype`, placed on the mesh leaf by leaf."""
     table = tensors(spec)
     stored = _checked(spec, table, _index(directory), directory)
-    shardings = _shardings(abstract_module(spec), mesh)
+    module = abstract_module(spec)
+    shardings = _shardings(module, mesh)
 
     def leaves() -> Iterator[tuple[tuple, jax.Array]]:
         for tensor in table:
@@ -48,7 +49,7 @@ def load_module(spec: DecoderSpec, directory: Path, mesh: jax.sharding.Mesh, dty
             leaf = np.ascontiguousarray(tensor.load(arrays)).astype(dtype)
             yield tensor.path, jax.device_put(leaf, shardings[tensor.path])
 
-    return _filled(spec, dict(leaves()))
+    return _filled(module, dict(leaves()))
 
 
 def stored_types(spec: DecoderSpec, directory: Path) -> dict[str, str]:
@@ -62,7 +63,8 @@ def stored_types(spec: DecoderSpec, directory: Path) -> dict[str, str]:
 
 def random_module(spec: DecoderSpec, seed: int, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> nnx.Module:
     """Returns Tunix's module with random weights: normal with deviation 0.02, norms as the identity, biases zero."""
-    shardings = _shardings(abstract_module(spec), mesh)
+    module = abstract_module(spec)
+    shardings = _shardings(module, mesh)
 
     def leaves() -> Iterator[tuple[tuple, jax.Array]]:
         for index, tensor in enumerate(tensors(spec)):
@@ -74,7 +76,7 @@ def random_module(spec: DecoderSpec, seed: int, mesh: jax.sharding.Mesh, dtype: 
                 leaf = np.full(shape, 1.0 if is_scale else 0.0, np.float32)
             yield tensor.path, jax.device_put(leaf.astype(dtype), shardings[tensor.path])
 
-    return _filled(spec, dict(leaves()))
+    return _filled(module, dict(leaves()))
 
 
 def abstract_module(spec: DecoderSpec) -> nnx.Module:
@@ -83,8 +85,7 @@ def abstract_module(spec: DecoderSpec) -> nnx.Module:
     return nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0)))
 
 
-def _filled(spec: DecoderSpec, leaves: dict[tuple, jax.Array]) -> nnx.Module:
-    module = abstract_module(spec)
+def _filled(module: nnx.Module, leaves: dict[tuple, jax.Array]) -> nnx.Module:
     state = nnx.to_flat_state(nnx.state(module, nnx.Param))
     filled = [(path, variable.replace(leaves[path])) for path, variable in state]
     nnx.update(module, nnx.from_flat_state(filled))

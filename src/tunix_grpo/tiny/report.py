@@ -60,6 +60,7 @@ def answer_questions(
         lora_rank=None,
         lora_alpha=1.0,
         lora_target_modules="all",
+        quantization=None,
     )
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("fsdp", "tp"))
     model = load_model(config, directory, mesh, seed=0)
