@@ -65,11 +65,11 @@ def _train(config: Config, closing: contextlib.ExitStack) -> Summary:
     # --- the words: questions, prompts, rewards ---
     devices = open_devices(config.device, config.mesh, config.jax_cache)
     compilations = CompilationCounter()
-    task = build_task(config.task, config.seed)
     rewards = build_rewards(config.reward)
     directory = resolve_directory(config.model)
     spec = spec_from_config(read_config(directory))
     tokenizer = _tokenizer(config, directory, spec.vocab_size)
+    task = build_task(config.task, config.seed)
     training_set, heldout_set = _prompt_sets(config, task, tokenizer)
 
     # --- where to start ---
