@@ -127,7 +127,9 @@ def _shapes(hub_id: str) -> Path:
 def _download(hub_id: str, revision: str | None) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
+    from huggingface_hub.utils import logging as hub_logging
 
+    hub_logging.set_verbosity_error()  # its retries are no news; what they come to is
     patterns = ["*.json", "*.safetensors", "*.model", "*.jinja"]
     way_out = "download it elsewhere and give its folder as model.path=DIR"
     try:

@@ -69,7 +69,9 @@ def _hub_splits(config: TaskConfig) -> dict[str, list[Question]]:
     """Downloads the data set, or takes it from the local cache of the hub."""
     import datasets
     from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import logging as hub_logging
 
+    hub_logging.set_verbosity_error()  # its retries are no news; what they come to is
     variant = MAIN if config.dataset.endswith("/gsm8k") else None
     try:
         loaded = datasets.load_dataset(config.dataset, variant)
