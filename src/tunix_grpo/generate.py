@@ -24,7 +24,7 @@ from tunix_grpo.rollout import RolloutEngine, Sampling, row_keys
 from tunix_grpo.saved_runs import choose_step, load_trained, open_run
 from tunix_grpo.spec import spec_from_config
 from tunix_grpo.streaming import stream_tokens, text_pieces
-from tunix_grpo.tokenizers import Tokenizer, load_tokenizer
+from tunix_grpo.tokenizers import Tokenizer, model_tokenizer
 
 _log = logging.getLogger(__name__)
 
@@ -153,9 +153,7 @@ def prompt_table(prompt: Prompt, tokenizer: Tokenizer) -> str:
 
 def _tokenizer(config: GenerateConfig, directory: Path) -> Tokenizer:
     vocab_size = spec_from_config(read_config(directory)).vocab_size
-    if config.model.tokenizer is None:
-        return load_tokenizer(directory, vocab_size)
-    return load_tokenizer(Path(config.model.tokenizer), vocab_size, directory)
+    return model_tokenizer(config.model.tokenizer, directory, vocab_size)
 
 
 def _model(config: GenerateConfig, directory: Path, devices: Devices) -> Model:

@@ -154,6 +154,13 @@ def load_tokenizer(directory: Path, vocab_size: int, generation_directory: Path 
     return Tokenizer(tokenizer, stop_ids, vocab_size)
 
 
+def model_tokenizer(own: str | None, model_directory: Path, vocab_size: int) -> Tokenizer:
+    """Loads the tokenizer that `model.tokenizer` names, or the model's own where it is None."""
+    if own is None:
+        return load_tokenizer(model_directory, vocab_size)
+    return load_tokenizer(Path(own).expanduser(), vocab_size, model_directory)
+
+
 def _without_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
     system = "".join(m["content"] + "\n\n" for m in messages if m["role"] == "system")
     rest = [m for m in messages if m["role"] != "system"]

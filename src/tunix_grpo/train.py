@@ -27,7 +27,7 @@ from tunix_grpo.scoring import Evaluation, evaluate
 from tunix_grpo.spec import spec_from_config
 from tunix_grpo.stopping import StopRequest
 from tunix_grpo.tasks import build_task
-from tunix_grpo.tokenizers import Tokenizer, load_tokenizer
+from tunix_grpo.tokenizers import Tokenizer, model_tokenizer
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def _train(config: Config, closing: contextlib.ExitStack) -> Summary:
     rewards = build_rewards(config.reward)
     directory = resolve_directory(config.model)
     spec = spec_from_config(read_config(directory))
-    tokenizer = _tokenizer(config, directory, spec.vocab_size)
+    tokenizer = model_tokenizer(config.model.tokenizer, directory, spec.vocab_size)
     task = build_task(config.task, config.seed)
     training_set, heldout_set = _prompt_sets(config, task, tokenizer)
 
@@ -190,12 +190,6 @@ def _train(config: Config, closing: contextlib.ExitStack) -> Summary:
         accuracy_after=result.accuracy if result is not None and finished else None,
         exit_code=0 if finished else stop.exit_code,
     )
-
-
-def _tokenizer(config: Config, directory: Path, vocab_size: int) -> Tokenizer:
-    if config.model.tokenizer is None:
-        return load_tokenizer(directory, vocab_size)
-    return load_tokenizer(Path(config.model.tokenizer).expanduser(), vocab_size, directory)
 
 
 def _prompt_sets(config: Config, task, tokenizer: Tokenizer) -> tuple[PromptSet, PromptSet]:
