@@ -10,7 +10,7 @@ SUITABLE := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_inf
 PYTHON ?= $(firstword $(foreach name,$(CANDIDATES),$(shell $(name) -c "$(SUITABLE)" 2>/dev/null && echo $(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick-test train tensorboard test test-all lint format cuda12 cuda13 tpu clean
+.PHONY: help demo quick-test train tensorboard benchmark test test-all lint format cuda12 cuda13 tpu clean
 
 help: ## this list
 	@echo 'make TARGET [ARGS="key=value ..."] [PYTHON=python3.12]'
@@ -28,6 +28,9 @@ train: $(VENV)/.installed ## a training run, for example ARGS="model=gemma3_1b d
 
 tensorboard: $(VENV)/.installed ## all runs at http://localhost:6006
 	$(BIN)/tensorboard --logdir outputs --port 6006 $(ARGS)
+
+benchmark: $(VENV)/.installed ## times steps against the machine's limits, for example ARGS="model=tiny device=cpu"
+	$(BIN)/python scripts/benchmark.py $(ARGS)
 
 test: $(VENV)/.installed-dev ## the tests, in minutes, for example ARGS="-k config"
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)

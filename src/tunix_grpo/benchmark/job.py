@@ -1,0 +1,50 @@
+"""What a peer is told, so that its work is that of our own program; and what a completion is worth to all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """The work of a peer.
+
+    Attributes:
+        directory: Hugging Face directory of the model.
+        tokenizer: directory of the tokenizer.
+        device: cpu, cuda or tpu.
+        dtype: float32 or bfloat16.
+        lora_rank: of adapters on all linear layers; None trains all weights.
+        prompts: P per step.
+        generations: G per prompt.
+        prompt_width: tokens that a prompt may have.
+        completion_tokens: T, generated in full.
+        micro_batch_size: prompts that pass through the model at once.
+        total_steps: to be made.
+        texts: total_steps x P prompts, with their chat template.
+        answers: to the questions in them.
+    """
+
+    directory: str
+    tokenizer: str
+    device: str
+    dtype: str
+    lora_rank: int | None
+    lora_alpha: float
+    prompts: int
+    generations: int
+    prompt_width: int
+    completion_tokens: int
+    micro_batch_size: int
+    beta: float
+    learning_rate: float
+    temperature: float
+    seed: int
+    total_steps: int
+    texts: list[str]
+    answers: list[str]
+
+
+def worth(completion: str, answer: str) -> float:
+    """Returns a reward that costs next to nothing and differs between completions."""
+    return float(answer in completion) + 1e-4 * len(completion)

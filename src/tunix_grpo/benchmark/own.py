@@ -1,0 +1,137 @@
+"""Our own program, timed: the learner of a training run, with prompts of one length and no end of a completion."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from tunix_grpo.benchmark.ceilings import measure_ceilings
+from tunix_grpo.benchmark.limits import Ceilings, Work, step_limits
+from tunix_grpo.benchmark.link import Link
+from tunix_grpo.benchmark.questions import (
+    EndlessTokenizer,
+    NumberTokenizer,
+    apple_prompts,
+    length_reward,
+    random_prompts,
+)
+from tunix_grpo.config.benchmark import BenchmarkConfig, from_values
+from tunix_grpo.data import PromptSet
+from tunix_grpo.devices import CompilationCounter, Devices, open_devices, peak_memory_bytes
+from tunix_grpo.learner import Learner, build_learner
+from tunix_grpo.models import Model, load_model, resolve_directory
+from tunix_grpo.models.weights import read_config
+from tunix_grpo.optimizers import build_optimizer
+from tunix_grpo.spec import DecoderSpec, spec_from_config
+from tunix_grpo.tasks.base import ExactTask
+from tunix_grpo.tokenizers import model_tokenizer
+
+
+def serve(settings: Mapping[str, Any], link: Link) -> None:
+    """Measures the ceilings, loads the model and makes steps as asked.
+
+    Args:
+        settings: of the benchmark, by dotted key.
+        link: gets what is timed (see `_description`), then the measurement of each step.
+
+    Raises:
+        UserError: something that the user can mend.
+    """
+    config = from_values(settings)
+    devices = open_devices(config.device, config.mesh, config.jax_cache)
+    compilations = CompilationCounter()
+    config = config.on(jax.default_backend())
+    directory = resolve_directory(config.model)
+    spec = spec_from_config(read_config(directory))
+    prompts, tokenizer = _prompts(config, spec, directory, config.prompts_per_step(devices.data_parallel))
+
+    model = load_model(config.model, directory, devices.mesh, config.seed)
+    ceilings = measure_ceilings(model.dtype)
+    schedule = optax.constant_schedule(config.optimizer.learning_rate)
+    learner = build_learner(
+        config,
+        devices.mesh,
+        model,
+        tokenizer,
+        ExactTask("benchmark", [], []),
+        [length_reward()],
+        build_optimizer(config.optimizer, schedule),
+        prompt_width=config.generation.max_prompt_length,
+    )
+    link.send(**_description(config, devices, model, learner, prompts, ceilings))
+
+    count = config.prompts_per_step(devices.data_parallel)
+    step = 0
+    while True:
+        link.receive()
+        step += 1
+        before = compilations.count
+        start = time.perf_counter()
+        done = learner.step(step, prompts, np.arange((step - 1) * count, step * count))
+        seconds = time.perf_counter() - start
+        timing = done.metrics
+        link.send(
+            step_s=seconds,
+            rollout_s=timing["timing/rollout"],
+            # Rewards are computed on the host while the device computes the reference.
+            reference_s=timing["timing/reward"] + timing["timing/reference"],
+            update_s=timing["timing/update"],
+            compilations=compilations.count - before,
+            peak_bytes=peak_memory_bytes(),
+        )
+
+
+def _prompts(
+    config: BenchmarkConfig, spec: DecoderSpec, directory: Path, per_step: int
+) -> tuple[PromptSet, EndlessTokenizer | NumberTokenizer]:
+    """Returns the prompts of all steps, one after another, and what turns completions into text."""
+    count = per_step * config.total_steps()
+    width = config.generation.max_prompt_length
+    if config.model.random_weights and config.model.tokenizer is None:
+        return random_prompts(spec.vocab_size, count, width, config.seed), NumberTokenizer()
+    tokenizer = model_tokenizer(config.model.tokenizer, directory, spec.vocab_size)
+    return apple_prompts(tokenizer, count, width, config.seed), EndlessTokenizer(tokenizer)
+
+
+def _description(
+    config: BenchmarkConfig, devices: Devices, model: Model, learner: Learner, prompts: PromptSet, ceilings: Ceilings
+) -> dict[str, Any]:
+    """Returns what is timed: for the report, its limits, and what another program needs to do the same."""
+    work = Work(
+        prompts=config.prompts_per_step(devices.data_parallel),
+        generations=config.grpo.num_generations,
+        prompt_tokens=round(np.mean([len(ids) for ids in prompts.ids])),
+        completion_tokens=config.generation.max_generation_steps,
+    )
+    limits = step_limits(
+        model.spec,
+        dataclasses.replace(work, prompts=work.prompts // devices.data_parallel),
+        Ceilings(*(rate * devices.mesh.shape["tp"] for rate in ceilings)),
+        bytes_per_weight=model.dtype.itemsize,
+        quantization=config.model.quantization,
+        adapter_parameters=learner.parameter_counts()[0] if config.model.lora_rank is not None else None,
+        with_reference=config.grpo.beta > 0,
+        num_iterations=config.grpo.num_iterations,
+    )
+    return {
+        "model": config.model.name,
+        "directory": str(model.directory.resolve()),
+        "platform": jax.default_backend(),
+        "device": devices.kind,
+        "num_devices": devices.mesh.size,
+        "dtype": model.dtype.name,
+        "work": dataclasses.asdict(work) | {"prompt_width": config.generation.max_prompt_length},
+        "ceilings": ceilings._asdict(),
+        "limits": dataclasses.asdict(limits) | {"step": limits.step},
+        "steps": config.steps,
+        "total_steps": config.total_steps(),
+        "texts": prompts.texts,
+        "answers": [question.answer for question in prompts.questions],
+    }

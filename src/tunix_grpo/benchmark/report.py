@@ -1,0 +1,160 @@
+"""What came out of a benchmark: one flat object of figures, and the table that a person reads."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tunix_grpo.config.benchmark import BenchmarkConfig
+from tunix_grpo.console import format_bytes, format_duration
+
+_PARTS = ("rollout", "reference", "update", "step")
+Measurements = Sequence[Mapping[str, float]]
+
+
+def figures(
+    about: Mapping[str, Any], config: BenchmarkConfig, own: Measurements, peer: Measurements | None = None
+) -> dict[str, Any]:
+    """Returns all that is reported, by name; times are medians over the timed steps.
+
+    Args:
+        about: what our own program said of the work, its ceilings and limits.
+        own: its steps, the first one and the warm-up included.
+        peer: those of the peer.
+    """
+    work, timed = about["work"], own[1 + config.warmup :]
+    result: dict[str, Any] = {
+        "model": about["model"],
+        "device": about["device"],
+        "dtype": about["dtype"],
+        "lora_rank": config.model.lora_rank,
+        "quantization": config.model.quantization,
+        **work,
+        "micro_batch_size": config.training.micro_batch_size,
+        "remat": config.training.remat,
+        "steps": len(timed),
+        "bandwidth_bytes_per_s": about["ceilings"]["bandwidth"],
+        "arithmetic_flop_per_s": about["ceilings"]["arithmetic"],
+    }
+    for part in _PARTS:
+        if part == "reference" and config.grpo.beta == 0:
+            continue
+        seconds, limit = statistics.median(m[f"{part}_s"] for m in timed), about["limits"][part]
+        result |= {f"{part}_s": seconds, f"{part}_limit_s": limit, f"{part}_percent": 100 * limit / seconds}
+    length, tokens = work["completion_tokens"], work["prompts"] * work["generations"] * work["completion_tokens"]
+    result |= {
+        "step_s_min": min(m["step_s"] for m in timed),
+        "step_s_max": max(m["step_s"] for m in timed),
+        "rollout_ms_per_token": 1000 * result["rollout_s"] / length,
+        "rollout_limit_ms_per_token": 1000 * result["rollout_limit_s"] / length,
+        "tokens_per_s": tokens / result["rollout_s"],
+        "tokens_limit_per_s": tokens / result["rollout_limit_s"],
+        "steps_per_hour": 3600 / result["step_s"],
+        "steps_limit_per_hour": 3600 / result["step_limit_s"],
+        "compile_s": max(0.0, own[0]["step_s"] - result["step_s"]),
+        "compilations": own[0]["compilations"],
+        "recompilations": sum(m["compilations"] for m in own[1:]),
+        "peak_bytes": own[-1]["peak_bytes"],
+    }
+    if peer is not None:
+        result |= _comparison(config, timed, peer)
+    return result
+
+
+def _comparison(config: BenchmarkConfig, own: Measurements, peer: Measurements) -> dict[str, Any]:
+    """Returns the figures of the peer; a ratio is ours / the peer's, so below 1 ours is faster."""
+    own_seconds = [m["step_s"] for m in own]
+    seconds = [m["step_s"] for m in peer[1 + config.warmup :]]
+    ratios = [ours / theirs for ours, theirs in zip(own_seconds, seconds, strict=True)]
+    return {
+        "peer": config.peer,
+        "peer_step_s": statistics.median(seconds),
+        "peer_step_s_min": min(seconds),
+        "peer_step_s_max": max(seconds),
+        "peer_peak_bytes": peer[-1]["peak_bytes"],
+        "step_ratio": statistics.median(own_seconds) / statistics.median(seconds),
+        "step_ratio_min": min(ratios),
+        "step_ratio_max": max(ratios),
+    }
+
+
+def print_json(result: Mapping[str, Any]) -> None:
+    """Prints the figures as one object on one line."""
+    sys.stdout.write(json.dumps(result) + "\n")
+    sys.stdout.flush()
+
+
+def print_table(result: Mapping[str, Any]) -> None:
+    """Prints the figures for a person."""
+    sys.stdout.write("\n".join([*_heading(result), "", *_against_limits(result), "", *_others(result), ""]))
+    sys.stdout.flush()
+
+
+def _heading(result: Mapping[str, Any]) -> list[str]:
+    trained = "all weights" if result["lora_rank"] is None else f"LoRA rank {result['lora_rank']}"
+    base = "" if result["quantization"] is None else f" on {result['quantization']}"
+    prompts, generations = result["prompts"], result["generations"]
+    arithmetic = result["arithmetic_flop_per_s"] / 1e9
+    return [
+        f"{result['model']}, {result['dtype']}, {trained}{base}, on {result['device']}",
+        f"{prompts} prompts x {generations} completions of {result['prompt_tokens']} + {result['completion_tokens']} "
+        f"tokens, {result['micro_batch_size']} prompts at once, medians of {result['steps']} steps",
+        f"this device: {format_bytes(result['bandwidth_bytes_per_s'])}/s, {arithmetic:,.0f} GFLOP/s",
+    ]
+
+
+def _against_limits(result: Mapping[str, Any]) -> list[str]:
+    rows = [("", "measured", "limit", "of the limit")]
+    for part in _PARTS:
+        if f"{part}_s" not in result:
+            continue
+        percent = f"{result[f'{part}_percent']:.0f} %"
+        rows.append((part, _seconds(result[f"{part}_s"]), _seconds(result[f"{part}_limit_s"]), percent))
+        if part == "rollout":
+            token, limit = result["rollout_ms_per_token"], result["rollout_limit_ms_per_token"]
+            rows.append(("  a token of all rows", f"{token:.3g} ms", f"{limit:.3g} ms", ""))
+            rows.append(("  tokens/s", f"{result['tokens_per_s']:,.0f}", f"{result['tokens_limit_per_s']:,.0f}", ""))
+    rows.append(("steps/hour", f"{result['steps_per_hour']:,.0f}", f"{result['steps_limit_per_hour']:,.0f}", ""))
+    return _aligned(rows)
+
+
+def _others(result: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"compilation  {format_duration(result['compile_s'])}, {result['compilations']} programs, "
+        f"{result['recompilations']} again after the first step",
+        f"memory       {format_bytes(result['peak_bytes'])} at most",
+    ]
+    if "peer" in result:
+        ours = _spread(result, "step_s", _seconds)
+        theirs = _spread(result, "peer_step_s", _seconds)
+        lines += [
+            "",
+            f"step, ours   {ours}, {format_bytes(result['peak_bytes'])}",
+            f"step, {result['peer']:<6} {theirs}, {format_bytes(result['peer_peak_bytes'])}",
+            f"ratio        {_spread(result, 'step_ratio', '{:.2f}'.format)}",
+        ]
+    return lines
+
+
+def _spread(result: Mapping[str, Any], name: str, shown: Any) -> str:
+    return f"{shown(result[name])} ({shown(result[f'{name}_min'])} to {shown(result[f'{name}_max'])})"
+
+
+def _seconds(seconds: float) -> str:
+    """Shows a time span in full digits, since differences of a few percent matter here."""
+    if seconds < 0.1:
+        return f"{1000 * seconds:.3g} ms"
+    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Returns the rows with their first column to the left, the others to the right."""
+    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
+
+    def line(name: str, *cells: str) -> str:
+        return "  ".join([name.ljust(first), *(c.rjust(w) for c, w in zip(cells, others, strict=True))]).rstrip()
+
+    return [line(*row) for row in rows]

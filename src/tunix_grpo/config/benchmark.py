@@ -1,0 +1,144 @@
+"""The settings of `scripts/benchmark.py`; their values are in `conf/benchmark.yaml` and the groups of training."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from operator import attrgetter
+from typing import Any
+
+from tunix_grpo.config import relations, rules
+from tunix_grpo.config.loading import Loader, build
+from tunix_grpo.config.relations import Relation, show
+from tunix_grpo.config.rules import Advice
+from tunix_grpo.config.schema import MAX_SEED, GrpoConfig, MeshConfig, ModelConfig, OptimizerConfig
+
+PEERS = ("trl", "tunix")
+# What the peers are driven with, and only with.
+_PEERS_NEED = {
+    "model.random_weights": False,
+    "model.quantization": None,
+    "model.lora_target_modules": "all",
+    "grpo.num_iterations": 1,
+    "generation.top_p": 1.0,
+    "generation.top_k": None,
+}
+_CPU_SIZES = {"prompt": 64, "completion": 64, "steps": 3}
+_SIZES = {"prompt": 256, "completion": 512, "steps": 5}
+
+
+@dataclass(kw_only=True, slots=True)
+class BatchConfig:
+    """How many prompts a step has, and how they pass through the model."""
+
+    micro_batch_size: int = rules.number(minimum=1, advice=Advice(1, 16))
+    """Prompts per device that pass through the model at once, 1 to 16 by GPU memory."""
+    gradient_accumulation_steps: int = rules.number(minimum=1)
+    """Micro batches per update, 1 or more."""
+    remat: str = rules.choice("none", "block", "full")
+    """What an update computes again instead of keeping it, as in training: none, block or full."""
+
+
+@dataclass(kw_only=True, slots=True)
+class LengthsConfig:
+    """How long prompts and completions are, and how tokens are drawn."""
+
+    max_prompt_length: int | None = rules.number(minimum=1, hint="null chooses by device")
+    """Tokens of a prompt, 1 or more; null is 64 on a CPU, 256 elsewhere."""
+    max_generation_steps: int | None = rules.number(minimum=1, hint="null chooses by device")
+    """Tokens of a completion, all of them generated, 1 or more; null is 64 on a CPU, 512 elsewhere."""
+    temperature: float = rules.number(minimum=0)
+    """Divides the logits before sampling, 0 or more; 0 is greedy."""
+    top_p: float = rules.number(above=0, maximum=1)
+    """Probability mass that sampling is restricted to, in (0, 1]; 1 is all."""
+    top_k: int | None = rules.number(minimum=1, hint="null samples from all tokens")
+    """Number of likeliest tokens that sampling is restricted to, 1 or more; null is all."""
+
+
+@dataclass(kw_only=True, slots=True)
+class BenchmarkConfig:
+    """What is timed, on which work, and beside which other program."""
+
+    peer: str | None = rules.choice(*PEERS)
+    """The program that does the same work in turns: trl or tunix; null is none."""
+    steps: int | None = rules.number(minimum=1, hint="null chooses by device")
+    """Timed steps, 1 or more; null is 3 on a CPU, 5 elsewhere."""
+    warmup: int = rules.number(minimum=0)
+    """Steps after the first, compiling one that are not timed either, 0 or more."""
+    json: bool
+    """Prints one JSON object instead of the table."""
+    seed: int = rules.number(minimum=0, maximum=MAX_SEED)
+    """Of weights, prompts and completions."""
+    device: str = rules.choice("cuda", "cpu", "tpu", "auto")
+    """cuda, cpu, tpu, or auto for the best one present."""
+    jax_cache: str | None = rules.path(hint="give a folder, or null for none")
+    """Folder of compiled programs, to time a warm start; null compiles anew."""
+    model: ModelConfig
+    training: BatchConfig
+    optimizer: OptimizerConfig
+    grpo: GrpoConfig
+    generation: LengthsConfig
+    mesh: MeshConfig
+
+    def on(self, platform: str) -> "BenchmarkConfig":
+        """Returns the config with what depends on the device filled in.
+
+        Args:
+            platform: what JAX calls the device: cpu, gpu or tpu.
+        """
+        sizes = _CPU_SIZES if platform == "cpu" else _SIZES
+        generation = replace(
+            self.generation,
+            max_prompt_length=self.generation.max_prompt_length or sizes["prompt"],
+            max_generation_steps=self.generation.max_generation_steps or sizes["completion"],
+        )
+        return replace(self, steps=self.steps or sizes["steps"], generation=generation)
+
+    def total_steps(self) -> int:
+        """Returns the steps with the first one and those of the warm-up; `on` has filled in the timed ones."""
+        return 1 + self.warmup + self.steps
+
+    def prompts_per_step(self, data_parallel_devices: int) -> int:
+        """Returns P: micro_batch_size x gradient_accumulation_steps x data-parallel devices."""
+        per_device = self.training.micro_batch_size * self.training.gradient_accumulation_steps
+        return per_device * data_parallel_devices
+
+    def completions_per_step(self, data_parallel_devices: int) -> int:
+        """Returns P x G."""
+        return self.prompts_per_step(data_parallel_devices) * self.grpo.num_generations
+
+
+def to_values(config: BenchmarkConfig) -> dict[str, Any]:
+    """Returns the settings by dotted key, as JSON can carry them to another process."""
+    return {key: attrgetter(key)(config) for key in load.settings()}
+
+
+def from_values(values: Mapping[str, Any]) -> BenchmarkConfig:
+    """Returns the config that `to_values` took apart."""
+    return build(BenchmarkConfig, values)
+
+
+def _peer_can(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the settings that the chosen peer does not have."""
+    peer = values.get("peer")
+    if peer not in PEERS:
+        return
+    for key, needed in _PEERS_NEED.items():
+        if key in values and values[key] != needed:
+            reason = "it reads the weights of a directory" if key == "model.random_weights" else "it is timed without"
+            yield f"{key}={show(values[key])} and peer={peer}: {reason}; give {key}={show(needed)}, or peer=null"
+
+
+load = Loader(
+    schema=BenchmarkConfig,
+    checks=(
+        partial(
+            relations.check_relations,
+            (
+                Relation(relations.WEIGHTS, relations.weights_exist),
+                Relation(("model.quantization", "model.lora_rank"), relations.quantized_base_is_frozen),
+            ),
+        ),
+        _peer_can,
+    ),
+    strict=False,  # the groups that training reads too say more of a run than its steps
+)
