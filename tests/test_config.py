@@ -315,7 +315,7 @@ WRONG = [
     (["generation.top_k=0"], "generation.top_k=0: must be at least 1; null samples from all"),
     (["generation.top_p=0"], "generation.top_p=0.0: must be above 0 and at most 1"),
     (["generation.temperature=-1"], "generation.temperature=-1.0: must be at least 0"),
-    (["model=hf"], "model.path=null and model.hub_id=null: no model to start from; give"),
+    (["model=hf"], "model.hub_id=null and model.kaggle_id=null: no model to start from; give"),
     (["model.lora_rank=0"], "model.lora_rank=0: must be at least 1; null trains all weights"),
     (["model.lora_alpha=0"], "model.lora_alpha=0.0: must be above 0"),
     (["model.lora_target_modules='(q|k'"], "is neither one of all, attention, mlp nor a regular"),
@@ -407,6 +407,19 @@ def test_unusual_values_are_warned_about_and_used(compose, caplog, override, war
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert caplog.messages[0].startswith(override.replace("=0", "=0.0"))
     assert warning in caplog.messages[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "warning"),
+    [
+        ("model.path=/models/a", "model.revision has no effect on a local directory; set model.path=null to use it"),
+        ("model.kaggle_id=a/b/transformers/c", "a revision belongs to model.hub_id; give the version of a Kaggle"),
+    ],
+)
+def test_a_revision_of_something_else_than_the_hub_is_warned_about(compose, caplog, source, warning):
+    assert compose("model=hf", source, "model.revision=main").model.revision == "main"
+    (message,) = caplog.messages
+    assert message.startswith(f"model.revision=main and {source}: {warning}")
 
 
 def test_numbers_may_be_written_in_any_way(compose):

@@ -22,6 +22,7 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from families import SHAPES, one_device_mesh, write_model
+from kaggle_server import serving
 from test_tokenizers import write_tokenizer
 from tunix_grpo import export as exporting
 from tunix_grpo import publishing
@@ -30,7 +31,7 @@ from tunix_grpo.config import Config
 from tunix_grpo.config.export import ExportConfig
 from tunix_grpo.errors import UserError
 from tunix_grpo.export import compare, export
-from tunix_grpo.models import Model, load_model, saving
+from tunix_grpo.models import Model, load_model, resolve_directory, saving
 from tunix_grpo.resuming import model_identity
 from tunix_grpo.saved_runs import choose_step, open_run
 from tunix_grpo.trackers import write_config
@@ -87,7 +88,7 @@ def make_run(compose, tmp_path) -> Callable[..., Run]:
             *overrides,
         )
         write_config(config, folder)
-        model = load_model(config.model, Path(config.model.path), one_device_mesh(), config.seed)
+        model = load_model(config.model, resolve_directory(config.model), one_device_mesh(), config.seed)
         trained = nnx.state(model.actor, model.trainable)
         rng = np.random.default_rng(1)
         moved = jax.tree.map(lambda leaf: leaf + 0.1 * rng.standard_normal(leaf.shape, np.float32), trained)
@@ -317,6 +318,24 @@ def test_the_folder_is_complete(make_run, tmp_path):
     assert 'from_pretrained("out", dtype="auto")' in text
     assert "someone" not in text
     assert str(check) in text
+
+
+def test_a_base_from_kaggle_is_linked_and_found_where_it_lies(make_run, tmp_path, monkeypatch):
+    """PEFT loads a base from the hub or a folder: the adapter names the folder that Kaggle's files were put into."""
+    write_base("llama", tmp_path / "base")
+    kaggle_id = "tester/small-llama/transformers/1b"
+    with serving(tmp_path / "base", 3, tmp_path, monkeypatch):
+        run = make_run("model.path=null", f"model.kaggle_id={kaggle_id}", "model.hub_id=nobody/nothing")
+        export(request(tmp_path, format="adapter"))
+    out = tmp_path / "out"
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tmp_path / "cache" / "models" / kaggle_id / "3")
+    assert config.get("revision") is None
+    _, front, text = (out / "README.md").read_text().split("---\n", 2)
+    assert "base_model" not in yaml.safe_load(front)
+    assert f"adapter for [{kaggle_id}](https://www.kaggle.com/models/{kaggle_id}), trained" in text
+    written = transformers_logits(Path(config["base_model_name_or_path"]), out)
+    np.testing.assert_allclose(written, run.logits(), rtol=0, atol=CLOSE)
 
 
 def scored(folder: Path, scores: dict[int, float]) -> None:

@@ -184,14 +184,15 @@ def write_model(
 def write_adapter(run: SavedRun, model: Model, folder: Path) -> Callable[[], decoder.Weights]:
     """Writes PEFT's files."""
     settings = run.config.model
+    from_hub = settings.path is None and settings.kaggle_id is None
     saving.write_adapter(
         folder,
         model.spec,
         _leaves(model),
         rank=settings.lora_rank,
         alpha=settings.lora_alpha,
-        base=settings.hub_id if settings.path is None else str(model.directory),
-        revision=settings.revision if settings.path is None else None,
+        base=settings.hub_id if from_hub else str(model.directory),
+        revision=settings.revision if from_hub else None,
         multimodal="text_config" in weights.read_config(model.directory),
     )
 

@@ -81,6 +81,8 @@ def _base(config: Config) -> str:
     model = config.model
     if model.path is not None:
         return f"`{model.name}`"
+    if model.kaggle_id is not None:
+        return f"[{model.kaggle_id}](https://www.kaggle.com/models/{model.kaggle_id})"
     at = f" at revision `{model.revision}`" if model.revision else ""
     return f"[{model.hub_id}](https://huggingface.co/{model.hub_id}){at}"
 
@@ -88,7 +90,7 @@ def _base(config: Config) -> str:
 def _front_matter(config: Config, adapter: bool) -> str:
     """Returns what the hub reads of a card."""
     content: dict[str, Any] = {"library_name": "peft" if adapter else "transformers"}
-    if config.model.path is None:
+    if config.model.path is None and config.model.kaggle_id is None:
         content["base_model"] = config.model.hub_id
     content |= {"pipeline_tag": "text-generation", "tags": ["grpo", "tunix-grpo"]}
     return f"---\n{yaml.safe_dump(content, sort_keys=False)}---"

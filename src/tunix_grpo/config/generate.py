@@ -132,11 +132,12 @@ _ERRORS = (
     Relation(("question", "file"), _one_source),
     Relation(("samples", "show_prompt"), _something_to_do),
     Relation(("step", "run"), _steps_of_a_run),
-    Relation(("model.path", "model.hub_id"), relations.weights_exist),
+    Relation(relations.WEIGHTS, relations.weights_exist),
 )
 _WARNINGS = (
     Relation(("samples", "generation.temperature"), _samples_differ),
     Relation(("model.revision", "model.path"), relations.revision_is_read),
+    Relation(("model.revision", "model.kaggle_id"), relations.revision_is_of_the_hub),
 )
 load = Loader(
     schema=GenerateConfig,

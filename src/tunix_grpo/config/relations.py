@@ -33,6 +33,7 @@ TASK_HINTS = {
     "num_questions": "task.num_questions=10000",
     "max_operand": "task.max_operand=100",
 }
+WEIGHTS = ("model.path", "model.hub_id", "model.kaggle_id")
 NO_SIGNAL = "all completions of a prompt will be the same, so there is nothing to learn from"
 
 
@@ -55,9 +56,9 @@ def assignments(keys: tuple[str, ...], values: Mapping[str, Any]) -> str:
     return " and ".join(f"{key}={show(values[key])}" for key in keys)
 
 
-def weights_exist(path: str | None, hub_id: str | None) -> str | None:
+def weights_exist(path: str | None, hub_id: str | None, kaggle_id: str | None) -> str | None:
     """Checks that there is a model to start from."""
-    if path is None and hub_id is None:
+    if path is None and hub_id is None and kaggle_id is None:
         return "no model to start from; give model.path=DIRECTORY or model.hub_id=OWNER/NAME"
     return None
 
@@ -107,6 +108,13 @@ def revision_is_read(revision: str | None, path: str | None) -> str | None:
     return None
 
 
+def revision_is_of_the_hub(revision: str | None, kaggle_id: str | None) -> str | None:
+    """Notices that a revision was given for weights that come from Kaggle."""
+    if revision is not None and kaggle_id is not None:
+        return "a revision belongs to model.hub_id; give the version of a Kaggle model as a part of its id"
+    return None
+
+
 def enough_heldout(num_evaluated: int, num_questions: int | None, fraction: float | None) -> str | None:
     """Notices that fewer questions are held out than an evaluation asks for."""
     if num_questions is None or fraction is None:
@@ -118,7 +126,7 @@ def enough_heldout(num_evaluated: int, num_questions: int | None, fraction: floa
 
 
 ERRORS = (
-    Relation(("model.path", "model.hub_id"), weights_exist),
+    Relation(WEIGHTS, weights_exist),
     Relation(("model.quantization", "model.lora_rank"), quantized_base_is_frozen),
     Relation(("reward.custom.path", "reward.custom.function"), custom_reward_complete),
     Relation(("task.name", "task.path", "task.dataset"), data_exists),
@@ -128,6 +136,7 @@ WARNINGS = (
     Relation(("generation.temperature",), warm_enough),
     Relation(("generation.top_k",), wide_enough),
     Relation(("model.revision", "model.path"), revision_is_read),
+    Relation(("model.revision", "model.kaggle_id"), revision_is_of_the_hub),
     Relation(("evaluation.num_questions", "task.num_questions", "task.heldout_fraction"), enough_heldout),
 )
 

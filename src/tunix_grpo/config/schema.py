@@ -23,10 +23,11 @@ class ModelConfig:
     name: str = rules.text(hint="it labels the run")
     """Label of the model in logs and checkpoints."""
     path: str | None = rules.path(hint="give a Hugging Face directory, or null for model.hub_id")
-    """Hugging Face directory with config.json and safetensors; `bundled:tiny` is the bundled model;
-    null downloads `hub_id`."""
+    """Hugging Face directory, or `bundled:tiny`, the bundled model; null downloads `kaggle_id` or `hub_id`."""
+    kaggle_id: str | None = rules.text(hint="give an id such as google/gemma-3/transformers/gemma-3-1b-it, or null")
+    """Kaggle model OWNER/MODEL/FRAMEWORK/VARIATION[/VERSION] of Hugging Face files, read when `path` is null."""
     hub_id: str | None = rules.text(hint="give an id such as google/gemma-3-1b-it, or null")
-    """Hugging Face hub id, read when `path` is null."""
+    """Hugging Face hub id, read when `path` and `kaggle_id` are null."""
     revision: str | None = rules.text(hint="give a branch, tag or commit, or null for the newest")
     """Branch, tag or commit of `hub_id`; null is the newest."""
     tokenizer: str | None = rules.path(hint="give a directory, or null for the model's own")
@@ -61,6 +62,9 @@ class TrainingConfig:
     """How often `num_batches` steps are made, 1 to 10."""
     gradient_accumulation_steps: int = rules.number(minimum=1)
     """Micro batches per update, 1 or more."""
+    remat: str = rules.choice("none", "block", "full")
+    """What an update computes again instead of keeping it: none of it, all of a layer but its wide matrix products
+    (block), or all but the layers' inputs (full): the least memory."""
     checkpoint_dir: str = rules.path(hint="give a folder such as ./checkpoints/ckpts/")
     """Folder of the checkpoints."""
     save_interval_steps: int = rules.number(minimum=1, advice=Advice(1, 1000))

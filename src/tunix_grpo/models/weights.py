@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,20 @@ _TEXT_PREFIX = re.compile(r"^(?:model\.language_model\.|language_model\.model\.)
 _NOT_TEXT = re.compile(r"(?:^|\.)(?:vision_tower|multi_modal_projector|vision_model)\.|rotary_emb\.inv_freq$")
 
 
+class _Stored(NamedTuple):
+    """A tensor in a file: the file, its name there, its shape, and its type in safetensors' words, such as BF16."""
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def read(self) -> np.ndarray:
+        # The file is closed again, so that the pages of it that were read do not stay in this process's memory.
+        with _open(self.file) as opened:
+            return opened.get_tensor(self.name)
+
+
 def read_config(directory: Path) -> dict:
     """Returns the parsed config.json of a model directory."""
     if not directory.is_dir():
@@ -37,28 +52,27 @@ def read_config(directory: Path) -> dict:
 
 
 def load_module(spec: DecoderSpec, directory: Path, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> nnx.Module:
-    """Returns Tunix's module with the directory's weights, in `dtype`, placed on the mesh leaf by leaf."""
+    """Returns Tunix's module with the directory's weights, in `dtype`, placed on the mesh leaf by leaf.
+
+    Beside what the mesh holds, the host's memory never has more than the tensors of one leaf.
+    """
     table = tensors(spec)
     stored = _checked(spec, table, _index(directory), directory)
     module = abstract_module(spec)
     shardings = _shardings(module, mesh)
 
-    def leaves() -> Iterator[tuple[tuple, jax.Array]]:
-        for tensor in table:
-            arrays = [_read(*stored[name]) for name in tensor.names]
-            leaf = np.ascontiguousarray(tensor.load(arrays)).astype(dtype)
-            yield tensor.path, jax.device_put(leaf, shardings[tensor.path])
+    def placed(tensor: Tensor) -> jax.Array:
+        arrays = [stored[name].read() for name in tensor.names]
+        leaf = np.asarray(tensor.load(arrays), dtype, order="C")
+        return jax.device_put(leaf, shardings[tensor.path])
 
-    return _filled(module, dict(leaves()))
+    return _filled(module, {tensor.path: placed(tensor) for tensor in table})
 
 
 def stored_types(spec: DecoderSpec, directory: Path) -> dict[str, str]:
     """Returns the type of every tensor of the table in the directory's files, in safetensors' words, such as BF16."""
-    types = {}
-    for plain, (file, name) in _checked(spec, tensors(spec), _index(directory), directory).items():
-        with _open(file) as opened:
-            types[plain] = opened.get_slice(name).get_dtype()
-    return types
+    stored = _checked(spec, tensors(spec), _index(directory), directory)
+    return {plain: tensor.dtype for plain, tensor in stored.items()}
 
 
 def random_module(spec: DecoderSpec, seed: int, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> nnx.Module:
@@ -79,10 +93,24 @@ def random_module(spec: DecoderSpec, seed: int, mesh: jax.sharding.Mesh, dtype: 
     return _filled(module, dict(leaves()))
 
 
+class _OneKey(nnx.RngStream):
+    """Random keys that are all the same, for shapes alone: flax counts keys, in a trace at a cost that grows with their
+    number squared (7 seconds for Gemma 3 27B)."""
+
+    def __call__(self) -> jax.Array:
+        return self.key[...]
+
+
 def abstract_module(spec: DecoderSpec) -> nnx.Module:
     """Returns Tunix's module with shapes instead of arrays."""
     module, config = module_class(spec)
-    return nnx.eval_shape(lambda: module(config, rngs=nnx.Rngs(0)))
+
+    def made() -> nnx.Module:
+        rngs = nnx.Rngs(0)
+        rngs.default = _OneKey(0, tag="default")
+        return module(config, rngs=rngs)
+
+    return nnx.eval_shape(made)
 
 
 def _filled(module: nnx.Module, leaves: dict[tuple, jax.Array]) -> nnx.Module:
@@ -108,8 +136,8 @@ def fitting_sharding(
     return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*kept))
 
 
-def _index(directory: Path) -> dict[str, Path]:
-    """Returns tensor name -> file, of the files that the index names, of model.safetensors, or of all there are."""
+def _index(directory: Path) -> list[_Stored]:
+    """Returns the tensors of the files that the index names, of model.safetensors, or of all there are."""
     index = directory / "model.safetensors.index.json"
     if index.is_file():
         files = _read_json(index).get("weight_map")
@@ -131,11 +159,13 @@ def _index(directory: Path) -> dict[str, Path]:
                 "convert the model to safetensors"
             )
         raise UserError(f"{directory}: no *.safetensors file; model.path wants a Hugging Face model directory")
-    names = {}
-    for shard in shards:
-        with _open(shard) as file:
-            names |= {name: shard for name in file.keys()}  # noqa: SIM118 (not a dict)
-    return names
+    return [tensor for shard in shards for tensor in _tensors_of(shard)]
+
+
+def _tensors_of(file: Path) -> list[_Stored]:
+    with _open(file) as opened:
+        slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+        return [_Stored(file, name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()]
 
 
 def _read_json(file: Path) -> dict:
@@ -155,35 +185,26 @@ def _open(file: Path):
         raise UserError(f"{file}: not a whole safetensors file ({error}); download it again") from error
 
 
-def _read(file: Path, name: str) -> np.ndarray:
-    with _open(file) as tensors_of_file:
-        return tensors_of_file.get_tensor(name)
-
-
-def _checked(
-    spec: DecoderSpec, table: list[Tensor], files: dict[str, Path], directory: Path
-) -> dict[str, tuple[Path, str]]:
-    """Returns, per name in the table, the file and the tensor's name in it.
+def _checked(spec: DecoderSpec, table: list[Tensor], found: list[_Stored], directory: Path) -> dict[str, _Stored]:
+    """Returns, per name in the table, the tensor that is stored for it.
 
     Raises:
         UserError: naming tensors that are missing, extra or of another shape than config.json promises.
     """
     stored = {}
-    for name, file in files.items():
-        plain = _TEXT_PREFIX.sub("model.", name).removeprefix("language_model.")
-        if not _NOT_TEXT.search(name) and not (plain == "lm_head.weight" and spec.tied_head):
-            stored[plain] = (file, name)
+    for tensor in found:
+        plain = _TEXT_PREFIX.sub("model.", tensor.name).removeprefix("language_model.")
+        if not _NOT_TEXT.search(tensor.name) and not (plain == "lm_head.weight" and spec.tied_head):
+            stored[plain] = tensor
     wanted = {name: shape for t in table for name, shape in zip(t.names, t.shapes, strict=True)}
     if missing := sorted(set(wanted) - set(stored)):
         raise UserError(f"{directory}: {_some(missing)} missing from the weights")
     if extra := sorted(set(stored) - set(wanted)):
         raise UserError(f"{directory}: {_some(extra)} not part of a {spec.family} model")
     for plain, shape in wanted.items():
-        file, name = stored[plain]
-        with _open(file) as opened:
-            found = tuple(opened.get_slice(name).get_shape())
-        if found != shape:
-            raise UserError(f"{file}: {name} has shape {list(found)}, but config.json promises {list(shape)}")
+        file, name, stored_shape, _ = stored[plain]
+        if stored_shape != shape:
+            raise UserError(f"{file}: {name} has shape {list(stored_shape)}, but config.json promises {list(shape)}")
     return stored
 
 

@@ -1,0 +1,176 @@
+"""Where a model's directory comes from: a path, the package itself, Kaggle, or the Hugging Face hub."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tunix_grpo.config import ModelConfig
+from tunix_grpo.config.rules import BUNDLED
+from tunix_grpo.errors import UserError
+
+_ASSETS = Path(__file__).parent.parent / "assets"
+_KAGGLE_ID = re.compile(r"(?:\w[\w.-]*/){3}\w[\w.-]*(?:/[1-9]\d*)?")
+_WAY_OUT = "download it elsewhere and give its folder as model.path=DIR"
+_log = logging.getLogger(__name__)
+
+
+def resolve_directory(config: ModelConfig) -> Path:
+    """Returns the local directory of a model: its path, the bundled one, or a (cached) download.
+
+    Raises:
+        UserError: no such directory, no network, a gated or unknown model; one sentence that says what to do.
+    """
+    if config.path is not None:
+        if config.path.startswith(BUNDLED):
+            return _ASSETS / config.path.removeprefix(BUNDLED)
+        directory = Path(config.path).expanduser()
+        if not directory.is_dir():
+            raise UserError(f"model.path={config.path}: no such directory; give a Hugging Face model directory")
+        return directory
+    if config.kaggle_id is not None:
+        return _from_kaggle(config.kaggle_id)
+    if config.hub_id is None:
+        raise UserError(
+            "model.path, model.kaggle_id and model.hub_id are all null; set model.path=DIR or model.hub_id=OWNER/NAME"
+        )
+    if config.random_weights:
+        return _shapes(config.hub_id)
+    return _from_hub(config.hub_id, config.revision)
+
+
+def _shapes(hub_id: str) -> Path:
+    """Returns a bundled folder that holds nothing but the config.json of a known model: enough for random weights."""
+    folder = _ASSETS / "shapes" / hub_id.replace("/", "--")
+    if not folder.is_dir():
+        known = ", ".join(sorted(path.name.replace("--", "/") for path in folder.parent.iterdir()))
+        raise UserError(
+            f"model.random_weights=true: the shapes of model.hub_id={hub_id} are not known here; known are {known}; "
+            "give a folder with its config.json as model.path=DIR"
+        )
+    return folder
+
+
+def _from_hub(hub_id: str, revision: str | None) -> Path:
+    import huggingface_hub
+    from huggingface_hub import errors
+    from huggingface_hub.utils import logging as hub_logging
+
+    hub_logging.set_verbosity_error()  # its retries are no news; what they come to is
+    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja"]
+    try:
+        return Path(huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+    except errors.GatedRepoError as error:
+        raise UserError(
+            f"model.hub_id={hub_id} is gated: accept its terms on https://huggingface.co/{hub_id}, then log in with "
+            "`hf auth login` (or set HF_TOKEN)"
+        ) from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        at = f" at revision {revision}" if revision else ""
+        raise UserError(
+            f"model.hub_id={hub_id}{at} does not exist on the hub, or needs a login (`hf auth login`)"
+        ) from error
+    except errors.HFValidationError as error:
+        raise UserError(f"model.hub_id={hub_id!r} is not a hub id of the form OWNER/NAME") from error
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+        raise UserError(f"model.hub_id={hub_id} could not be downloaded (no network?); {_WAY_OUT}") from error
+
+
+# --- Kaggle ---
+
+
+def _from_kaggle(kaggle_id: str) -> Path:
+    """Returns kagglehub's folder of a model; without a network, that of the version asked for, or the newest it has."""
+    import requests
+
+    if not _KAGGLE_ID.fullmatch(kaggle_id):
+        raise _not_an_id(kaggle_id)
+    with _quiet_kagglehub():
+        import kagglehub
+        from kagglehub import exceptions
+        from kagglehub.handle import parse_model_handle
+
+        handle = parse_model_handle(kaggle_id)
+        try:
+            handle.framework_enum()
+        except ValueError as error:
+            raise _not_an_id(kaggle_id) from error
+        try:
+            return Path(kagglehub.model_download(kaggle_id)).absolute()
+        except requests.HTTPError as error:
+            raise _refused(kaggle_id, error.response.status_code) from error
+        except (exceptions.UnauthenticatedError, exceptions.CredentialError) as error:
+            raise _refused(kaggle_id, 401) from error
+        except (requests.ConnectionError, requests.Timeout) as error:
+            cached = None if handle.is_versioned() else _newest_cached(kaggle_id)
+            if cached is None:
+                raise _not_downloaded(kaggle_id, "no network?") from error
+        except exceptions.DataCorruptionError as error:
+            raise _not_downloaded(kaggle_id, "a file arrived damaged") from error
+        except (
+            exceptions.BackendError,
+            exceptions.ColabEnvironmentError,
+            exceptions.KaggleEnvironmentError,
+            exceptions.NotFoundError,
+            OSError,
+            ValueError,  # of a kaggle.json that is none, of an archive of another kind
+        ) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise _not_downloaded(kaggle_id, reason) from error
+    _log.warning("Kaggle cannot be reached; reading %s, which was downloaded earlier", cached)
+    return cached
+
+
+def _not_an_id(kaggle_id: str) -> UserError:
+    return UserError(
+        f"model.kaggle_id={kaggle_id!r} is not of the form OWNER/MODEL/FRAMEWORK/VARIATION (a /VERSION may follow), "
+        "such as google/gemma-3/transformers/gemma-3-1b-it"
+    )
+
+
+def _refused(kaggle_id: str, status: int) -> UserError:
+    """Returns what an answer of Kaggle other than a success comes to; of what is not open to all it may deny all."""
+    page = f"https://www.kaggle.com/models/{kaggle_id}"
+    if status in (401, 403):
+        return UserError(
+            f"model.kaggle_id={kaggle_id} is not open to you: accept its licence on {page}, and log in with the token "
+            "of https://www.kaggle.com/settings, in KAGGLE_API_TOKEN or in ~/.kaggle/kaggle.json"
+        )
+    if status == 404:
+        return UserError(f"model.kaggle_id={kaggle_id} does not exist on Kaggle; look at {page}")
+    return _not_downloaded(kaggle_id, f"Kaggle answers {status}")
+
+
+def _not_downloaded(kaggle_id: str, reason: str) -> UserError:
+    return UserError(f"model.kaggle_id={kaggle_id} could not be downloaded ({reason}); {_WAY_OUT}")
+
+
+def _newest_cached(kaggle_id: str) -> Path | None:
+    """Returns the folder of the newest version that kagglehub has downloaded in full, if any."""
+    from kagglehub.cache import Cache
+    from kagglehub.handle import parse_model_handle
+
+    cache, handle = Cache(), parse_model_handle(kaggle_id)
+    versions = Path(cache.get_path(handle)).parent.glob("[0-9]*.complete")
+    for version in sorted((int(file.stem) for file in versions), reverse=True):
+        if (folder := cache.load_from_cache(handle.with_version(version))) is not None:
+            return Path(folder).absolute()
+    return None
+
+
+@contextlib.contextmanager
+def _quiet_kagglehub() -> Iterator[None]:
+    """Keeps kagglehub off standard output, which is for answers, and its progress bars on terminals only.
+
+    It takes the standard output of its first import for its messages.
+    """
+    with contextlib.ExitStack() as muted:
+        muted.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        if not sys.stderr.isatty():
+            muted.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        yield
