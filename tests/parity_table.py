@@ -1,10 +1,13 @@
-"""Prints the table of docs/models.md: how far our logits are from transformers', per variant and dtype.
+"""Prints the tables of docs/models.md: how far our logits are from transformers', per variant and dtype.
 
 python tests/parity_table.py
+
+With TUNIX_GRPO_SMOLLM2=DIR also that of SmolLM2's real weights.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from families import VARIANTS, load, write_model
-from test_decoder import left_padded_tokens, reference_logits
+from test_decoder import left_padded_tokens, reference_logits, smollm2_distances
 from tunix_grpo import decoder
 
 
@@ -37,6 +40,10 @@ def main() -> None:
             bfloat16 = np.abs(our_logits(Path(folder), "bfloat16", tokens, valid) - exact)[valid].mean()
             own = np.abs(reference_logits(theirs.bfloat16(), tokens, valid) - exact)[valid].mean()
         print(f"| {variant} | {float32:.1e} | {bfloat16:.4f} | {own:.4f} |", flush=True)
+    if "TUNIX_GRPO_SMOLLM2" in os.environ:
+        print("\n| SmolLM2-135M-Instruct, float32 | largest difference |\n|---|---|")
+        for name, distance in smollm2_distances(Path(os.environ["TUNIX_GRPO_SMOLLM2"])).items():
+            print(f"| {name} | {distance:.1e} |")
 
 
 if __name__ == "__main__":

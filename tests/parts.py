@@ -9,8 +9,10 @@ import numpy as np
 import optax
 
 from families import load, one_device_mesh
+from tunix_grpo.config import Config
 from tunix_grpo.data import PromptSet
 from tunix_grpo.learner import Learner, build_learner
+from tunix_grpo.models import Model
 from tunix_grpo.rewards import Reward
 from tunix_grpo.tasks.base import ExactTask, Question
 
@@ -68,13 +70,20 @@ def small_learner(
         "generation.max_generation_steps=6",
         *overrides,
     )
+    return put_together(config, load(folder, **model_changes), reward, tx or optax.sgd(0.1), prompt_width=8)
+
+
+def put_together(
+    config: Config, model: Model, reward: Callable, tx: optax.GradientTransformation, prompt_width: int
+) -> Learner:
+    """Returns a learner on one device with one reward and no task."""
     return build_learner(
         config,
         one_device_mesh(),
-        load(folder, **model_changes),
+        model,
         NumberTokenizer(),
         ExactTask("numbers", [], []),
         [Reward("mean_token", 1.0, reward)],
-        tx or optax.sgd(0.1),
-        prompt_width=8,
+        tx,
+        prompt_width=prompt_width,
     )

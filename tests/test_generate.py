@@ -21,11 +21,12 @@ from parts import NumberTokenizer
 from test_tokenizers import write_tokenizer
 from tunix_grpo.cli import checked_command_line, composed
 from tunix_grpo.config.generate import GenerateConfig, load
+from tunix_grpo.decoding import Sampling
 from tunix_grpo.errors import ConfigError, UserError
 from tunix_grpo.generate import Prompt, generate, prompt_table
 from tunix_grpo.models import Model
 from tunix_grpo.prompts import SYSTEM_PROMPT
-from tunix_grpo.rollout import RolloutEngine, Sampling, row_keys
+from tunix_grpo.rollout import RolloutEngine, row_keys
 from tunix_grpo.streaming import stream_tokens, text_pieces
 from tunix_grpo.tasks import build_task
 from tunix_grpo.tokenizers import Tokenizer, load_tokenizer
@@ -316,7 +317,7 @@ def test_a_run_brings_its_prompt_and_lengths(run_folder):
         (["model=tiny", "question=a", "training.seed=1"], "training.seed=1: unknown setting; did you mean seed?"),
         (["model=tiny", "question=a", "generation.temprature=1"], "did you mean generation.temperature?"),
         (["model=tiny", "question=a", "task.dataset=x"], "task.dataset=x: unknown setting"),
-        (["model=hf", "question=a"], "model.path=null and model.hub_id=null: no model to start from"),
+        (["model=hf", "question=a"], "model.hub_id=null and model.kaggle_id=null: no model to start from"),
     ],
 )
 def test_settings_that_cannot_work(words, problem):

@@ -10,8 +10,11 @@ import optax
 import pytest
 from flax import nnx
 
-from families import write_model
-from parts import mean_token, number_prompts, small_learner
+from families import one_device_mesh, write_model
+from parts import mean_token, number_prompts, put_together, small_learner
+from tunix_grpo.data import Completions
+from tunix_grpo.learner.slots import MicroBatch
+from tunix_grpo.models import load_model, resolve_directory
 from tunix_grpo.rewards import RewardError
 
 PROMPTS = number_prompts(8)
@@ -147,14 +150,45 @@ def test_the_rollout_sees_the_updated_weights(compose, folder):
 
 
 def test_programs_are_compiled_once(compose, folder):
+    """Over 20 steps whose prompts have different lengths."""
     from tunix_grpo.devices import CompilationCounter
 
     learner = small_learner(compose, folder, "grpo.beta=0.1", lora_rank=4)
     learner.step(1, PROMPTS, ROWS[:2])
     counter = CompilationCounter()
-    for step in range(2, 6):
-        learner.step(step, PROMPTS, np.array([step, step - 2]))
+    longest = set()
+    for step in range(2, 21):
+        rows = np.array([step % 8, step % 8])
+        longest.add(max(len(PROMPTS.ids[row]) for row in rows))
+        learner.step(step, PROMPTS, rows)
+    assert len(longest) > 2
     assert counter.count == 0
+
+
+@pytest.mark.slow
+def test_an_update_of_gemma3_270m_needs_little_memory(compose):
+    """16 completions of 256 + 512 tokens, default settings: weights, optimizer and all temporaries in 3.5 GB.
+
+    As compiled for a CPU, which computes bfloat16 products in float32; a GPU needs less.
+    """
+    config = compose("model=gemma3_270m", "model.random_weights=true", "model.dtype=bfloat16", "device=cpu")
+    model = load_model(config.model, resolve_directory(config.model), one_device_mesh(), 0)
+    learner = put_together(config, model, mean_token, optax.adamw(1e-6), prompt_width=256)
+    rows, length = config.completions_per_step(1), config.generation.max_generation_steps
+    assert (rows, length) == (16, 512)
+
+    def of(shape: tuple[int, ...], dtype: type) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    completions = Completions(
+        of((4, 256), np.int32), of((4, 256), bool), of((rows, length), np.int32), of((rows,), np.int32)
+    )
+    micro = MicroBatch(completions, of((rows,), np.float32), of((rows, length), np.float32), None)
+    program = learner._accumulate.lower(learner.params, learner._frozen, None, micro).compile()
+    memory = program.memory_analysis()
+    optimizer = sum(leaf.nbytes for leaf in jax.tree.leaves(learner.optimizer_state))
+    needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes + optimizer
+    assert needed <= 3.5e9
 
 
 def test_the_reward_is_in_tunix_slots(compose, folder):

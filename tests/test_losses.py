@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,7 +50,9 @@ def plain_logprobs(model, weights, batch: Completions) -> tuple[np.ndarray, np.n
 
 def test_shared_prompts_and_chunked_head_change_nothing(model, monkeypatch):
     """Value within 1e-5, gradient within 1e-4 of the plain computation (float32, other orders of summation)."""
-    monkeypatch.setattr(losses, "_CHUNK_BYTES", 4 * 97 * 16)  # 16 tokens a chunk: several of them, the last one padded
+    monkeypatch.setattr(
+        losses, "_chunk_bytes", lambda: 4 * 97 * 16
+    )  # 16 tokens a chunk: several of them, the last one padded
     batch = small_batch()
     params = nnx.as_pure(nnx.state(model.actor))
 
@@ -72,6 +76,51 @@ def test_shared_prompts_and_chunked_head_change_nothing(model, monkeypatch):
     assert abs(value - plain_value) < 1e-5 * abs(plain_value)
     for got, wanted in zip(jax.tree.leaves(gradient), jax.tree.leaves(plain_gradient), strict=True):
         np.testing.assert_allclose(got, wanted, atol=1e-4 * max(1.0, float(np.abs(wanted).max())))
+
+
+@pytest.fixture(scope="module")
+def wide_model(tmp_path_factory):
+    """A vocabulary of 509, a number that nothing else here has."""
+    folder = tmp_path_factory.mktemp("wide")
+    write_model("gemma3", folder, num_hidden_layers=2, vocab_size=509)
+    return load(folder, lora_rank=2)
+
+
+def compiled_gradient(model, remat: str):
+    """Returns the program that an update's gradient comes from, and its inputs: adapters, the rest, a batch."""
+    trained, frozen = (nnx.as_pure(state) for state in nnx.state(model.actor, model.trainable, ...))
+
+    def total(trained, frozen, batch):
+        weights = model.decoder_weights(nnx.merge_state(trained, frozen))
+        logps, _ = completion_logprobs(model.spec, weights, batch, TEMPERATURE, remat=remat)
+        return jnp.sum(jnp.where(batch.mask(), logps, 0.0))
+
+    inputs = (jax.tree.map(lambda leaf: leaf + 0.1, trained), frozen, small_batch())
+    return jax.jit(jax.value_and_grad(total)).lower(*inputs).compile(), inputs
+
+
+def test_no_array_holds_the_logits_of_all_tokens(wide_model, monkeypatch):
+    """In the whole compiled program only the vocabulary's own matrices and one chunk of logits are that wide."""
+    monkeypatch.setattr(losses, "_chunk_bytes", lambda: 4 * 509 * 16)
+    program, _ = compiled_gradient(wide_model, "full")
+    shapes = {tuple(map(int, dims.split(","))) for dims in re.findall(r"\w+\[([\d,]+)\]", program.as_text())}
+    wide = {shape for shape in shapes if 509 in shape}
+    assert (16, 509) in wide
+    sizes = {int(np.prod(shape)) // 509 for shape in wide}
+    assert sizes <= {1, 16, wide_model.spec.embed_dim}  # 32; B x T is 36, B x prompt 48, P x prompt 16
+
+
+def test_what_is_computed_again_changes_nothing_but_memory(wide_model):
+    """Gradients within 1e-4, as they are for any other order of summation; each word needs less than the one before."""
+    results = {}
+    for remat in ("none", "block", "full"):
+        program, inputs = compiled_gradient(wide_model, remat)
+        results[remat] = (*program(*inputs), program.memory_analysis().temp_size_in_bytes)
+    for remat in ("block", "full"):
+        assert float(results[remat][0]) == pytest.approx(float(results["none"][0]), rel=1e-5)
+        for got, wanted in zip(jax.tree.leaves(results[remat][1]), jax.tree.leaves(results["none"][1]), strict=True):
+            np.testing.assert_allclose(got, wanted, atol=1e-4 * max(1.0, float(np.abs(wanted).max())))
+    assert results["none"][2] > results["block"][2] > results["full"][2]
 
 
 @pytest.mark.parametrize(

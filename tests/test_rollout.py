@@ -30,7 +30,7 @@ def learner(compose, folder):
 
 
 def sampling(**changes):
-    from tunix_grpo.rollout import Sampling
+    from tunix_grpo.decoding import Sampling
 
     return dataclasses.replace(Sampling(num_generations=4, max_tokens=6, temperature=1.0), **changes)
 

@@ -1,11 +1,11 @@
 """The model's arithmetic, once: one decoder for every supported family.
 
-Prefill, token-by-token generation, reference and update all run through `forward` and
-`decode_step`, so that rollout and trainer agree by construction. The functions are pure: they take a
-`DecoderSpec` (static) and the weights as a dictionary of arrays, and are differentiable in the weights.
+Prefill, reference and update run through `forward`, token-by-token generation through `decoding.py`, which is made of
+the same parts, so that rollout and trainer agree by construction. The functions are pure: they take a `DecoderSpec`
+(static) and the weights as a dictionary of arrays, and are differentiable in the weights.
 
 Letters in shape comments: B rows, T tokens, S earlier tokens, D embed_dim, F hidden_dim, N query heads, K key/value
-heads, R = N / K, H head_dim, V vocabulary, M prompts (each shared by B / M rows).
+heads, H head_dim, V vocabulary, M prompts (each shared by B / M rows).
 
 Weights: {"embed": [V, D], "head": [V, D] if not tied, "final_norm": [D], "layers": [one dict per layer]}; a layer
 holds norms as vectors and the projections q k v o gate up down as {"w": [in, out], possibly quantized} with, where it
@@ -18,15 +18,20 @@ float32.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import qwix
+from jax.ad_checkpoint import checkpoint_name
 
-from tunix_grpo.spec import DecoderSpec, Rope
+from tunix_grpo import attention
+from tunix_grpo.products import product
+from tunix_grpo.spec import DecoderSpec, Rope, Stack, stacks
 
 Weights = dict[str, Any]
 
@@ -34,18 +39,25 @@ _ACTIVATIONS = {
     "silu": jax.nn.silu,
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
 }
-# Finite, so that a row without any visible key (padding) gives a number instead of NaN.
-_MASKED_SCORE = -1e30
+_PROJECTIONS = "projections"  # the matrix products that remat=block keeps
+# training.remat -> what becomes of a layer's function.
+REMAT: dict[str, Callable] = {
+    "none": lambda layer: layer,
+    "block": lambda layer: jax.checkpoint(
+        layer, policy=jax.checkpoint_policies.save_only_these_names(_PROJECTIONS), prevent_cse=False
+    ),
+    "full": lambda layer: jax.checkpoint(layer, prevent_cse=False),
+}
 
 
 class Segment(NamedTuple):
     """Keys and values of consecutive tokens, after rotary embedding.
 
     Attributes:
-        keys: per layer [M, S, K, H].
-        values: per layer [M, S, K, H].
+        keys: one array per stack of layers (see `spec.stacks`), [repeats, length, M, S, K, H].
+        values: the same.
         positions: int32[M, S], each token's position in its text.
-        valid: bool[M, S], False for padding and for slots that are not written yet.
+        valid: bool[M, S], False for padding.
     """
 
     keys: tuple[jax.Array, ...]
@@ -54,33 +66,9 @@ class Segment(NamedTuple):
     valid: jax.Array
 
 
-def without_lora(weights: Weights) -> Weights:
-    """Returns the same weights with every adapter left out: the reference model."""
-
-    def bare(leaf: Any) -> Any:
-        if isinstance(leaf, dict) and "w" in leaf:
-            return {name: value for name, value in leaf.items() if name not in ("a", "b")}
-        return leaf
-
-    layers = [{name: bare(leaf) for name, leaf in layer.items()} for layer in weights["layers"]]
-    return {**weights, "layers": layers}
-
-
 def text_positions(valid: jax.Array) -> jax.Array:
     """Returns int32[B, T]: each valid token's index among the valid tokens of its row (padding: 0)."""
     return jnp.maximum(jnp.cumsum(valid, axis=-1, dtype=jnp.int32) - 1, 0)
-
-
-def empty_segment(spec: DecoderSpec, rows: int, slots: int, dtype: jnp.dtype) -> Segment:
-    """Returns a segment of `slots` unwritten places per row, for `decode_step` to fill."""
-    shape = (rows, slots, spec.num_kv_heads, spec.head_dim)
-    zeros = tuple(jnp.zeros(shape, dtype) for _ in range(spec.num_layers))
-    return Segment(
-        keys=zeros,
-        values=tuple(jnp.zeros(shape, dtype) for _ in range(spec.num_layers)),
-        positions=jnp.zeros((rows, slots), jnp.int32),
-        valid=jnp.zeros((rows, slots), bool),
-    )
 
 
 def forward(
@@ -90,95 +78,116 @@ def forward(
     positions: jax.Array,
     valid: jax.Array,
     prefix: Segment | None = None,
-    layer_wrapper: Callable = lambda function: function,
+    *,
+    attention_form: str = attention.PLAIN,
+    remat: str = "none",
 ) -> tuple[jax.Array, Segment]:
     """Runs all layers over whole rows of tokens.
+
+    Layers that are alike run in a loop over their stacked weights: compiled once, whatever their number.
 
     Args:
         tokens: int32[B, T].
         positions: int32[B, T], position of each token in its text (that of the prefix included).
         valid: bool[B, T], False for padding, on either side.
         prefix: what every row has already seen: M rows, row i of it shared by the B / M rows from i * B / M on.
-        layer_wrapper: applied to the function of one layer, for example `jax.checkpoint`.
+        attention_form: as `attention.attend` takes it.
+        remat: what is computed again in a backward pass instead of being kept: `none` of it; `block`: all of a layer
+            but its wide matrix products; `full`: all but each layer's input.
 
     Returns:
         float[B, T, D] hidden states after the final norm, and the rows' own keys and values.
     """
-    masks = _Masks(spec, positions, positions, valid, prefix)
-    angles = _angles(spec, positions)
-    x = _embed(spec, weights, tokens)
-    keys, values = [], []
-    for index, layer in enumerate(weights["layers"]):
+    angles = rotary_angles(spec, positions)
+    key_positions, key_valid = _behind(prefix and (prefix.positions, prefix.valid), positions, valid)
 
-        def run(layer: Weights, x: jax.Array, index: int = index) -> tuple[jax.Array, jax.Array, jax.Array]:
-            q, k, v = _qkv(spec, layer, x, angles[spec.ropes[index]])
-            sources = _sources(prefix, index) + [(k, v)]
-            context = _attend(spec, q, sources, masks.of(spec.windows[index]))
-            return _finish_layer(spec, layer, x, context), k, v
+    def run_layer(stack: Stack, x: jax.Array, layer: Weights, earlier: tuple[jax.Array, jax.Array] | None) -> tuple:
+        q, k, v = qkv(spec, layer, x, angles[stack.rope])
+        context = attention.attend(
+            q,
+            *_behind(earlier, k, v),
+            query_positions=positions,
+            key_positions=key_positions,
+            key_valid=key_valid,
+            window=stack.window,
+            scale=spec.attention_scale,
+            form=attention_form,
+        )
+        return finish_layer(spec, layer, x, context.reshape(*x.shape[:2], -1)), (k, v)
 
-        x, k, v = layer_wrapper(run)(layer, x)
-        keys.append(k)
-        values.append(v)
-    x = _rms_norm(spec, x, weights["final_norm"])
-    return x, Segment(tuple(keys), tuple(values), positions, valid)
+    def run_stack(stack: Stack, x: jax.Array, inputs: tuple) -> tuple[jax.Array, tuple]:
+        wrapped = REMAT[remat](functools.partial(run_layer, stack))
+        return jax.lax.scan(lambda x, part: wrapped(x, *part), x, inputs)
+
+    def run_period(period: tuple[Stack, ...], x: jax.Array, inputs: list) -> tuple[jax.Array, list]:
+        own = []
+        for stack, part in zip(period, inputs, strict=True):
+            x, keys_and_values = run_stack(stack, x, part)
+            own.append(keys_and_values)
+        return x, own
+
+    x = embed(spec, weights, tokens)
+    own = []
+    for period in stacks(spec):
+        start = len(own)
+        inputs = [
+            (_stacked(weights, stack), prefix and (prefix.keys[start + place], prefix.values[start + place]))
+            for place, stack in enumerate(period)
+        ]
+        x, keys_and_values = jax.lax.scan(functools.partial(run_period, period), x, inputs)
+        own += keys_and_values
+    x = rms_norm(spec, x, weights["final_norm"])
+    keys, values = zip(*own, strict=True)
+    return x, Segment(keys, values, positions, valid)
 
 
-def decode_step(
-    spec: DecoderSpec,
-    weights: Weights,
-    tokens: jax.Array,
-    positions: jax.Array,
-    slot: jax.Array,
-    cache: Segment,
-    prefix: Segment,
-) -> tuple[jax.Array, Segment]:
-    """Runs all layers over one new token per row.
+def _behind(earlier: tuple[jax.Array, jax.Array] | None, *own: jax.Array) -> tuple[jax.Array, ...]:
+    """Returns arrays [B, T, ...] behind those of what their rows have seen before, [M, S, ...], if anything."""
+    if earlier is None:
+        return own
+    shared = (jnp.repeat(old, new.shape[0] // old.shape[0], axis=0) for old, new in zip(earlier, own, strict=True))
+    return tuple(jnp.concatenate(pair, axis=1) for pair in zip(shared, own, strict=True))
 
-    Args:
-        tokens: int32[B], the new tokens.
-        positions: int32[B], their positions.
-        slot: int32[], the place in the cache where this token's keys and values go.
-        cache: what the rows themselves have generated so far (B rows).
-        prefix: the prompts (M rows, each shared by B / M rows).
 
-    Returns:
-        float[B, D] hidden states after the final norm, and the cache with the slot written.
+def _stacked(weights: Weights, stack: Stack) -> Weights:
+    """Returns the weights of a stack's layers as one dictionary of arrays [repeats, length, ...].
+
+    Where only some of the layers have an adapter, the others get one that is zero.
     """
-    positions = positions[:, None]
-    cache = cache._replace(
-        positions=jax.lax.dynamic_update_slice(cache.positions, positions, (0, slot)),
-        valid=jax.lax.dynamic_update_slice(cache.valid, jnp.ones_like(positions, bool), (0, slot)),
-    )
-    masks = _Masks(spec, positions, cache.positions, cache.valid, prefix)
-    angles = _angles(spec, positions)
-    x = _embed(spec, weights, tokens[:, None])
-    keys, values = [], []
-    for index, layer in enumerate(weights["layers"]):
-        q, k, v = _qkv(spec, layer, x, angles[spec.ropes[index]])
-        keys.append(jax.lax.dynamic_update_slice(cache.keys[index], k, (0, slot, 0, 0)))
-        values.append(jax.lax.dynamic_update_slice(cache.values[index], v, (0, slot, 0, 0)))
-        sources = _sources(prefix, index) + [(keys[-1], values[-1])]
-        context = _attend(spec, q, sources, masks.of(spec.windows[index]))
-        x = _finish_layer(spec, layer, x, context)
-    x = _rms_norm(spec, x, weights["final_norm"])
-    return x[:, 0], cache._replace(keys=tuple(keys), values=tuple(values))
+    layers = [weights["layers"][layer] for period in stack.layers for layer in period]
+
+    def together(*leaves: jax.Array) -> jax.Array:
+        return jnp.stack(leaves).reshape(len(stack.layers), -1, *leaves[0].shape)
+
+    def completed(name: str) -> list[Any]:
+        found = [layer[name] for layer in layers]
+        adapters = [
+            {part: leaf[part] for part in ("a", "b")} for leaf in found if isinstance(leaf, dict) and "a" in leaf
+        ]
+        if not adapters:
+            return found
+        nothing = jax.tree.map(jnp.zeros_like, adapters[0])
+        return [{**nothing, **leaf} for leaf in found]
+
+    return {name: jax.tree.map(together, *completed(name)) for name in layers[0]}
 
 
 def head_logits(weights: Weights, hidden: jax.Array) -> jax.Array:
     """Returns float32[..., V] logits of float[..., D] hidden states."""
     head = weights["head"] if "head" in weights else weights["embed"]
-    return jnp.einsum("...d,vd->...v", hidden, head, preferred_element_type=jnp.float32)
+    return product(hidden, head, True)
 
 
 # --- the parts of a layer ---
 
 
-def _embed(spec: DecoderSpec, weights: Weights, tokens: jax.Array) -> jax.Array:
+def embed(spec: DecoderSpec, weights: Weights, tokens: jax.Array) -> jax.Array:
+    """Returns [..., D] embeddings of int32[...] tokens."""
     x = weights["embed"][tokens]
     return x if spec.embedding_scale == 1.0 else x * jnp.asarray(spec.embedding_scale, x.dtype)
 
 
-def _rms_norm(spec: DecoderSpec, x: jax.Array, scale: jax.Array) -> jax.Array:
+def rms_norm(spec: DecoderSpec, x: jax.Array, scale: jax.Array) -> jax.Array:
     """RMSNorm (arXiv:1910.07467) in float32; Gemma multiplies by 1 + scale, then rounds; the others the reverse."""
     x32 = x.astype(jnp.float32)
     normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + spec.norm_eps)
@@ -187,19 +196,35 @@ def _rms_norm(spec: DecoderSpec, x: jax.Array, scale: jax.Array) -> jax.Array:
     return normed.astype(x.dtype) * scale
 
 
-def _linear(leaf: Weights, x: jax.Array) -> jax.Array:
-    """Returns x @ w (+ x @ a @ b) (+ bias), summed in float32 so that a small adapter is not rounded away."""
+def linear(leaf: Weights, x: jax.Array) -> jax.Array:
+    """Returns x @ w (+ x @ a @ b) (+ bias), summed in float32 so that a small adapter is not rounded away.
+
+    A leaf with "b" but without "a" has the columns of a behind those of w, so that x is read once.
+    """
     w = qwix.dequantize(leaf["w"]) if isinstance(leaf["w"], qwix.QArray) else leaf["w"]
-    y = jnp.einsum("...i,io->...o", x, w, preferred_element_type=jnp.float32)
-    if "a" in leaf:
-        low = jnp.einsum("...i,ir->...r", x, leaf["a"])
-        y = y + jnp.einsum("...r,ro->...o", low, leaf["b"], preferred_element_type=jnp.float32)
+    y = product(x, w)
+    if "b" in leaf:
+        if "a" in leaf:
+            low = product(x, leaf["a"]).astype(x.dtype)
+        else:
+            y, low = jnp.split(y, [leaf["b"].shape[1]], axis=-1)
+            low = low.astype(x.dtype)
+        y = y + product(low, leaf["b"])
     if "bias" in leaf:
         y = y + leaf["bias"]
     return y.astype(x.dtype)
 
 
-def _angles(spec: DecoderSpec, positions: jax.Array) -> dict[Rope, tuple[jax.Array, jax.Array]]:
+def projections(layer: Weights, names: tuple[str, ...], x: jax.Array, widths: tuple[int, ...]) -> list[jax.Array]:
+    """Returns the named projections of one input; in one product if the layer holds them joined, as "q+k+v"."""
+    joined = layer.get("+".join(names))
+    if joined is not None:
+        ends = np.cumsum(widths)[:-1]
+        return jnp.split(linear(joined, x), ends, axis=-1)
+    return [checkpoint_name(linear(layer[name], x), _PROJECTIONS) for name in names]
+
+
+def rotary_angles(spec: DecoderSpec, positions: jax.Array) -> dict[Rope, tuple[jax.Array, jax.Array]]:
     """Returns (sin, cos), each float32[B, T, 1, H / 2], for each kind of rotary embedding that the layers use."""
     tables = {}
     for rope in set(spec.ropes):
@@ -220,7 +245,7 @@ def rope_frequencies(rope: Rope, head_dim: int) -> jax.Array:
     return (1 - smooth) * frequencies / rope.factor + smooth * frequencies
 
 
-def _rotate(x: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
+def rotate(x: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Rotates the pairs (x[i], x[i + H / 2]) of [B, T, heads, H] by the position's angles."""
     sin, cos = table
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
@@ -228,110 +253,30 @@ def _rotate(x: jax.Array, table: tuple[jax.Array, jax.Array]) -> jax.Array:
     return rotated.astype(x.dtype)
 
 
-def _qkv(
+def qkv(
     spec: DecoderSpec, layer: Weights, x: jax.Array, table: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns queries [B, T, N, H] (scaled), keys and values [B, T, K, H] of one layer."""
-    h = _rms_norm(spec, x, layer["attention_norm"])
-    batch, length, _ = h.shape
-    q = _linear(layer["q"], h).reshape(batch, length, spec.num_heads, spec.head_dim)
-    k = _linear(layer["k"], h).reshape(batch, length, spec.num_kv_heads, spec.head_dim)
-    v = _linear(layer["v"], h).reshape(batch, length, spec.num_kv_heads, spec.head_dim)
+    """Returns queries [B, T, N, H], keys and values [B, T, K, H] of one layer."""
+    h = rms_norm(spec, x, layer["attention_norm"])
+    heads = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
+    flat = projections(layer, ("q", "k", "v"), h, tuple(count * spec.head_dim for count in heads))
+    q, k, v = (y.reshape(*h.shape[:2], count, spec.head_dim) for y, count in zip(flat, heads, strict=True))
     if spec.qk_norm:
-        q = _rms_norm(spec, q, layer["q_norm"])
-        k = _rms_norm(spec, k, layer["k_norm"])
-    return _rotate(q, table), _rotate(k, table), v
+        q = rms_norm(spec, q, layer["q_norm"])
+        k = rms_norm(spec, k, layer["k_norm"])
+    return rotate(q, table), rotate(k, table), v
 
 
-def _sources(prefix: Segment | None, index: int) -> list[tuple[jax.Array, jax.Array]]:
-    return [] if prefix is None else [(prefix.keys[index], prefix.values[index])]
-
-
-class _Masks:
-    """Who may see whom, per kind of window: computed once and shared by the layers."""
-
-    def __init__(
-        self,
-        spec: DecoderSpec,
-        query_positions: jax.Array,
-        own_positions: jax.Array,
-        own_valid: jax.Array,
-        prefix: Segment | None,
-    ):
-        self._masks = {}
-        rows = query_positions.shape[0]
-        for window in set(spec.windows):
-            own = _visible(query_positions, own_positions, own_valid, window)
-            masks = [own]
-            if prefix is not None:
-                share = rows // prefix.valid.shape[0]
-                positions = jnp.repeat(prefix.positions, share, axis=0)
-                valid = jnp.repeat(prefix.valid, share, axis=0)
-                masks.insert(0, _visible(query_positions, positions, valid, window))
-            self._masks[window] = jnp.concatenate(masks, axis=-1)
-
-    def of(self, window: int | None) -> jax.Array:
-        """Returns bool[B, T, S]: prefix first, then the rows' own tokens."""
-        return self._masks[window]
-
-
-def _visible(
-    query_positions: jax.Array, key_positions: jax.Array, key_valid: jax.Array, window: int | None
-) -> jax.Array:
-    """Returns bool[B, T, S]: key is real, not later than the query, and inside the window."""
-    distance = query_positions[:, :, None] - key_positions[:, None, :]
-    visible = key_valid[:, None, :] & (distance >= 0)
-    return visible if window is None else visible & (distance < window)
-
-
-def _attend(spec: DecoderSpec, q: jax.Array, sources: list[tuple[jax.Array, jax.Array]], mask: jax.Array) -> jax.Array:
-    """Grouped-query attention (arXiv:2305.13245) over several segments of keys and values.
-
-    Args:
-        q: [B, T, N, H].
-        sources: (keys, values) pairs, each [M, S, K, H]; row i serves the B / M query rows from i * B / M on.
-        mask: bool[B, T, sum of S].
-
-    Returns:
-        [B, T, N * H] in q's dtype.
-    """
-    batch, length, _, head_dim = q.shape
-    kv_heads = spec.num_kv_heads
-    repeat = spec.num_heads // kv_heads
-
-    def grouped(rows: int) -> jax.Array:
-        return q.reshape(rows, batch // rows, length, kv_heads, repeat, head_dim)
-
-    scores = []
-    for keys, _ in sources:
-        rows = keys.shape[0]
-        score = jnp.einsum("mgtkrh,mskh->mgkrts", grouped(rows), keys, preferred_element_type=jnp.float32)
-        scores.append(score.reshape(batch, kv_heads, repeat, length, keys.shape[1]))
-    score = jnp.concatenate(scores, axis=-1) * spec.attention_scale
-    score = jnp.where(mask[:, None, None], score, _MASKED_SCORE)
-    probs = jax.nn.softmax(score, axis=-1).astype(q.dtype)
-
-    context = jnp.zeros((), jnp.float32)
-    start = 0
-    for keys, values in sources:
-        rows, slots = keys.shape[:2]
-        part = probs[..., start : start + slots]
-        part = part.reshape(rows, batch // rows, kv_heads, repeat, length, slots)
-        mixed = jnp.einsum("mgkrts,mskh->mgtkrh", part, values, preferred_element_type=jnp.float32)
-        context = context + mixed.reshape(batch, length, spec.num_heads * head_dim)
-        start += slots
-    return context.astype(q.dtype)
-
-
-def _finish_layer(spec: DecoderSpec, layer: Weights, x: jax.Array, context: jax.Array) -> jax.Array:
+def finish_layer(spec: DecoderSpec, layer: Weights, x: jax.Array, context: jax.Array) -> jax.Array:
     """Adds the attention output and the MLP to the residual stream [B, T, D]."""
-    attended = _linear(layer["o"], context)
+    attended = linear(layer["o"], context)
     if spec.sandwich_norms:
-        attended = _rms_norm(spec, attended, layer["post_attention_norm"])
+        attended = rms_norm(spec, attended, layer["post_attention_norm"])
     x = x + attended
-    h = _rms_norm(spec, x, layer["mlp_norm"])
-    h = _ACTIVATIONS[spec.activation](_linear(layer["gate"], h)) * _linear(layer["up"], h)
-    h = _linear(layer["down"], h)
+    h = rms_norm(spec, x, layer["mlp_norm"])
+    gate, up = projections(layer, ("gate", "up"), h, (spec.hidden_dim, spec.hidden_dim))
+    h = _ACTIVATIONS[spec.activation](gate) * up
+    h = linear(layer["down"], h)
     if spec.sandwich_norms:
-        h = _rms_norm(spec, h, layer["post_mlp_norm"])
+        h = rms_norm(spec, h, layer["post_mlp_norm"])
     return x + h

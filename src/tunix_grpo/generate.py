@@ -16,11 +16,12 @@ from flax import nnx
 
 from tunix_grpo import prompts
 from tunix_grpo.config.generate import GenerateConfig
+from tunix_grpo.decoding import Sampling
 from tunix_grpo.devices import Devices, open_devices
 from tunix_grpo.errors import UserError
 from tunix_grpo.models import Model, load_frozen, resolve_directory
 from tunix_grpo.models.weights import read_config
-from tunix_grpo.rollout import RolloutEngine, Sampling, row_keys
+from tunix_grpo.rollout import RolloutEngine, row_keys
 from tunix_grpo.saved_runs import choose_step, load_trained, open_run
 from tunix_grpo.spec import spec_from_config
 from tunix_grpo.streaming import stream_tokens, text_pieces
@@ -198,9 +199,9 @@ def _prompt(config: GenerateConfig, tokenizer: Tokenizer, place: str, question: 
 
 
 def _prompt_width(config: GenerateConfig, asked: list[Prompt]) -> int:
-    """Returns the tokens that prompts are padded to: a round number, so that few programs are ever compiled."""
+    """Returns the tokens that prompts are padded to: a power of two, so that few programs are ever compiled."""
     longest = max(len(prompt.ids) for prompt in asked)
-    return min(config.generation.max_prompt_length, 16 * math.ceil(longest / 16))
+    return min(config.generation.max_prompt_length, 2 ** math.ceil(math.log2(longest)))
 
 
 def _sampling(config: GenerateConfig) -> Sampling:

@@ -9,19 +9,16 @@ completion tokens, V vocabulary, D embed_dim.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tunix_grpo import decoder
+from tunix_grpo import attention, decoder
 from tunix_grpo.data import Completions
 from tunix_grpo.spec import DecoderSpec
-
-# Logits that are held at once: tokens in a chunk x V x 4 bytes.
-_CHUNK_BYTES = 128 * 2**20
 
 
 class LossSums(NamedTuple):
@@ -57,7 +54,9 @@ def completion_logprobs(
     weights: decoder.Weights,
     batch: Completions,
     temperature: float,
-    layer_wrapper: Callable = lambda function: function,
+    *,
+    attention_form: str = attention.PLAIN,
+    remat: str = "none",
 ) -> tuple[jax.Array, jax.Array]:
     """Returns float32[B, T] log-probabilities of the completions' tokens, and the entropies there.
 
@@ -66,26 +65,19 @@ def completion_logprobs(
 
     Args:
         temperature: of the sampling; at 0 the model's own distribution is meant.
+        attention_form: as `attention.attend` takes it.
+        remat: as `decoder.forward` takes it.
     """
+    run = functools.partial(decoder.forward, spec, weights, attention_form=attention_form, remat=remat)
     rows, length = batch.tokens.shape
     group = rows // batch.prompt_tokens.shape[0]
     prompt_positions = decoder.text_positions(batch.prompt_valid)
-    hidden, prefix = decoder.forward(
-        spec, weights, batch.prompt_tokens, prompt_positions, batch.prompt_valid, layer_wrapper=layer_wrapper
-    )
+    hidden, prefix = run(batch.prompt_tokens, prompt_positions, batch.prompt_valid)
     # A completion's first token is predicted by its prompt's last one, the others by their predecessors.
     predicting = jnp.repeat(hidden[:, -1:], group, axis=0)
     if length > 1:
         start = jnp.repeat(prompt_positions[:, -1:] + 1, group, axis=0)
-        hidden, _ = decoder.forward(
-            spec,
-            weights,
-            batch.tokens[:, :-1],
-            start + jnp.arange(length - 1),
-            batch.mask()[:, :-1],
-            prefix,
-            layer_wrapper=layer_wrapper,
-        )
+        hidden, _ = run(batch.tokens[:, :-1], start + jnp.arange(length - 1), batch.mask()[:, :-1], prefix)
         predicting = jnp.concatenate([predicting, hidden], axis=1)
     flat = predicting.reshape(rows * length, -1)
     logps, entropies = _head_in_chunks(weights, flat, batch.tokens.reshape(-1), temperature or 1.0, spec.vocab_size)
@@ -146,12 +138,20 @@ def _token_kl(log_ratio: jax.Array, estimator: str) -> jax.Array:
     return 0.5 * jnp.square(log_ratio)
 
 
+def _chunk_bytes() -> int:
+    """Returns how many bytes of float32 logits are held at once.
+
+    A CPU's caches like few. A GPU reads the whole head for each chunk, and wants fewer chunks.
+    """
+    return 2**25 if jax.default_backend() == "cpu" else 2**27
+
+
 def _head_in_chunks(
     weights: decoder.Weights, hidden: jax.Array, targets: jax.Array, temperature: float, vocab_size: int
 ) -> tuple[jax.Array, jax.Array]:
     """Returns float32[N] log-probabilities of the targets and entropies, from float[N, D] hidden states."""
     count = hidden.shape[0]
-    chunk = max(16, min(count, _CHUNK_BYTES // (4 * vocab_size)))
+    chunk = max(16, min(count, _chunk_bytes() // (4 * vocab_size)))
     chunks = -(-count // chunk)
     padding = chunks * chunk - count
     hidden = jnp.pad(hidden, ((0, padding), (0, 0))).reshape(chunks, chunk, -1)

@@ -1,14 +1,13 @@
 """The rollout engine: prompts in, completions out, on the decoder that also trains.
 
-It fills the rollout slot of Tunix's RLCluster. Each prompt is prefilled once and its G completions share those keys and
-values; only the last position's logits are computed. Row i of step s draws from key (seed, stream, s, i), so that two
-runs with one seed are equal and a resumed run continues with the same numbers.
+It fills the rollout slot of Tunix's RLCluster; `decoding.generate` does the work, in one compiled program. Row i of
+step s draws from key (seed, stream, s, i), so that two runs with one seed are equal and a resumed run continues with
+the same numbers.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -17,30 +16,12 @@ import numpy as np
 from flax import nnx
 from tunix.rl.rollout import base_rollout
 
-from tunix_grpo import decoder, sampling
+from tunix_grpo import decoding
 from tunix_grpo.config import Config
 from tunix_grpo.data import Completions, left_padded
+from tunix_grpo.decoding import Sampling
 
 _STREAM = 2  # keeps this use of the seed apart from all others
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How completions are drawn.
-
-    Attributes:
-        num_generations: completions per prompt.
-        max_tokens: of a completion, its stop token included.
-        temperature: 0 is greedy.
-        top_p: in (0, 1].
-        top_k: None for all tokens.
-    """
-
-    num_generations: int
-    max_tokens: int
-    temperature: float
-    top_p: float = 1.0
-    top_k: int | None = None
 
 
 def train_sampling(config: Config) -> Sampling:
@@ -111,9 +92,7 @@ class RolloutEngine(base_rollout.BaseRollout):
         self._score = score
         self._width = prompt_width
         self._seed = seed
-        self._generate = jax.jit(
-            functools.partial(_generate, model, text.stop_ids, text.pad_id()), static_argnames="sampling_config"
-        )
+        self._generate = jax.jit(self._drawn, static_argnames="config")
 
     def sample(self, prompts: Sequence[Sequence[int]], sampling_config: Sampling, step: int) -> Rollout:
         """Draws completions.
@@ -129,14 +108,25 @@ class RolloutEngine(base_rollout.BaseRollout):
         rows = len(prompts) * sampling_config.num_generations
         keys = row_keys(self._seed, step, rows)
         trainable, frozen = nnx.state(self._actor, self._model.trainable, ...)
-        tokens_out, lengths, stopped, logps = self._generate(
-            nnx.as_pure(trainable), nnx.as_pure(frozen), tokens, valid, keys, sampling_config=sampling_config
-        )
-        host_tokens, host_lengths, host_stopped = jax.device_get((tokens_out, lengths, stopped))
+        drawn = self._generate(nnx.as_pure(trainable), nnx.as_pure(frozen), tokens, valid, keys, config=sampling_config)
+        host_tokens, lengths, stopped = jax.device_get((drawn.tokens, drawn.lengths, drawn.stopped))
         # The stop token is trained, but it is not text.
-        ends = host_lengths - host_stopped
+        ends = lengths - stopped
         texts = [self._text.decode(row[:end]) for row, end in zip(host_tokens, ends, strict=True)]
-        return Rollout(Completions(tokens, valid, tokens_out, lengths), host_lengths, ~host_stopped, texts, logps)
+        return Rollout(Completions(tokens, valid, drawn.tokens, drawn.lengths), lengths, ~stopped, texts, drawn.logps)
+
+    def _drawn(self, trainable, frozen, tokens, valid, keys, *, config: Sampling) -> decoding.Drawn:
+        return decoding.generate(
+            self._model.spec,
+            self._model.decoder_weights(nnx.merge_state(trainable, frozen)),
+            tokens,
+            valid,
+            keys,
+            config,
+            stop_ids=self._text.stop_ids,
+            pad_id=self._text.pad_id(),
+            attention_form=self._model.attention_form,
+        )
 
     # --- Tunix's interface ---
 
@@ -179,53 +169,3 @@ class RolloutEngine(base_rollout.BaseRollout):
 
     def model(self):
         return self._actor
-
-
-def _generate(model, stop_ids, pad_id, trainable, frozen, prompt_tokens, prompt_valid, keys, *, sampling_config):
-    """Returns int32[B, T] tokens, int32[B] lengths, bool[B] stopped and float32[B, T] log-probabilities."""
-    spec = model.spec
-    weights = model.decoder_weights(nnx.merge_state(trainable, frozen))
-    group, length = sampling_config.num_generations, sampling_config.max_tokens
-    rows = prompt_tokens.shape[0] * group
-    prompt_positions = decoder.text_positions(prompt_valid)
-    hidden, prompts = decoder.forward(spec, weights, prompt_tokens, prompt_positions, prompt_valid)
-    start = jnp.repeat(prompt_positions[:, -1] + 1, group)
-    stops = jnp.array(stop_ids, jnp.int32)
-
-    def draw(hidden, t, state):
-        """Samples token t of every row from its hidden state."""
-        tokens, logps, stopped, lengths = state
-        token_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
-        token, logp = sampling.sample(
-            decoder.head_logits(weights, hidden),
-            token_keys,
-            temperature=sampling_config.temperature,
-            top_k=sampling_config.top_k,
-            top_p=sampling_config.top_p,
-        )
-        token = jnp.where(stopped, pad_id, token)
-        tokens = jax.lax.dynamic_update_slice(tokens, token[:, None], (0, t))
-        logps = jax.lax.dynamic_update_slice(logps, jnp.where(stopped, 0.0, logp)[:, None], (0, t))
-        lengths = lengths + ~stopped
-        return tokens, logps, stopped | jnp.isin(token, stops), lengths
-
-    def go_on(carry):
-        t, (_, _, stopped, _), _ = carry
-        return (t < length) & ~jnp.all(stopped)
-
-    def next_token(carry):
-        t, state, cache = carry
-        token = jax.lax.dynamic_slice_in_dim(state[0], t - 1, 1, axis=1)[:, 0]
-        hidden, cache = decoder.decode_step(spec, weights, token, start + t - 1, t - 1, cache, prompts)
-        return t + 1, draw(hidden, t, state), cache
-
-    state = (
-        jnp.full((rows, length), pad_id, jnp.int32),
-        jnp.zeros((rows, length), jnp.float32),
-        jnp.zeros(rows, bool),
-        jnp.zeros(rows, jnp.int32),
-    )
-    state = draw(jnp.repeat(hidden[:, -1], group, axis=0), 0, state)
-    cache = decoder.empty_segment(spec, rows, max(length - 1, 1), hidden.dtype)
-    _, (tokens, logps, stopped, lengths), _ = jax.lax.while_loop(go_on, next_token, (jnp.int32(1), state, cache))
-    return tokens, lengths, stopped, logps

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from tunix_grpo.errors import UserError
 
@@ -93,6 +93,42 @@ class DecoderSpec:
     qk_norm: bool
     qkv_bias: bool
     tied_head: bool
+
+
+class Stack(NamedTuple):
+    """Layers of one kind whose weights are stacked, so that a loop runs through them.
+
+    Attributes:
+        layers: indices, int[repeats, length]: `length` of them in a row, in each of `repeats` periods.
+        window: of these layers, as DecoderSpec.windows has it.
+        rope: of these layers.
+    """
+
+    layers: tuple[tuple[int, ...], ...]
+    window: int | None
+    rope: Rope
+
+
+def stacks(spec: DecoderSpec) -> tuple[tuple[Stack, ...], ...]:
+    """Returns the layers as periods of like runs, and then what is left over.
+
+    Kinds of layers alternate with a period (Gemma 3: five with a sliding window, then one without). The first entry
+    holds the runs of that period, repeated; the second, if there is one, the runs behind the last whole period.
+    """
+    kinds = list(zip(spec.windows, spec.ropes, strict=True))
+    count = spec.num_layers
+    period = next(p for p in range(1, count + 1) if kinds == (kinds[:p] * count)[:count])
+    whole = count // period * period
+
+    def runs(start: int, end: int, repeats: int) -> tuple[Stack, ...]:
+        changes = [i for i in range(start, end) if i == start or kinds[i] != kinds[i - 1]]
+        return tuple(
+            Stack(tuple(tuple(range(i + r * period, j + r * period)) for r in range(repeats)), *kinds[i])
+            for i, j in zip(changes, [*changes[1:], end], strict=True)
+        )
+
+    periods = (runs(0, period, count // period),)
+    return periods if whole == count else (*periods, runs(whole, count, 1))
 
 
 def spec_from_config(config: Mapping[str, Any]) -> DecoderSpec:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import jax
 import jax.numpy as jnp
 
-from tunix_grpo import decoder, sampling
+from tunix_grpo import attention, decoder, decoding, joining, sampling
 from tunix_grpo.data import left_padded
-from tunix_grpo.rollout import Sampling
+from tunix_grpo.decoding import Sampling
 from tunix_grpo.spec import DecoderSpec
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -41,12 +41,14 @@ def stream_tokens(
         prompt_width: tokens that the prompt is padded to, so that one program serves all prompts.
     """
     tokens, valid = left_padded([prompt], prompt_width, pad_id)
-    token, cache, prefix = _first(spec, weights, tokens, valid, key, sampling_config)
+    token, prompts = _first(spec, weights, tokens, valid, key, sampling_config)
+    weights = _joined(weights)
+    cache = decoding.empty_cache(spec, 1, max(sampling_config.max_tokens - 1, 1), weights["embed"].dtype)
     for place in range(1, sampling_config.max_tokens + 1):
         drawn = token
         if place < sampling_config.max_tokens:
             # Started before the host reads the token, so that the device works while the text is shown.
-            token, cache = _next(spec, weights, drawn, place, cache, prefix, key, sampling_config)
+            token, cache = _next(spec, weights, drawn, place, cache, prompts, key, sampling_config)
         yield int(drawn[0])
         if int(drawn[0]) in stop_ids:
             return
@@ -79,11 +81,13 @@ def _first(
     valid: jax.Array,
     key: jax.Array,
     sampling_config: Sampling,
-) -> tuple[jax.Array, decoder.Segment, decoder.Segment]:
-    """Returns int32[1], the first token; an empty cache for the others; and the prompt's keys and values."""
-    hidden, prefix = decoder.forward(spec, weights, tokens, decoder.text_positions(valid), valid)
-    cache = decoder.empty_segment(spec, 1, max(sampling_config.max_tokens - 1, 1), hidden.dtype)
-    return _draw(weights, hidden[:, -1], key, 0, sampling_config), cache, prefix
+) -> tuple[jax.Array, decoding.Prompts]:
+    """Returns int32[1], the first token, and the prompt's keys and values."""
+    hidden, prompts = decoding.prefill(spec, weights, tokens, valid, attention.PLAIN)
+    return _draw(weights, hidden, key, 0, sampling_config), prompts
+
+
+_joined = jax.jit(joining.joined)
 
 
 @functools.partial(jax.jit, static_argnames=("spec", "sampling_config"), donate_argnames="cache")
@@ -92,14 +96,13 @@ def _next(
     weights: decoder.Weights,
     token: jax.Array,
     place: int,
-    cache: decoder.Segment,
-    prefix: decoder.Segment,
+    cache: decoding.Cache,
+    prompts: decoding.Prompts,
     key: jax.Array,
     sampling_config: Sampling,
-) -> tuple[jax.Array, decoder.Segment]:
+) -> tuple[jax.Array, decoding.Cache]:
     """Returns int32[1], the token at `place` of the completion, and the cache with the token before it."""
-    position = prefix.positions[:, -1] + place
-    hidden, cache = decoder.decode_step(spec, weights, token, position, place - 1, cache, prefix)
+    hidden, cache = decoding.decode_step(spec, weights, token, place - 1, cache, prompts)
     return _draw(weights, hidden, key, place, sampling_config), cache
 
 

@@ -31,11 +31,12 @@ from tunix.rl.rollout import base_rollout
 from tunix_grpo import losses
 from tunix_grpo.config import Config
 from tunix_grpo.data import Completions, PromptSet
+from tunix_grpo.decoding import Sampling
 from tunix_grpo.learner.slots import SLOT, AlgorithmConfig, Cluster, MicroBatch
 from tunix_grpo.learner.updates import apply_gradient, laid_out, no_sums, update_metrics
 from tunix_grpo.models import Model
 from tunix_grpo.rewards import Reward
-from tunix_grpo.rollout import Rollout, RolloutEngine, Sampling, train_sampling
+from tunix_grpo.rollout import Rollout, RolloutEngine, train_sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +197,13 @@ class Learner(grpo_learner.GRPOLearner):
 
     def _reference_logps(self, params: Any, batch: Completions) -> jax.Array:
         weights = self._model.decoder_weights(params)
-        return losses.completion_logprobs(self._model.spec, weights, batch, self.algo_config.temperature)[0]
+        return losses.completion_logprobs(
+            self._model.spec,
+            weights,
+            batch,
+            self.algo_config.temperature,
+            attention_form=self._model.attention_form,
+        )[0]
 
 
 def build_learner(
@@ -228,11 +235,14 @@ def build_learner(
         task=task,
         step_rows=config.completions_per_step(data_parallel),
         temperature=config.generation.temperature,
+        remat=config.training.remat,
     )
 
     def score(batch: Completions) -> jax.Array:
         weights = model.decoder_weights(nnx.as_pure(nnx.state(model.actor)))
-        return losses.completion_logprobs(model.spec, weights, batch, config.generation.temperature)[0]
+        return losses.completion_logprobs(
+            model.spec, weights, batch, config.generation.temperature, attention_form=model.attention_form
+        )[0]
 
     engine = functools.partial(
         RolloutEngine, model=model, text=tokenizer, score=score, prompt_width=prompt_width, seed=config.seed

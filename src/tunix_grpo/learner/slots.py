@@ -27,6 +27,7 @@ class AlgorithmConfig(grpo_learner.GRPOConfig):
     task: Any
     step_rows: int
     temperature: float
+    remat: str
 
 
 class MicroBatch(NamedTuple):
@@ -44,7 +45,14 @@ def policy_loss(model: nnx.Module, train_example: MicroBatch, algo_config: Algor
     del pad_id, eos_id  # masks come from lengths, never from token values
     weights = algo_config.model.decoder_weights(nnx.as_pure(nnx.state(model)))
     batch = train_example.completions
-    logps, entropies = losses.completion_logprobs(algo_config.model.spec, weights, batch, algo_config.temperature)
+    logps, entropies = losses.completion_logprobs(
+        algo_config.model.spec,
+        weights,
+        batch,
+        algo_config.temperature,
+        attention_form=algo_config.model.attention_form,
+        remat=algo_config.remat,
+    )
     sums = losses.grpo_loss(
         logps,
         entropies,

@@ -11,9 +11,10 @@ import numpy as np
 
 from tunix_grpo import prompts
 from tunix_grpo.config import ModelConfig
+from tunix_grpo.decoding import Sampling
 from tunix_grpo.models import load_model
 from tunix_grpo.rewards.format import format_score
-from tunix_grpo.rollout import RolloutEngine, Sampling
+from tunix_grpo.rollout import RolloutEngine
 from tunix_grpo.tasks.base import ExactTask, Question
 from tunix_grpo.tiny.demonstrations import Sum, heldout_questions
 from tunix_grpo.tokenizers import load_tokenizer
@@ -52,6 +53,7 @@ def answer_questions(
     config = ModelConfig(
         name="tiny",
         path=str(directory),
+        kaggle_id=None,
         hub_id=None,
         revision=None,
         tokenizer=None,

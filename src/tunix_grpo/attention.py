@@ -1,0 +1,215 @@
+"""Attention over whole rows, in two forms that are tested equal: plain matrix products, and one fused kernel.
+
+The plain form runs anywhere. The fused one is cuDNN's flash attention through `jax.nn.dot_product_attention`, which
+never holds an array of [T, S] scores; `usable_form` takes it where it works and gives the right numbers.
+
+Letters: B rows, T queries, S keys (S >= T), N query heads, K key/value heads, R = N / K, H head_dim.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PLAIN, FUSED = "plain", "fused"
+
+# Finite, so that a row without any visible key (padding) gives a number instead of NaN.
+MASKED_SCORE = -1e30
+# Scores that the plain form holds at once; longer rows are worked off in blocks of queries.
+_SCORE_BYTES = 512 * 2**20
+# Between two bfloat16 computations of numbers of size 1, as a part of the largest: a wrong mask makes 0.1 and more.
+_BFLOAT16_TOLERANCE = 0.03
+
+_log = logging.getLogger(__name__)
+
+
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    query_positions: jax.Array,
+    key_positions: jax.Array,
+    key_valid: jax.Array,
+    window: int | None,
+    scale: float,
+    form: str,
+) -> jax.Array:
+    """Causal grouped-query attention (arXiv:2305.13245); softmax in float32.
+
+    The last T keys are the queries' own. A row's valid keys lie side by side, at positions that count up by one.
+
+    Args:
+        q: [B, T, N, H].
+        k: [B, S, K, H].
+        v: [B, S, K, H].
+        query_positions: int32[B, T], in the text.
+        key_positions: int32[B, S].
+        key_valid: bool[B, S], False for padding.
+        window: a query sees itself and the window - 1 tokens before it; None: all before it.
+        scale: factor on the products of queries and keys.
+        form: `plain` or `fused`.
+
+    Returns:
+        [B, T, N, H] in q's dtype; meaningless where the query is padding.
+    """
+    if form == FUSED:
+        return fused(q, k, v, key_valid, window=window, scale=scale, implementation="cudnn")
+    by_head = (_by_head(q, k.shape[2]), k.swapaxes(1, 2), v.swapaxes(1, 2))
+    return _plain(*by_head, (query_positions, key_positions, key_valid), window, scale)
+
+
+def visible(
+    query_positions: jax.Array, key_positions: jax.Array, key_valid: jax.Array, window: int | None
+) -> jax.Array:
+    """Returns bool[..., T, S]: key is real, not later than the query, and inside the window."""
+    distance = query_positions[..., :, None] - key_positions[..., None, :]
+    seen = key_valid[..., None, :] & (distance >= 0)
+    return seen if window is None else seen & (distance < window)
+
+
+def _by_head(q: jax.Array, kv_heads: int) -> jax.Array:
+    """[B, T, N, H] -> [B, K, R, T, H]."""
+    batch, length, heads, head_dim = q.shape
+    return q.reshape(batch, length, kv_heads, heads // kv_heads, head_dim).transpose(0, 2, 3, 1, 4)
+
+
+def _plain(q: jax.Array, k: jax.Array, v: jax.Array, places: tuple, window: int | None, scale: float) -> jax.Array:
+    """Attention of [B, K, R, T, H] queries to [B, K, S, H] keys, in blocks of queries if there are many."""
+    batch, kv_heads, repeat, length, head_dim = q.shape
+    blocks = -(-4 * batch * kv_heads * repeat * length * k.shape[2] // _SCORE_BYTES)
+    if blocks == 1:
+        out = _plain_block(q, k, v, places, window, scale)
+    else:
+        size = -(-length // blocks)
+        padding = blocks * size - length
+        q = jnp.pad(q, ((0, 0),) * 3 + ((0, padding), (0, 0)))
+        positions = jnp.pad(places[0], ((0, 0), (0, padding)))
+        q = jnp.moveaxis(q.reshape(batch, kv_heads, repeat, blocks, size, head_dim), 3, 0)
+        positions = jnp.moveaxis(positions.reshape(batch, blocks, size), 1, 0)
+
+        @jax.checkpoint
+        def of_block(block: tuple[jax.Array, jax.Array]) -> jax.Array:
+            return _plain_block(block[0], k, v, (block[1], *places[1:]), window, scale)
+
+        out = jnp.moveaxis(jax.lax.map(of_block, (q, positions)), 0, 3)
+        out = out.reshape(batch, kv_heads, repeat, blocks * size, head_dim)[..., :length, :]
+    return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, kv_heads * repeat, head_dim)
+
+
+def _plain_block(
+    q: jax.Array, k: jax.Array, v: jax.Array, places: tuple, window: int | None, scale: float
+) -> jax.Array:
+    batch, kv_heads, repeat, length, head_dim = q.shape
+    flat = (batch, kv_heads, repeat * length)
+    score = jnp.einsum("bkqh,bksh->bkqs", q.reshape(*flat, head_dim), k, preferred_element_type=jnp.float32)
+    score = score.reshape(batch, kv_heads, repeat, length, -1) * scale
+    score = jnp.where(visible(*places, window)[:, None, None], score, MASKED_SCORE)
+    probs = jax.nn.softmax(score, axis=-1).astype(q.dtype).reshape(*flat, -1)
+    out = jnp.einsum("bkqs,bksh->bkqh", probs, v, preferred_element_type=jnp.float32)
+    return out.astype(q.dtype).reshape(q.shape)
+
+
+def fused(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    key_valid: jax.Array,
+    *,
+    window: int | None,
+    scale: float,
+    implementation: str,
+) -> jax.Array:
+    """The same through `jax.nn.dot_product_attention`, whose kernels want padding at the end of a row and causality
+    by index: every row is rolled to its first valid key, and the queries stand at the places of their own keys.
+
+    Args:
+        implementation: `cudnn`, or `xla` for the same call without a GPU.
+    """
+    length, slots = q.shape[1], k.shape[1]
+    first = jnp.argmax(key_valid, axis=1)[:, None]
+    counts = jnp.sum(key_valid, axis=1, dtype=jnp.int32)
+    there = (jnp.arange(slots) + first) % slots
+    back = (jnp.arange(slots) - first) % slots
+
+    def rolled(x: jax.Array, places: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(x, places[:, :, None, None], axis=1)
+
+    q = jnp.pad(q, ((0, 0), (slots - length, 0), (0, 0), (0, 0)))
+    out = jax.nn.dot_product_attention(
+        *(rolled(x, there) for x in (q, k, v)),
+        scale=scale,
+        is_causal=True,
+        query_seq_lengths=counts,
+        key_value_seq_lengths=counts,
+        local_window_size=None if window is None else (window - 1, 0),
+        implementation=implementation,
+    )
+    return rolled(out, back)[:, slots - length :]
+
+
+@functools.cache
+def usable_form(num_heads: int, num_kv_heads: int, head_dim: int, window: int | None, dtype: jnp.dtype) -> str:
+    """Returns `fused` if this device's flash attention takes these shapes and gives the plain form's numbers.
+
+    It is tried: on a small padded batch, values and gradients. Kernels have been seen to ignore masks silently.
+    """
+    if jax.default_backend() != "gpu" or dtype not in (jnp.bfloat16, jnp.float16):
+        return PLAIN
+    try:
+        difference = _difference((num_heads, num_kv_heads, head_dim), window, dtype, "cudnn")
+    except (RuntimeError, ValueError, NotImplementedError) as error:  # what JAX and cuDNN raise for what they lack
+        reason = str(error).partition("\n")[0]
+        _log.info("flash attention does not take these shapes (%s); plain attention is used", reason)
+        return PLAIN
+    if not difference < _BFLOAT16_TOLERANCE:
+        _log.warning("flash attention is off by %.2g here; plain attention is used", difference)
+        return PLAIN
+    return FUSED
+
+
+def _difference(heads: tuple[int, int, int], window: int | None, dtype: jnp.dtype, implementation: str) -> float:
+    """Returns the largest difference between the two forms, values and gradients, as a part of the largest number."""
+    num_heads, kv_heads, head_dim = heads
+    rows, length, slots = 2, 128, 256
+    rng = np.random.default_rng(0)
+    shapes = ((rows, length, num_heads, head_dim), *((rows, slots, kv_heads, head_dim),) * 2)
+    inputs = [jnp.asarray(rng.standard_normal(shape), dtype) for shape in shapes]
+    places = np.arange(slots)
+    key_valid = jnp.asarray(np.stack([places >= 40, places < 200]))
+    key_positions = jnp.maximum(jnp.cumsum(key_valid, axis=1) - 1, 0)
+    query_valid = key_valid[:, -length:, None, None]
+    scale = head_dim**-0.5
+
+    def plain_form(q, k, v):
+        return attend(
+            q,
+            k,
+            v,
+            query_positions=key_positions[:, -length:],
+            key_positions=key_positions,
+            key_valid=key_valid,
+            window=window,
+            scale=scale,
+            form=PLAIN,
+        )
+
+    def fused_form(q, k, v):
+        return fused(q, k, v, key_valid, window=window, scale=scale, implementation=implementation)
+
+    def outputs(form):
+        def total(*inputs):
+            out = jnp.where(query_valid, form(*inputs).astype(jnp.float32), 0.0)
+            return jnp.sum(jnp.sin(out)), out
+
+        gradients, out = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(*inputs)
+        return [out, *gradients]
+
+    pairs = zip(outputs(plain_form), outputs(fused_form), strict=True)
+    return max(
+        float(jnp.max(jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32))) / jnp.max(jnp.abs(a))) for a, b in pairs
+    )
