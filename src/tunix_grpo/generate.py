@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from tunix_grpo.models.weights import read_config
 from tunix_grpo.rollout import RolloutEngine, row_keys
 from tunix_grpo.saved_runs import choose_step, load_trained, open_run
 from tunix_grpo.spec import spec_from_config
+from tunix_grpo.stopping import StopRequest
 from tunix_grpo.streaming import stream_tokens, text_pieces
 from tunix_grpo.tokenizers import Tokenizer, model_tokenizer
 
@@ -220,7 +222,7 @@ def _stream(config: GenerateConfig, model: Model, tokenizer: Tokenizer, prompt: 
     weights = model.decoder_weights(nnx.as_pure(nnx.state(model.actor)))
     drawn: list[int] = []
 
-    def words() -> Iterator[int]:
+    def words(stop: StopRequest) -> Iterator[int]:
         for token in stream_tokens(
             model.spec,
             weights,
@@ -231,15 +233,19 @@ def _stream(config: GenerateConfig, model: Model, tokenizer: Tokenizer, prompt: 
             stop_ids=tokenizer.stop_ids,
             pad_id=tokenizer.pad_id(),
         ):
+            if stop:
+                signal.raise_signal(stop.signal)
             drawn.append(token)
             if token not in tokenizer.stop_ids:
                 yield token
 
     pieces = []
     try:
-        for piece in text_pieces(words(), tokenizer.decode):
-            pieces.append(piece)
-            _write(piece)
+        # Between two tokens, not inside JAX, where an interruption can be lost.
+        with StopRequest(notice=None) as stop:
+            for piece in text_pieces(words(stop), tokenizer.decode):
+                pieces.append(piece)
+                _write(piece)
     finally:
         _write("\n")  # also where Ctrl-C has ended the answer
     return Answer(prompt, "".join(pieces), len(drawn), drawn[-1] not in tokenizer.stop_ids)

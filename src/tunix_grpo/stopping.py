@@ -19,7 +19,14 @@ class StopRequest:
         signal: the signal that asked, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, notice: str | None = "stopping after this step; once more stops at once, without saving"
+    ) -> None:
+        """
+        Args:
+            notice: what is logged when the signal comes.
+        """
+        self._notice = notice
         self.signal: signal.Signals | None = None
         self._previous: dict[signal.Signals, object] = {}
 
@@ -50,7 +57,8 @@ class StopRequest:
         del frame
         self.signal = signal.Signals(number)
         self._restore()
-        _log.warning("%s: stopping after this step; once more stops at once, without saving", self.signal.name)
+        if self._notice is not None:
+            _log.warning("%s: %s", self.signal.name, self._notice)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
