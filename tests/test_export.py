@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -32,8 +33,10 @@ from tunix_grpo.config.export import ExportConfig
 from tunix_grpo.errors import UserError
 from tunix_grpo.export import compare, export
 from tunix_grpo.models import Model, load_model, resolve_directory, saving
+from tunix_grpo.prompts import chat_messages
 from tunix_grpo.resuming import model_identity
 from tunix_grpo.saved_runs import choose_step, open_run
+from tunix_grpo.tokenizers import load_tokenizer
 from tunix_grpo.trackers import write_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,7 +79,7 @@ class Run:
 def make_run(compose, tmp_path) -> Callable[..., Run]:
     """Makes a run on the model in tmp_path / base: `make_run("model.lora_rank=4")`; its step 2 is saved."""
 
-    def make(*overrides: str) -> Run:
+    def make(*overrides: str, moved_by: float = 0.1) -> Run:
         folder = tmp_path / "run"
         config = compose(
             "model=hf",
@@ -91,7 +94,7 @@ def make_run(compose, tmp_path) -> Callable[..., Run]:
         model = load_model(config.model, resolve_directory(config.model), one_device_mesh(), config.seed)
         trained = nnx.state(model.actor, model.trainable)
         rng = np.random.default_rng(1)
-        moved = jax.tree.map(lambda leaf: leaf + 0.1 * rng.standard_normal(leaf.shape, np.float32), trained)
+        moved = jax.tree.map(lambda leaf: leaf + moved_by * rng.standard_normal(leaf.shape, np.float32), trained)
         nnx.update(model.actor, moved)
         run = Run(folder, config, model)
         run.save(2)
@@ -542,3 +545,61 @@ def test_a_run_of_the_bundled_model_from_start_to_end(run_training, tmp_path, ja
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer.chat_template is not None
     assert {file.name for file in tmp_path.iterdir()} == {"run", "ck", "out"}
+
+
+# --- a real model ---
+
+
+def export_distances(model: Model, merged: Path, adapter: Path) -> dict[str, dict[str, float]]:
+    """Returns how far float32 logits are from those of the base model with the adapter in float64, per kind of text.
+
+    `merged` and `adapter` are read by transformers and PEFT, `ours` is the trained `model`; `merged, float64` is
+    transformers in float64, which shows what rounding the merged weights to float32 does.
+    """
+    import peft
+    import torch
+    import transformers
+
+    tokenizer = load_tokenizer(merged, model.spec.vocab_size, merged)
+    texts = {
+        "questions": [tokenizer.encode(question) for question in exporting.QUESTIONS],
+        "chat prompts": [tokenizer.encode_prompt(chat_messages(question, None)) for question in exporting.QUESTIONS],
+    }
+
+    def theirs(folder: Path, dtype: torch.dtype, with_adapter: bool) -> dict[str, np.ndarray]:
+        module = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        if with_adapter:
+            module = peft.PeftModel.from_pretrained(module, adapter).to(dtype)
+        with torch.no_grad():
+            return {
+                kind: np.concatenate([module.eval()(torch.tensor([row])).logits[0].numpy() for row in rows])
+                for kind, rows in texts.items()
+            }
+
+    exact = theirs(model.directory, torch.float64, with_adapter=True)
+    weights = model.decoder_weights(nnx.state(model.actor))
+    read = {
+        "merged": theirs(merged, torch.float32, with_adapter=False),
+        "adapter": theirs(model.directory, torch.float32, with_adapter=True),
+        "ours": {kind: exporting.logits(model, weights, rows) for kind, rows in texts.items()},
+        "merged, float64": theirs(merged, torch.float64, with_adapter=False),
+    }
+    return {
+        kind: {name: float(np.abs(logits[kind] - exact[kind]).max()) for name, logits in read.items()} for kind in texts
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("TUNIX_GRPO_SMOLLM2" not in os.environ, reason="TUNIX_GRPO_SMOLLM2 is not set")
+def test_an_export_of_smollm2_is_the_trained_model(make_run, tmp_path):
+    """In float64 the files give the trained logits; in float32 ours are as close to those as transformers' are.
+
+    Real weights have activations of thousands at the first token: transformers' own float32 logits are 1e-4 off.
+    """
+    base = Path(os.environ["TUNIX_GRPO_SMOLLM2"])
+    run = make_run(f"model.path={base}", "model.dtype=float32", moved_by=1e-3)
+    export(request(tmp_path))
+    export(request(tmp_path, to=str(tmp_path / "adapter"), format="adapter"))
+    for distances in export_distances(run.model, tmp_path / "out", tmp_path / "adapter").values():
+        assert distances["merged, float64"] < CLOSE
+        assert distances["ours"] <= 1.5 * max(distances["merged"], distances["adapter"])
