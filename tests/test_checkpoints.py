@@ -258,6 +258,14 @@ def test_the_lock_ends_with_close(tmp_path):
     Checkpoints(tmp_path, None)
 
 
+def test_a_folder_that_nothing_was_saved_in_is_gone_again(tmp_path):
+    Checkpoints(tmp_path / "new" / "ck", None).close()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "own" / "actor").mkdir(parents=True)
+    Checkpoints(tmp_path / "own", None).close()
+    assert (tmp_path / "own" / "actor").is_dir()  # the user's
+
+
 def test_differences_name_key_and_values():
     saved = json.loads(json.dumps({"seed": 1, "rank": None, "task": "gsm8k", "gone": 0.5}))
     assert differences(saved, {"seed": 1, "rank": 4, "task": "jsonl", "new": "x"}) == [

@@ -165,7 +165,7 @@ def megabytes(key):
     return next(int(line.split()[1]) / 1000 for line in lines if line.startswith(key + ":"))
 
 folder = Path(sys.argv[1])
-spec = spec_from_config(weights.read_config(folder))
+spec = weights.read_spec(folder)
 weights.abstract_module(spec)  # jax and the model's code are in memory now
 kept = []
 for dtype in ("bfloat16", "float32"):
@@ -251,6 +251,8 @@ def damage(folder: Path, what: str) -> None:
         (folder / "config.json").unlink()
     elif what == "damaged config":
         (folder / "config.json").write_text('{"model_type": "llama", ')
+    elif what == "unknown model type":
+        (folder / "config.json").write_text('{"model_type": "mamba"}')
     elif what == "config is a list":
         (folder / "config.json").write_text("[]")
     elif what == "config is binary":
@@ -269,6 +271,7 @@ def damage(folder: Path, what: str) -> None:
         ("index without map", r"model\.safetensors\.index\.json: it has no weight_map"),
         ("no config", r"config\.json is missing; model\.path wants a Hugging Face model directory"),
         ("damaged config", r"config\.json: not valid JSON"),
+        ("unknown model type", r"/config\.json: model_type='mamba' is not supported; supported are gemma3"),
         ("config is a list", r"config\.json: not a JSON object"),
         ("config is binary", r"config\.json: not valid JSON"),
     ],
@@ -278,6 +281,7 @@ def test_a_damaged_directory_is_one_sentence(what, words, tmp_path):
     damage(tmp_path, what)
     with pytest.raises(UserError, match=words) as caught:
         load(tmp_path)
+    assert str(caught.value).startswith(str(tmp_path))
     assert "\n" not in str(caught.value)
 
 

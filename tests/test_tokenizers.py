@@ -227,6 +227,8 @@ def broken(folder: Path, what: str) -> None:
         (folder / "config.json").write_text('{"model_type": "gemma3_text", "eos_token_id": 1}')
     elif what == "cut off":
         tokenizer_json.write_text(tokenizer_json.read_text()[:1000])
+    elif what == "unknown kind":
+        tokenizer_json.write_text(json.dumps({**json.loads(tokenizer_json.read_text()), "model": {"type": "Other"}}))
     elif what == "damaged generation config":
         (folder / "generation_config.json").write_text("{")
     elif what == "no stop token":
@@ -246,6 +248,7 @@ def broken(folder: Path, what: str) -> None:
         ),
         ("no tokenizer, gemma", 300, "holds no tokenizer; put"),
         ("cut off", 300, r"no tokenizer can be read from it \(.*\); put tokenizer.json"),
+        ("unknown kind", 300, r"no tokenizer can be read from it \(.*\); put tokenizer.json"),
         ("damaged generation config", 300, "generation_config.json: not valid JSON"),
         ("no stop token", 300, "names an end-of-text token; give one as eos_token_id"),
         ("stop token beyond the model", 300, "stop token 999 is beyond the model's 300 tokens"),

@@ -80,13 +80,17 @@ class Checkpoints(SavedSteps):
             UserError: the folder cannot be written to, or another run does so.
         """
         super().__init__(checkpoint_dir)
-        self._unlock = weakref.finalize(self, os.close, _lock(self.root, checkpoint_dir))
+        self._made = [folder for folder in (self.root, *self.root.parents) if not os.path.exists(folder)]
+        self._unlock = weakref.finalize(self, os.close, _lock(self.root, checkpoint_dir, self._made))
         self._faulty: set[int] = set()
         self._remove_leftovers()
         self._max_to_keep = max_to_keep
 
     def close(self) -> None:
-        """Lets other runs write to the folder."""
+        """Lets other runs write to the folder; removes it where this object made it and nothing was saved in it."""
+        if self._unlock.alive and self._made and os.listdir(self.root) == [LOCK]:
+            os.unlink(self.root / LOCK)
+            _remove_empty(self._made)
         self._unlock()
 
     def latest_valid(self) -> int | None:
@@ -173,17 +177,24 @@ def tree_bytes(tree: Any) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
-def _lock(root: Path, asked: str | Path) -> int:
-    """Makes the folder and returns the open file that locks it; leaves nothing behind where that fails."""
-    missing = [folder for folder in (root, *root.parents) if not os.path.exists(folder)]
+def _remove_empty(folders: list[Path]) -> None:
+    """Removes folders, the innermost first, as far as they are empty."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _lock(root: Path, asked: str | Path, missing: list[Path]) -> int:
+    """Makes the folder, `missing` parents too, and returns the open file that locks it.
+
+    Leaves nothing behind where that fails.
+    """
     try:
         root.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=root).close()
         descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        for folder in missing:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        _remove_empty(missing)
         raise UserError(
             f"checkpoint_dir={asked}: cannot be written to ({error.strerror or error}); "
             "give another folder with checkpoint_dir=DIR"

@@ -32,7 +32,6 @@ from tunix_grpo.models.families import decoder_weights
 from tunix_grpo.prompts import chat_messages, system_prompt_text
 from tunix_grpo.publishing import in_place_of, push, require_replaceable, require_repository
 from tunix_grpo.saved_runs import SavedRun, choose_step, load_trained, open_run
-from tunix_grpo.spec import spec_from_config
 from tunix_grpo.tokenizers import Tokenizer, load_tokenizer
 
 QUESTIONS = (
@@ -174,7 +173,7 @@ def write_model(
     _write_json(folder / "config.json", saving.text_config(config, model.spec, dtype))
 
     def read_back() -> decoder.Weights:
-        spec = spec_from_config(weights.read_config(folder))
+        spec = weights.read_spec(folder)
         module = weights.load_module(spec, folder, mesh, model.dtype)
         return decoder_weights(spec, nnx.to_pure_dict(nnx.state(module)), 0.0, model.dtype)
 

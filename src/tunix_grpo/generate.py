@@ -21,10 +21,9 @@ from tunix_grpo.decoding import Sampling
 from tunix_grpo.devices import Devices, open_devices
 from tunix_grpo.errors import UserError
 from tunix_grpo.models import Model, load_frozen, resolve_directory
-from tunix_grpo.models.weights import read_config
+from tunix_grpo.models.weights import read_spec
 from tunix_grpo.rollout import RolloutEngine, row_keys
 from tunix_grpo.saved_runs import choose_step, load_trained, open_run
-from tunix_grpo.spec import spec_from_config
 from tunix_grpo.stopping import StopRequest
 from tunix_grpo.streaming import stream_tokens, text_pieces
 from tunix_grpo.tokenizers import Tokenizer, model_tokenizer
@@ -155,7 +154,7 @@ def prompt_table(prompt: Prompt, tokenizer: Tokenizer) -> str:
 
 
 def _tokenizer(config: GenerateConfig, directory: Path) -> Tokenizer:
-    vocab_size = spec_from_config(read_config(directory)).vocab_size
+    vocab_size = read_spec(directory).vocab_size
     return model_tokenizer(config.model.tokenizer, directory, vocab_size)
 
 

@@ -131,7 +131,7 @@ def load_tokenizer(directory: Path, vocab_size: int, generation_directory: Path 
         raise UserError(f"{directory}: it holds no tokenizer; {way_out}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # the Rust library raises it bare
         raise UserError(
             f"{directory}: no tokenizer can be read from it ({str(error).splitlines()[0]}); {way_out}"
         ) from error

@@ -17,14 +17,13 @@ from tunix_grpo.devices import CompilationCounter, open_devices
 from tunix_grpo.errors import UserError
 from tunix_grpo.learner import StepResult, build_learner
 from tunix_grpo.models import load_model, resolve_directory
-from tunix_grpo.models.weights import read_config
+from tunix_grpo.models.weights import read_spec
 from tunix_grpo.optimizers import build_optimizer, build_schedule
 from tunix_grpo.reporting import completion_records, processed_tokens, start_rows, step_metrics, written_paths
 from tunix_grpo.resuming import find_start, identity, settings
 from tunix_grpo.rewards import build_rewards
 from tunix_grpo.rollout import greedy_sampling
 from tunix_grpo.scoring import Evaluation, evaluate
-from tunix_grpo.spec import spec_from_config
 from tunix_grpo.stopping import StopRequest
 from tunix_grpo.tasks import build_task
 from tunix_grpo.tokenizers import Tokenizer, model_tokenizer
@@ -67,7 +66,7 @@ def _train(config: Config, closing: contextlib.ExitStack) -> Summary:
     compilations = CompilationCounter()
     rewards = build_rewards(config.reward)
     directory = resolve_directory(config.model)
-    spec = spec_from_config(read_config(directory))
+    spec = read_spec(directory)
     tokenizer = model_tokenizer(config.model.tokenizer, directory, spec.vocab_size)
     task = build_task(config.task, config.seed)
     training_set, heldout_set = _prompt_sets(config, task, tokenizer)

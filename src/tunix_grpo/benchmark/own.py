@@ -27,9 +27,9 @@ from tunix_grpo.data import PromptSet
 from tunix_grpo.devices import CompilationCounter, Devices, open_devices, peak_memory_bytes
 from tunix_grpo.learner import Learner, build_learner
 from tunix_grpo.models import Model, load_model, resolve_directory
-from tunix_grpo.models.weights import read_config
+from tunix_grpo.models.weights import read_spec
 from tunix_grpo.optimizers import build_optimizer
-from tunix_grpo.spec import DecoderSpec, spec_from_config
+from tunix_grpo.spec import DecoderSpec
 from tunix_grpo.tasks.base import ExactTask
 from tunix_grpo.tokenizers import model_tokenizer
 
@@ -49,7 +49,7 @@ def serve(settings: Mapping[str, Any], link: Link) -> None:
     compilations = CompilationCounter()
     config = config.on(jax.default_backend())
     directory = resolve_directory(config.model)
-    spec = spec_from_config(read_config(directory))
+    spec = read_spec(directory)
     prompts, tokenizer = _prompts(config, spec, directory, config.prompts_per_step(devices.data_parallel))
 
     model = load_model(config.model, directory, devices.mesh, config.seed)

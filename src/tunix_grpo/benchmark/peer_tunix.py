@@ -26,8 +26,7 @@ from tunix_grpo.benchmark.link import Link
 from tunix_grpo.config import MeshConfig
 from tunix_grpo.devices import open_devices, peak_memory_bytes
 from tunix_grpo.models.lora import target_pattern
-from tunix_grpo.models.weights import load_module, read_config
-from tunix_grpo.spec import spec_from_config
+from tunix_grpo.models.weights import load_module, read_spec
 
 
 def serve(settings: Mapping[str, Any], link: Link) -> None:
@@ -63,7 +62,7 @@ def _batches(job: Job, link: Link, actor: nnx.Module) -> Iterator[dict[str, np.n
 def _models(job: Job, mesh: jax.sharding.Mesh) -> tuple[nnx.Module, nnx.Module]:
     """Returns the model that is trained, and the one that stays."""
     directory = Path(job.directory)
-    spec = spec_from_config(read_config(directory))
+    spec = read_spec(directory)
     reference = load_module(spec, directory, mesh, jnp.dtype(job.dtype))
     if job.lora_rank is None:
         return load_module(spec, directory, mesh, jnp.dtype(job.dtype)), reference

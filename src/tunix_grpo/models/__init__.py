@@ -20,7 +20,7 @@ from tunix_grpo.config import ModelConfig
 from tunix_grpo.models import lora, quantization, weights
 from tunix_grpo.models.families import decoder_weights
 from tunix_grpo.models.sources import resolve_directory
-from tunix_grpo.spec import DecoderSpec, spec_from_config
+from tunix_grpo.spec import DecoderSpec
 
 __all__ = ["Model", "load_frozen", "load_model", "resolve_directory"]
 
@@ -68,7 +68,7 @@ def load_model(config: ModelConfig, directory: Path, mesh: jax.sharding.Mesh, se
     Raises:
         UserError: an unsupported model, or weights that do not fit config.json.
     """
-    spec = spec_from_config(weights.read_config(directory))
+    spec = weights.read_spec(directory)
     dtype = _dtype(config.dtype)
     full = config.lora_rank is None
     base = _load_base(config, spec, directory, mesh, seed, jnp.dtype(jnp.float32) if full else dtype)
@@ -93,7 +93,7 @@ def load_frozen(config: ModelConfig, directory: Path, mesh: jax.sharding.Mesh, s
     Raises:
         UserError: an unsupported model, or weights that do not fit config.json.
     """
-    spec = spec_from_config(weights.read_config(directory))
+    spec = weights.read_spec(directory)
     dtype = _dtype(config.dtype)
     base = _load_base(config, spec, directory, mesh, seed, dtype)
     return Model(spec, directory, base, base, nnx.Param, 0.0, dtype)

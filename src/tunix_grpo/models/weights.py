@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from tunix_grpo.errors import UserError
 from tunix_grpo.models.families import Tensor, module_class, tensors
-from tunix_grpo.spec import DecoderSpec
+from tunix_grpo.spec import DecoderSpec, spec_from_config
 
 # The text model's tensors, wherever a multimodal file keeps them.
 _TEXT_PREFIX = re.compile(r"^(?:model\.language_model\.|language_model\.model\.)")
@@ -49,6 +49,19 @@ def read_config(directory: Path) -> dict:
     if not file.is_file():
         raise UserError(f"{directory}: config.json is missing; model.path wants a Hugging Face model directory")
     return _read_json(file)
+
+
+def read_spec(directory: Path) -> DecoderSpec:
+    """Returns what the config.json of a model directory says the decoder computes.
+
+    Raises:
+        UserError: it is missing, or says something that is not covered; the sentence names the folder.
+    """
+    config = read_config(directory)
+    try:
+        return spec_from_config(config)
+    except UserError as error:
+        raise UserError(f"{directory}/{error}") from error
 
 
 def load_module(spec: DecoderSpec, directory: Path, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> nnx.Module:
