@@ -391,6 +391,7 @@ ABOUT = {
     "model": "tiny",
     "device": "cpu (cpu)",
     "dtype": "float32",
+    "remat": "block",
     "work": {"prompts": 4, "generations": 4, "prompt_tokens": 60, "completion_tokens": 50, "prompt_width": 64},
     "ceilings": {"bandwidth": 2e10, "arithmetic": 1e11},
     "limits": {"rollout": 1.0, "reference": 0.5, "update": 1.5, "step": 3.0},

@@ -75,7 +75,7 @@ def test_caches_are_no_longer_than_needed(gemma):
     assert decoding._stages(511) == [256, 511]
     assert decoding._stages(1100) == [256, 512, 1024, 1100]
     cache = decoding.grown(gemma.spec, decoding.empty_cache(gemma.spec, 2, 3, jnp.float32), 100)
-    assert [keys.shape[2] for keys in cache.keys] == [5, 5, 5, 5, 5, 100, 5]
+    assert [keys.shape[3] for keys in cache.keys] == [5, 5, 5, 5, 5, 100, 5]
     _, seen = decoding.prefill(gemma.spec, weights_of(gemma), *map(jnp.asarray, prompts()), "plain")
     assert [keys.shape[2] for keys in seen.keys] == [5, 5, 5, 5, 5, 9, 5]
 

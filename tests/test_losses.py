@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from families import load, write_model
+from families import SHAPES, load, write_model
 from tunix_grpo import decoder, losses
 from tunix_grpo.data import Completions, left_padded
 from tunix_grpo.losses import completion_logprobs, group_advantages, grpo_loss
+from tunix_grpo.spec import spec_from_config
 
 TEMPERATURE = 0.7
 
@@ -229,3 +230,19 @@ def test_no_array_of_tokens_times_vocabulary_is_made(model):
     rows, length = batch.tokens.shape
     assert f"{rows}x{length}x97" not in text
     assert f"{batch.prompt_tokens.shape[1]}x97x" not in text
+
+
+@pytest.mark.parametrize(
+    ("wanted", "tokens", "dtype", "chosen"),
+    [
+        # width 32 + (4 + 2 * 2) * 16 + 2 * 48 = 256, 2 layers: 2 KiB a token in float32
+        ("auto", 2**19, "float32", "block"),
+        ("auto", 2**19 + 1, "float32", "full"),
+        ("auto", 2**20, "bfloat16", "block"),
+        ("none", 2**30, "float32", "none"),
+        ("full", 1, "float32", "full"),
+    ],
+)
+def test_auto_remat_keeps_at_most_a_gibibyte(wanted, tokens, dtype, chosen):
+    spec = spec_from_config({"model_type": "llama", **SHAPES, "num_hidden_layers": 2})
+    assert decoder.choose_remat(wanted, spec, tokens, dtype) == chosen

@@ -48,6 +48,8 @@ REMAT: dict[str, Callable] = {
     ),
     "full": lambda layer: jax.checkpoint(layer, prevent_cse=False),
 }
+AUTO_REMAT = "auto"
+_AUTO_BYTES = 2**30  # what auto lets `block` keep
 
 
 class Segment(NamedTuple):
@@ -64,6 +66,19 @@ class Segment(NamedTuple):
     values: tuple[jax.Array, ...]
     positions: jax.Array
     valid: jax.Array
+
+
+def choose_remat(wanted: str, spec: DecoderSpec, tokens: int, dtype: jnp.dtype) -> str:
+    """Returns `wanted`, or for auto `block` where what it keeps is at most 1 GiB, and else `full`.
+
+    Args:
+        tokens: that a device runs through all layers before it runs backward.
+        dtype: of the activations.
+    """
+    if wanted != AUTO_REMAT:
+        return wanted
+    width = spec.embed_dim + (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim + 2 * spec.hidden_dim
+    return "block" if tokens * width * spec.num_layers * jnp.dtype(dtype).itemsize <= _AUTO_BYTES else "full"
 
 
 def text_positions(valid: jax.Array) -> jax.Array:

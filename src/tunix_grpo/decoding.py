@@ -68,7 +68,12 @@ class Prompts(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """Keys and values of the completions: token t of every row is in slot t modulo C, per layer [B, K, C, H]."""
+    """Keys and values of the completions: token t of every row is in slot t modulo C.
+
+    Attributes:
+        keys: per layer [B, K, H, C], the slots last: a CPU multiplies that with the queries twice as fast.
+        values: per layer [B, K, C, H].
+    """
 
     keys: tuple[jax.Array, ...]
     values: tuple[jax.Array, ...]
@@ -202,19 +207,25 @@ def prefill(
 
 def empty_cache(spec: DecoderSpec, rows: int, slots: int, dtype: jnp.dtype) -> Cache:
     """Returns unwritten slots, `slots` of them or as many as a layer's sliding window."""
-    shapes = [(rows, spec.num_kv_heads, min(slots, window or slots), spec.head_dim) for window in spec.windows]
+    sizes = [min(slots, window or slots) for window in spec.windows]
+    heads, width = spec.num_kv_heads, spec.head_dim
     # Every array its own, so that they can be donated.
-    return Cache(*(tuple(jnp.zeros(shape, dtype) for shape in shapes) for _ in range(2)))
+    keys = tuple(jnp.zeros((rows, heads, width, size), dtype) for size in sizes)
+    return Cache(keys, tuple(jnp.zeros((rows, heads, size, width), dtype) for size in sizes))
 
 
 def grown(spec: DecoderSpec, cache: Cache, slots: int) -> Cache:
     """Returns the cache with `slots` slots, or as many as a layer's sliding window; it must not have wrapped around."""
 
-    def longer(array: jax.Array, window: int | None) -> jax.Array:
-        missing = min(slots, window or slots) - array.shape[2]
-        return jnp.pad(array, ((0, 0), (0, 0), (0, missing), (0, 0)))
+    def longer(array: jax.Array, window: int | None, axis: int) -> jax.Array:
+        padding = [(0, 0)] * 4
+        padding[axis] = (0, min(slots, window or slots) - array.shape[axis])
+        return jnp.pad(array, padding)
 
-    return Cache(*(tuple(map(longer, arrays, spec.windows)) for arrays in cache))
+    return Cache(
+        tuple(longer(keys, window, 3) for keys, window in zip(cache.keys, spec.windows, strict=True)),
+        tuple(longer(values, window, 2) for values, window in zip(cache.values, spec.windows, strict=True)),
+    )
 
 
 def decode_step(
@@ -239,10 +250,10 @@ def decode_step(
     for index, layer in enumerate(weights["layers"]):
         window = spec.windows[index]
         q, k, v = decoder.qkv(spec, layer, x, angles[spec.ropes[index]])
-        slots = cache.keys[index].shape[2]
-        written = (0, 0, t % slots, 0)
-        keys.append(jax.lax.dynamic_update_slice(cache.keys[index], k.swapaxes(1, 2), written))
-        values.append(jax.lax.dynamic_update_slice(cache.values[index], v.swapaxes(1, 2), written))
+        slots = cache.keys[index].shape[3]
+        slot = t % slots
+        keys.append(jax.lax.dynamic_update_slice(cache.keys[index], jnp.moveaxis(k, 1, 3), (0, 0, 0, slot)))
+        values.append(jax.lax.dynamic_update_slice(cache.values[index], jnp.moveaxis(v, 1, 2), (0, 0, slot, 0)))
         seen = prompts.keys[index].shape[2]
         prompt_mask = attention.visible(first, prompts.positions[:, -seen:], prompts.valid[:, -seen:], window)
         # Slot j holds the newest token whose index is j modulo the slots; none yet if that would be before the first.
@@ -264,7 +275,7 @@ def _attend(q: jax.Array, scale: float, prompt: tuple, own: tuple) -> jax.Array:
     Args:
         q: [B, N, H].
         prompt: keys and values [P, K, S, H], bool[P, 1, S] visible.
-        own: keys and values [B, K, C, H], bool[C] visible.
+        own: keys [B, K, H, C], values [B, K, C, H], bool[C] visible.
 
     Returns:
         [B, N * H] in q's dtype.
@@ -287,7 +298,7 @@ def _attend(q: jax.Array, scale: float, prompt: tuple, own: tuple) -> jax.Array:
     score = jnp.einsum("pkqh,pksh->pkqs", by_prompt(q), prompt_keys, preferred_element_type=jnp.float32)
     score = jnp.where(prompt_mask[:, None], score * scale, attention.MASKED_SCORE)
     own_q = q.reshape(-1, *q.shape[2:])
-    own_score = jnp.einsum("bkrh,bkch->bkrc", own_q, own_keys, preferred_element_type=jnp.float32)
+    own_score = jnp.einsum("bkrh,bkhc->bkrc", own_q, own_keys, preferred_element_type=jnp.float32)
     own_score = jnp.where(own_mask, own_score * scale, attention.MASKED_SCORE)
     own_score = by_prompt(own_score.reshape(*q.shape[:-1], -1))
     probs = jax.nn.softmax(jnp.concatenate([score, own_score], axis=-1), axis=-1).astype(q.dtype)

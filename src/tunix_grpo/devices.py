@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import dataclasses
 import os
 import resource
@@ -86,6 +88,15 @@ def peak_memory_bytes() -> int:
         return stats["peak_bytes_in_use"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def return_freed_memory() -> None:
+    """Gives memory that this process has freed back to the system; glibc's malloc holds on to much of it.
+
+    Where the host is the device that is memory for a step.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _use_cache(jax, folder: Path) -> None:

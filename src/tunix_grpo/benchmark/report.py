@@ -34,7 +34,7 @@ def figures(
         "quantization": config.model.quantization,
         **work,
         "micro_batch_size": config.training.micro_batch_size,
-        "remat": config.training.remat,
+        "remat": about["remat"],
         "steps": len(timed),
         "bandwidth_bytes_per_s": about["ceilings"]["bandwidth"],
         "arithmetic_flop_per_s": about["ceilings"]["arithmetic"],

@@ -34,8 +34,8 @@ class BatchConfig:
     """Prompts per device that pass through the model at once, 1 to 16 by GPU memory."""
     gradient_accumulation_steps: int = rules.number(minimum=1)
     """Micro batches per update, 1 or more."""
-    remat: str = rules.choice("none", "block", "full")
-    """What an update computes again instead of keeping it, as in training: none, block or full."""
+    remat: str = rules.choice("auto", "none", "block", "full")
+    """What an update computes again instead of keeping it, as in training: none, block, full or auto."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -62,9 +62,10 @@ class TrainingConfig:
     """How often `num_batches` steps are made, 1 to 10."""
     gradient_accumulation_steps: int = rules.number(minimum=1)
     """Micro batches per update, 1 or more."""
-    remat: str = rules.choice("none", "block", "full")
+    remat: str = rules.choice("auto", "none", "block", "full")
     """What an update computes again instead of keeping it: none of it, all of a layer but its wide matrix products
-    (block), or all but the layers' inputs (full): the least memory."""
+    (block), or all but the layers' inputs (full): the least memory. auto is block where that keeps at most 1 GiB, else
+    full."""
     checkpoint_dir: str = rules.path(hint="give a folder such as ./checkpoints/ckpts/")
     """Folder of the checkpoints."""
     save_interval_steps: int = rules.number(minimum=1, advice=Advice(1, 1000))

@@ -28,7 +28,7 @@ from tunix.rl import function_registry, rl_cluster
 from tunix.rl.grpo import grpo_learner
 from tunix.rl.rollout import base_rollout
 
-from tunix_grpo import losses
+from tunix_grpo import decoder, losses
 from tunix_grpo.config import Config
 from tunix_grpo.data import Completions, PromptSet
 from tunix_grpo.decoding import Sampling
@@ -222,11 +222,13 @@ def build_learner(
         prompt_width: tokens that prompts are padded to.
     """
     data_parallel = mesh.shape["fsdp"]
+    group, length = config.grpo.num_generations, config.generation.max_generation_steps
+    tokens = config.training.micro_batch_size * (prompt_width + group * length)  # of a micro batch on a device
     algo_config = AlgorithmConfig(
         advantage_estimator=SLOT,
         policy_loss_fn=SLOT,
         reward_manager=SLOT,
-        num_generations=config.grpo.num_generations,
+        num_generations=group,
         num_iterations=config.grpo.num_iterations,
         beta=config.grpo.beta,
         epsilon=config.grpo.epsilon,
@@ -235,7 +237,7 @@ def build_learner(
         task=task,
         step_rows=config.completions_per_step(data_parallel),
         temperature=config.generation.temperature,
-        remat=config.training.remat,
+        remat=decoder.choose_remat(config.training.remat, model.spec, tokens, model.dtype),
     )
 
     def score(batch: Completions) -> jax.Array:
@@ -257,7 +259,7 @@ def build_learner(
             rollout_engine=engine,
             training_config=rl_cluster.RLTrainingConfig(actor_optimizer=optimizer, eval_every_n_steps=1),
             rollout_config=base_rollout.RolloutConfig(
-                max_tokens_to_generate=config.generation.max_generation_steps,
+                max_tokens_to_generate=length,
                 temperature=config.generation.temperature,
                 top_p=config.generation.top_p,
                 top_k=config.generation.top_k,
@@ -265,7 +267,7 @@ def build_learner(
             ),
         ),
     )
-    rows = config.training.micro_batch_size * config.grpo.num_generations * data_parallel
+    rows = config.training.micro_batch_size * group * data_parallel
     return Learner(cluster, algo_config, rewards, config, rows)
 
 
