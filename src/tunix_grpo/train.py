@@ -13,7 +13,7 @@ from tunix_grpo import console, curves, prompts, trackers
 from tunix_grpo.checkpoints import Checkpoints
 from tunix_grpo.config import Config
 from tunix_grpo.data import PromptSet, build_prompts, step_indices
-from tunix_grpo.devices import CompilationCounter, open_devices, return_freed_memory
+from tunix_grpo.devices import CompilationCounter, open_devices
 from tunix_grpo.errors import UserError
 from tunix_grpo.learner import StepResult, build_learner
 from tunix_grpo.models import load_model, resolve_directory
@@ -85,7 +85,6 @@ def _train(config: Config, closing: contextlib.ExitStack) -> Summary:
 
     # --- the model and its learner ---
     model = load_model(config.model, directory, devices.mesh, config.seed)
-    return_freed_memory()
     schedule = build_schedule(config.optimizer, config.scheduler, total_steps * config.grpo.num_iterations)
     learner = build_learner(
         config,

@@ -24,7 +24,7 @@ from tunix_grpo.benchmark.questions import (
 )
 from tunix_grpo.config.benchmark import BenchmarkConfig, from_values
 from tunix_grpo.data import PromptSet
-from tunix_grpo.devices import CompilationCounter, Devices, open_devices, peak_memory_bytes, return_freed_memory
+from tunix_grpo.devices import CompilationCounter, Devices, open_devices, peak_memory_bytes
 from tunix_grpo.learner import Learner, build_learner
 from tunix_grpo.models import Model, load_model, resolve_directory
 from tunix_grpo.models.weights import read_spec
@@ -54,7 +54,6 @@ def serve(settings: Mapping[str, Any], link: Link) -> None:
 
     model = load_model(config.model, directory, devices.mesh, config.seed)
     ceilings = measure_ceilings(model.dtype)
-    return_freed_memory()
     schedule = optax.constant_schedule(config.optimizer.learning_rate)
     learner = build_learner(
         config,
