@@ -21,6 +21,10 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
     os.environ.setdefault("WANDB_MODE", "offline")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import jax
+
+    # Of this process alone: its many small programs take far longer to optimise than to run.
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

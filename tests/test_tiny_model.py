@@ -50,6 +50,7 @@ def test_the_directory_is_small_and_complete():
     assert sum(file.stat().st_size for file in files) < 2_000_000
 
 
+@pytest.mark.slow
 def test_making_it_again_writes_the_same_text_files_and_loads(tmp_path):
     make_tiny_model(tmp_path, num_steps=1)
     for name in TEXT_FILES:

@@ -130,7 +130,7 @@ def test_one_seed_gives_one_run(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("num_iterations", "accumulation"),
-    [(1, 1), (2, 2), pytest.param(1, 2, marks=pytest.mark.slow), pytest.param(2, 1, marks=pytest.mark.slow)],
+    [(2, 2), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((1, 1), (1, 2), (2, 1)))],
 )
 def test_resume_is_exact(run, tmp_path, num_iterations, accumulation):
     """Two steps, the later checkpoint removed, started again: as if never stopped, bit for bit."""
@@ -303,11 +303,11 @@ def test_two_devices_share_a_step(tmp_path, two_layers):
     [
         (["device=cuda"], "device=cpu"),
         (["model=hf", "model.path=/nowhere/at/all"], "model.path=/nowhere/at/all"),
-        (["task=jsonl", "task.path=empty.jsonl"], "empty.jsonl"),
+        pytest.param(["task=jsonl", "task.path=empty.jsonl"], "empty.jsonl", marks=pytest.mark.slow),
         (["task=jsonl", "task.path=broken.jsonl"], "broken.jsonl:2"),
         (["checkpoint_dir=empty.jsonl/inside"], "checkpoint_dir"),
-        (["generation.max_prompt_length=4"], "generation.max_prompt_length=4"),
-        (["task=gsm8k"], "task.path"),
+        pytest.param(["generation.max_prompt_length=4"], "generation.max_prompt_length=4", marks=pytest.mark.slow),
+        pytest.param(["task=gsm8k"], "task.path", marks=pytest.mark.slow),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(run_training, tmp_path, overrides, words):
