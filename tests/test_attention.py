@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-from tunix_grpo import attention
+from families import load, write_model
+from tunix_grpo import attention, losses
+from tunix_grpo.data import Completions
 
 ROWS, QUERIES, SLOTS, HEADS, KV_HEADS, HEAD_DIM = 3, 7, 12, 4, 2, 8
 
@@ -95,3 +101,28 @@ def test_a_device_without_flash_attention_computes_plainly(monkeypatch, caplog):
     assert attention.usable_form(4, 2, 24, None, jnp.dtype(jnp.bfloat16)) == attention.PLAIN
     assert "plain attention is used" in caplog.text
     assert attention.usable_form(4, 2, 24, None, jnp.dtype(jnp.float32)) == attention.PLAIN
+
+
+def test_the_gpu_program_of_a_gradient_attends_by_cudnn(tmp_path, monkeypatch):
+    """Lowered for a GPU that is not here: what JAX asks of one is answered as a Hopper with cuDNN 9.10 would."""
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
+    write_model("gemma3", tmp_path)
+    model = load(tmp_path, dtype="bfloat16", lora_rank=4)
+    trained, frozen = nnx.state(model.actor, model.trainable, ...)
+    ids = jax.ShapeDtypeStruct((4, 12), jnp.int32)
+    batch = Completions(ids, jax.ShapeDtypeStruct((4, 12), bool), ids, jax.ShapeDtypeStruct((4,), jnp.int32))
+
+    def total(trained, frozen, batch):
+        weights = model.decoder_weights(nnx.merge_state(trained, frozen))
+        form = attention.FUSED
+        return losses.completion_logprobs(model.spec, weights, batch, 1.0, attention_form=form, remat="full")[0].sum()
+
+    traced = jax.jit(jax.grad(total)).trace(nnx.as_pure(trained), nnx.as_pure(frozen), batch)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    # Of layers with and without a window, in prompts and in completions; 12 + 11 keys, an odd number, are no obstacle.
+    assert text.count("@__cudnn$fmhaSoftmax(") >= 4
+    assert text.count("@__cudnn$fmhaSoftmaxBackward(") >= 4
+    assert "callback" not in text
+    # No scores of all heads, queries and keys: [rows, heads, queries, keys].
+    assert not re.search(r"tensor<4x4x11x23xf32>|tensor<4x2x22x23xf32>", text)
