@@ -211,7 +211,7 @@ def test_closing_summary(capsys: pytest.CaptureFixture[str], before: float | Non
     assert capsys.readouterr().out == (
         "Training finished\n"
         f"  held-out accuracy  {shown}\n"
-        "  steps              250 in 1:40, 0.40 s each\n"
+        "  steps              250 in 1:40, loading and evaluations included\n"
         "  checkpoint         /runs/actor/250\n"
         "  metrics            /out/metrics.jsonl\n"
     )

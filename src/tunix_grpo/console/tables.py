@@ -53,8 +53,7 @@ def closing_summary(
         paths: what was written, and where.
     """
     rows = [("held-out accuracy", _accuracy_change(accuracy_before, accuracy_after))]
-    pace = f", {format_duration(seconds / num_steps)} each" if num_steps else ""
-    rows.append(("steps", f"{num_steps:,} in {format_duration(seconds)}{pace}"))
+    rows.append(("steps", f"{num_steps:,} in {format_duration(seconds)}, loading and evaluations included"))
     rows += [(name, str(path)) for name, path in paths]
     start_table(rows, title)
 
