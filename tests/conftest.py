@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hydra
@@ -24,6 +24,16 @@ def pytest_configure(config: pytest.Config) -> None:
     import jax
 
     # Of this process alone: its many small programs take far longer to optimise than to run.
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def optimised() -> Iterator[None]:
+    """Compiles as users do: for tests of what is in a compiled program, or of what it needs."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
     jax.config.update("jax_disable_most_optimizations", True)
 
 

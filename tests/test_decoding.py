@@ -165,6 +165,7 @@ def test_quantized_weights_stay_small():
     assert joining.joined({"layers": [layer]})["layers"][0] == layer
 
 
+@pytest.mark.usefixtures("optimised")
 def test_nothing_leaves_the_device_between_tokens(gemma):
     """No callback, no feed, and inside a block no condition on data: its loop knows its number of rounds."""
     config = Sampling(num_generations=2, max_tokens=17, temperature=1.0)

@@ -166,6 +166,7 @@ def test_programs_are_compiled_once(compose, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 def test_an_update_of_gemma3_270m_needs_little_memory(compose):
     """16 completions of 256 + 512 tokens, default settings: weights, optimizer and all temporaries in 3.5 GB.
 

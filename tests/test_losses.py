@@ -100,6 +100,7 @@ def compiled_gradient(model, remat: str):
     return jax.jit(jax.value_and_grad(total)).lower(*inputs).compile(), inputs
 
 
+@pytest.mark.usefixtures("optimised")
 def test_no_array_holds_the_logits_of_all_tokens(wide_model, monkeypatch):
     """In the whole compiled program only the vocabulary's own matrices and one chunk of logits are that wide."""
     monkeypatch.setattr(losses, "_chunk_bytes", lambda: 4 * 509 * 16)
@@ -111,6 +112,7 @@ def test_no_array_holds_the_logits_of_all_tokens(wide_model, monkeypatch):
     assert sizes <= {1, 16, wide_model.spec.embed_dim}  # 32; B x T is 36, B x prompt 48, P x prompt 16
 
 
+@pytest.mark.usefixtures("optimised")
 def test_what_is_computed_again_changes_nothing_but_memory(wide_model):
     """Gradients within 1e-4, as they are for any other order of summation; each word needs less than the one before."""
     results = {}
@@ -217,6 +219,7 @@ def test_k1_would_not_regularise_and_ours_do():
         assert np.abs(expected_gradient(lambda r, e=estimator: losses._token_kl(r, e))).max() > 0.05
 
 
+@pytest.mark.usefixtures("optimised")
 def test_no_array_of_tokens_times_vocabulary_is_made(model):
     """The compiled gradient holds no [B, T, V]: the largest buffer with the vocabulary in it is one chunk."""
     batch = small_batch()
