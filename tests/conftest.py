@@ -37,7 +37,7 @@ def optimised() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def jax_cache() -> str:
     """Folder of compiled programs that all tests share; programs take it as `jax_cache=`."""
     return os.environ["JAX_COMPILATION_CACHE_DIR"]

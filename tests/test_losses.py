@@ -219,22 +219,6 @@ def test_k1_would_not_regularise_and_ours_do():
         assert np.abs(expected_gradient(lambda r, e=estimator: losses._token_kl(r, e))).max() > 0.05
 
 
-@pytest.mark.usefixtures("optimised")
-def test_no_array_of_tokens_times_vocabulary_is_made(model):
-    """The compiled gradient holds no [B, T, V]: the largest buffer with the vocabulary in it is one chunk."""
-    batch = small_batch()
-    params = nnx.as_pure(nnx.state(model.actor))
-
-    def loss(params):
-        logps, _ = completion_logprobs(model.spec, model.decoder_weights(params), batch, TEMPERATURE)
-        return jnp.sum(logps)
-
-    text = jax.jit(jax.grad(loss)).lower(params).as_text()
-    rows, length = batch.tokens.shape
-    assert f"{rows}x{length}x97" not in text
-    assert f"{batch.prompt_tokens.shape[1]}x97x" not in text
-
-
 @pytest.mark.parametrize(
     ("wanted", "tokens", "dtype", "chosen"),
     [
