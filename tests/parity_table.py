@@ -11,21 +11,10 @@ import os
 import tempfile
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from families import VARIANTS, load, write_model
-from test_decoder import left_padded_tokens, reference_logits, smollm2_distances
-from tunix_grpo import decoder
-
-
-def our_logits(folder: Path, dtype: str, tokens: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    model = load(folder, dtype=dtype)
-    weights = model.decoder_weights(nnx.as_pure(nnx.state(model.actor)))
-    positions = decoder.text_positions(jnp.asarray(valid))
-    hidden, _ = decoder.forward(model.spec, weights, tokens, positions, jnp.asarray(valid))
-    return np.asarray(decoder.head_logits(weights, hidden))
+from test_decoder import left_padded_tokens, logits_at_once, reference_logits, smollm2_distances
 
 
 def main() -> None:
@@ -36,8 +25,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             theirs = write_model(variant, Path(folder))
             exact = reference_logits(theirs, tokens, valid)
-            float32 = np.abs(our_logits(Path(folder), "float32", tokens, valid) - exact)[valid].max()
-            bfloat16 = np.abs(our_logits(Path(folder), "bfloat16", tokens, valid) - exact)[valid].mean()
+            float32 = np.abs(logits_at_once(load(Path(folder)), tokens, valid) - exact)[valid].max()
+            bfloat16 = np.abs(logits_at_once(load(Path(folder), dtype="bfloat16"), tokens, valid) - exact)[valid].mean()
             own = np.abs(reference_logits(theirs.bfloat16(), tokens, valid) - exact)[valid].mean()
         print(f"| {variant} | {float32:.1e} | {bfloat16:.4f} | {own:.4f} |", flush=True)
     if "TUNIX_GRPO_SMOLLM2" in os.environ:

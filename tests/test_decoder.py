@@ -43,13 +43,17 @@ def reference_logits(model, tokens: np.ndarray, valid: np.ndarray) -> np.ndarray
     return output.logits.double().numpy()
 
 
-def our_logits(model: Model, tokens: np.ndarray, valid: np.ndarray, prompt: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns [B, T, V] computed at once, and [B, T - prompt, V] of the tokens after the prompt, one by one."""
+def logits_at_once(model: Model, tokens: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Returns [B, T, V]."""
     weights = model.decoder_weights(nnx.as_pure(nnx.state(model.reference)))
     positions = decoder.text_positions(jnp.asarray(valid))
     hidden, _ = decoder.forward(model.spec, weights, tokens, positions, jnp.asarray(valid))
-    at_once = np.asarray(decoder.head_logits(weights, hidden))
+    return np.asarray(decoder.head_logits(weights, hidden))
 
+
+def our_logits(model: Model, tokens: np.ndarray, valid: np.ndarray, prompt: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns [B, T, V] computed at once, and [B, T - prompt, V] of the tokens after the prompt, one by one."""
+    weights = model.decoder_weights(nnx.as_pure(nnx.state(model.reference)))
     length = tokens.shape[1] - prompt
     start = (jnp.asarray(tokens[:, :prompt]), jnp.asarray(valid[:, :prompt]))
     _, prompts = decoding.prefill(model.spec, weights, *start, attention.PLAIN)
@@ -59,7 +63,7 @@ def our_logits(model: Model, tokens: np.ndarray, valid: np.ndarray, prompt: int)
     for t in range(length):
         hidden, cache = step(model.spec, weights, tokens[:, prompt + t], jnp.int32(t), cache, prompts)
         one_by_one.append(np.asarray(decoder.head_logits(weights, hidden)))
-    return at_once, np.stack(one_by_one, axis=1)
+    return logits_at_once(model, tokens, valid), np.stack(one_by_one, axis=1)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -131,11 +135,7 @@ def test_bfloat16_is_as_close_to_float32_as_transformers_own(variant, tmp_path):
     tokens, valid = left_padded_tokens()
     exact = reference_logits(theirs, tokens, valid)
     theirs_distance = np.abs(reference_logits(theirs.bfloat16(), tokens, valid) - exact)[valid].mean()
-    model = load(tmp_path, dtype="bfloat16")
-    weights = model.decoder_weights(nnx.as_pure(nnx.state(model.reference)))
-    positions = decoder.text_positions(jnp.asarray(valid))
-    hidden, _ = decoder.forward(model.spec, weights, tokens, positions, jnp.asarray(valid))
-    ours = np.asarray(decoder.head_logits(weights, hidden))
+    ours = logits_at_once(load(tmp_path, dtype="bfloat16"), tokens, valid)
     assert np.abs(ours - exact)[valid].mean() <= 1.5 * theirs_distance
 
 

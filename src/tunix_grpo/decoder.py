@@ -41,14 +41,13 @@ _ACTIVATIONS = {
 }
 _PROJECTIONS = "projections"  # the matrix products that remat=block keeps
 # training.remat -> what becomes of a layer's function.
-REMAT: dict[str, Callable] = {
+_REMAT: dict[str, Callable] = {
     "none": lambda layer: layer,
     "block": lambda layer: jax.checkpoint(
         layer, policy=jax.checkpoint_policies.save_only_these_names(_PROJECTIONS), prevent_cse=False
     ),
     "full": lambda layer: jax.checkpoint(layer, prevent_cse=False),
 }
-AUTO_REMAT = "auto"
 _AUTO_BYTES = 2**30  # what auto lets `block` keep
 
 
@@ -75,7 +74,7 @@ def choose_remat(wanted: str, spec: DecoderSpec, tokens: int, dtype: jnp.dtype) 
         tokens: that a device runs through all layers before it runs backward.
         dtype: of the activations.
     """
-    if wanted != AUTO_REMAT:
+    if wanted != "auto":
         return wanted
     width = spec.embed_dim + (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim + 2 * spec.hidden_dim
     return "block" if tokens * width * spec.num_layers * jnp.dtype(dtype).itemsize <= _AUTO_BYTES else "full"
@@ -131,7 +130,7 @@ def forward(
         return finish_layer(spec, layer, x, context.reshape(*x.shape[:2], -1)), (k, v)
 
     def run_stack(stack: Stack, x: jax.Array, inputs: tuple) -> tuple[jax.Array, tuple]:
-        wrapped = REMAT[remat](functools.partial(run_layer, stack))
+        wrapped = _REMAT[remat](functools.partial(run_layer, stack))
         return jax.lax.scan(lambda x, part: wrapped(x, *part), x, inputs)
 
     def run_period(period: tuple[Stack, ...], x: jax.Array, inputs: list) -> tuple[jax.Array, list]:
@@ -220,11 +219,10 @@ def linear(leaf: Weights, x: jax.Array) -> jax.Array:
     y = product(x, w)
     if "b" in leaf:
         if "a" in leaf:
-            low = product(x, leaf["a"]).astype(x.dtype)
+            low = product(x, leaf["a"])
         else:
             y, low = jnp.split(y, [leaf["b"].shape[1]], axis=-1)
-            low = low.astype(x.dtype)
-        y = y + product(low, leaf["b"])
+        y = y + product(low.astype(x.dtype), leaf["b"])
     if "bias" in leaf:
         y = y + leaf["bias"]
     return y.astype(x.dtype)

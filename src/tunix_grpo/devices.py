@@ -86,6 +86,11 @@ def peak_memory_bytes() -> int:
     stats = jax.local_devices()[0].memory_stats()
     if stats is not None and "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"]
+    return process_peak_bytes()
+
+
+def process_peak_bytes() -> int:
+    """Returns the most memory that this process has had so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

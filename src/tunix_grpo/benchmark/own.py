@@ -131,7 +131,6 @@ def _description(
         "work": dataclasses.asdict(work) | {"prompt_width": config.generation.max_prompt_length},
         "ceilings": ceilings._asdict(),
         "limits": dataclasses.asdict(limits) | {"step": limits.step},
-        "steps": config.steps,
         "total_steps": config.total_steps(),
         "texts": prompts.texts,
         "answers": [question.answer for question in prompts.questions],

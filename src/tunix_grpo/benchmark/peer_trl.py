@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +15,7 @@ import trl
 
 from tunix_grpo.benchmark.job import Job, worth
 from tunix_grpo.benchmark.link import Link
+from tunix_grpo.devices import process_peak_bytes
 
 
 class _Turns(transformers.TrainerCallback):
@@ -43,10 +42,7 @@ class _Turns(transformers.TrainerCallback):
         self._link.send(step_s=time.perf_counter() - self._start, peak_bytes=self._peak_bytes())
 
     def _peak_bytes(self) -> int:
-        if self._on_gpu:
-            return torch.cuda.max_memory_allocated()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+        return torch.cuda.max_memory_allocated() if self._on_gpu else process_peak_bytes()
 
 
 def serve(settings: Mapping[str, Any], link: Link) -> None:

@@ -10,7 +10,7 @@ from tunix_grpo.config import relations, rules
 from tunix_grpo.config.loading import Loader, build
 from tunix_grpo.config.relations import Relation, show
 from tunix_grpo.config.rules import Advice
-from tunix_grpo.config.schema import MAX_SEED, GrpoConfig, MeshConfig, ModelConfig, OptimizerConfig
+from tunix_grpo.config.schema import MAX_SEED, GrpoConfig, MeshConfig, ModelConfig, OptimizerConfig, StepSize
 
 PEERS = ("trl", "tunix")
 # What the peers are driven with, and only with.
@@ -55,7 +55,7 @@ class LengthsConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class BenchmarkConfig:
+class BenchmarkConfig(StepSize):
     """What is timed, on which work, and beside which other program."""
 
     peer: str | None = rules.choice(*PEERS)
@@ -96,15 +96,6 @@ class BenchmarkConfig:
     def total_steps(self) -> int:
         """Returns the steps with the first one and those of the warm-up; `on` has filled in the timed ones."""
         return 1 + self.warmup + self.steps
-
-    def prompts_per_step(self, data_parallel_devices: int) -> int:
-        """Returns P: micro_batch_size x gradient_accumulation_steps x data-parallel devices."""
-        per_device = self.training.micro_batch_size * self.training.gradient_accumulation_steps
-        return per_device * data_parallel_devices
-
-    def completions_per_step(self, data_parallel_devices: int) -> int:
-        """Returns P x G."""
-        return self.prompts_per_step(data_parallel_devices) * self.grpo.num_generations
 
 
 def to_values(config: BenchmarkConfig) -> dict[str, Any]:

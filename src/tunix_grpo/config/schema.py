@@ -250,8 +250,24 @@ class EvaluationConfig:
     """Questions that are answered at once, 1 or more."""
 
 
+class StepSize:
+    """How large a step is, by the groups `training` and `grpo` of the config that inherits it."""
+
+    __slots__ = ()
+
+    def prompts_per_step(self, data_parallel_devices: int) -> int:
+        """Returns P: micro_batch_size x gradient_accumulation_steps x data-parallel devices."""
+        training = self.training
+        per_device = training.micro_batch_size * training.gradient_accumulation_steps
+        return per_device * data_parallel_devices
+
+    def completions_per_step(self, data_parallel_devices: int) -> int:
+        """Returns P x G."""
+        return self.prompts_per_step(data_parallel_devices) * self.grpo.num_generations
+
+
 @dataclass(kw_only=True, slots=True)
-class Config:
+class Config(StepSize):
     """One run. `seed`, `device` and `checkpoint_dir` are the values in effect."""
 
     seed: int = rules.number(minimum=0, maximum=MAX_SEED)
@@ -275,16 +291,6 @@ class Config:
     tracker: TrackerConfig
     mesh: MeshConfig
     evaluation: EvaluationConfig
-
-    def prompts_per_step(self, data_parallel_devices: int) -> int:
-        """Returns P: micro_batch_size x gradient_accumulation_steps x data-parallel devices."""
-        training = self.training
-        per_device = training.micro_batch_size * training.gradient_accumulation_steps
-        return per_device * data_parallel_devices
-
-    def completions_per_step(self, data_parallel_devices: int) -> int:
-        """Returns P x G."""
-        return self.prompts_per_step(data_parallel_devices) * self.grpo.num_generations
 
     def total_steps(self, train_size: int, data_parallel_devices: int) -> int:
         """Returns the steps of the whole run: num_epochs x num_batches.
