@@ -11,7 +11,7 @@ import optax
 from families import load, one_device_mesh
 from tunix_grpo.config import Config
 from tunix_grpo.data import PromptSet
-from tunix_grpo.learner import Learner, build_learner
+from tunix_grpo.learner import Trainer
 from tunix_grpo.models import Model
 from tunix_grpo.rewards import Reward
 from tunix_grpo.tasks.base import ExactTask, Question
@@ -59,7 +59,7 @@ def small_learner(
     reward: Callable = mean_token,
     tx: optax.GradientTransformation | None = None,
     **model_changes,
-) -> Learner:
+) -> Trainer:
     """Returns a learner on the model in `folder`: 2 prompts, 4 completions of 6 tokens, unless overridden."""
     config = compose(
         "model=hf",
@@ -75,9 +75,9 @@ def small_learner(
 
 def put_together(
     config: Config, model: Model, reward: Callable, tx: optax.GradientTransformation, prompt_width: int
-) -> Learner:
+) -> Trainer:
     """Returns a learner on one device with one reward and no task."""
-    return build_learner(
+    return Trainer(
         config,
         one_device_mesh(),
         model,

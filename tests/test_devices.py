@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import stat
 import subprocess
 import sys
@@ -121,24 +120,3 @@ def test_peak_memory_is_in_bytes():
         pytest.skip("the kernel does not tell the peak of what computes here")
     peak = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     assert peak_memory_bytes() == pytest.approx(peak * 1024, rel=0.05)
-
-
-FREED = """
-from tunix_grpo.devices import return_freed_memory
-
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096
-
-held = [bytes(2000) for _ in range(100_000)]
-last = bytes(2000)  # behind them: without it the C library would give back what is free at the end
-held.clear()
-before = resident()
-return_freed_memory()
-print(before - resident())
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_freed_memory_goes_back_to_the_system():
-    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
-    assert int(done.stdout) > 100e6

@@ -26,7 +26,7 @@ from tunix_grpo.errors import ConfigError, UserError
 from tunix_grpo.generate import Prompt, generate, prompt_table
 from tunix_grpo.models import Model
 from tunix_grpo.prompts import SYSTEM_PROMPT
-from tunix_grpo.rollout import RolloutEngine, row_keys
+from tunix_grpo.rollout import Sampler, row_keys
 from tunix_grpo.streaming import stream_tokens, text_pieces
 from tunix_grpo.tasks import build_task
 from tunix_grpo.tokenizers import Tokenizer, load_tokenizer
@@ -93,10 +93,10 @@ def test_streamed_tokens_are_those_of_the_engine(folder, temperature):
     tokenizer = load_tokenizer(folder, model.spec.vocab_size)
     sampling = Sampling(num_generations=1, max_tokens=200, temperature=temperature, top_k=50)
     prompt = tokenizer.encode_prompt([{"role": "user", "content": "Why?"}])
-    engine = RolloutEngine(
-        model.actor, None, one_device_mesh(), None, model=model, text=tokenizer, score=None, prompt_width=64, seed=5
+    weights = tuple(map(nnx.as_pure, nnx.state(model.actor, model.trainable, ...)))
+    rollout = Sampler(model, tokenizer, one_device_mesh(), prompt_width=64, seed=5).sample(
+        weights, [prompt], sampling, 0
     )
-    rollout = engine.sample([prompt], sampling, 0)
     tokens = streamed(model, tokenizer, prompt, sampling)
     assert tokens == np.asarray(rollout.batch.tokens)[0, : rollout.lengths[0]].tolist()
     assert [token in tokenizer.stop_ids for token in tokens[:-1]] == [False] * (len(tokens) - 1)

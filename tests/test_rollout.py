@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from tunix.rl.rollout.base_rollout import RolloutConfig
+from flax import nnx
 
 from families import write_model
 from parts import PAD, STOPS, number_prompts, small_learner
@@ -82,7 +81,7 @@ def test_sampler_and_trainer_agree(compose, folder, temperature):
     learner = small_learner(compose, folder, f"generation.temperature={temperature}")
     rollout = learner.generate(PROMPTS.ids, sampling(temperature=temperature), 1)
     batch = rollout.batch
-    scored = learner.rl_cluster.rollout.get_per_token_logps(jnp.repeat(batch.prompt_tokens, 4, axis=0), batch.tokens)
+    scored, _ = learner._logprobs(nnx.merge_state(learner.params, learner._frozen), batch)
     mask = np.asarray(batch.mask())
     assert np.abs(np.asarray(scored) - np.asarray(rollout.logps))[mask].max() < 1e-4
 
@@ -93,14 +92,6 @@ def test_a_batch_does_not_change_a_rows_completion(learner):
     alone = learner.generate(PROMPTS.ids[:1], config, 5)
     together = learner.generate(PROMPTS.ids, config, 5)
     np.testing.assert_array_equal(alone.batch.tokens[0], together.batch.tokens[0])
-
-
-def test_serves_tunix_own_generate(learner):
-    config = RolloutConfig(max_tokens_to_generate=6, temperature=0.0)
-    output = learner.rl_cluster.rollout.generate(PROMPTS.texts, config)
-    ours = learner.generate(PROMPTS.ids, sampling(num_generations=1, temperature=0.0), 0)
-    assert output.text == ours.texts
-    assert [len(tokens) for tokens in output.tokens] == ours.lengths.tolist()
 
 
 def test_settings_reach_the_sampler(compose):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import dataclasses
 import os
 import resource
@@ -93,15 +91,6 @@ def process_peak_bytes() -> int:
     """Returns the most memory that this process has had so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def return_freed_memory() -> None:
-    """Gives memory that this process has freed back to the system; glibc's malloc holds on to much of it.
-
-    Where the host is the device that is memory for a step.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _use_cache(jax, folder: Path) -> None:

@@ -22,7 +22,7 @@ from tunix_grpo.devices import Devices, open_devices
 from tunix_grpo.errors import UserError
 from tunix_grpo.models import Model, load_frozen, resolve_directory
 from tunix_grpo.models.weights import read_spec
-from tunix_grpo.rollout import RolloutEngine, row_keys
+from tunix_grpo.rollout import Sampler, row_keys
 from tunix_grpo.saved_runs import choose_step, load_trained, open_run
 from tunix_grpo.stopping import StopRequest
 from tunix_grpo.streaming import stream_tokens, text_pieces
@@ -109,14 +109,11 @@ def answers(
     config: GenerateConfig, devices: Devices, model: Model, tokenizer: Tokenizer, asked: list[Prompt]
 ) -> Iterator[Answer]:
     """Yields config.samples answers to each prompt, in order, batch by batch."""
-    engine = RolloutEngine(
-        model.actor,
-        None,
+    weights = tuple(map(nnx.as_pure, nnx.state(model.actor, model.trainable, ...)))
+    engine = Sampler(
+        model,
+        tokenizer,
         devices.mesh,
-        None,
-        model=model,
-        text=tokenizer,
-        score=None,
         prompt_width=_prompt_width(config, asked),
         seed=config.seed,
     )
@@ -126,7 +123,7 @@ def answers(
         # The last batch is filled up, so that one program serves all; so is one that the devices cannot share evenly.
         rows = devices.data_parallel * math.ceil(size / devices.data_parallel)
         filled = [prompt.ids for prompt in batch + batch[-1:] * (rows - len(batch))]
-        rollout = engine.sample(filled, _sampling(config), step)
+        rollout = engine.sample(weights, filled, _sampling(config), step)
         for row in range(len(batch) * config.samples):
             prompt = batch[row // config.samples]
             yield Answer(prompt, rollout.texts[row], int(rollout.lengths[row]), bool(rollout.truncated[row]))

@@ -11,7 +11,7 @@ from tunix_grpo.checkpoints import tree_bytes
 from tunix_grpo.config import Config
 from tunix_grpo.data import PromptSet
 from tunix_grpo.devices import Devices, peak_memory_bytes
-from tunix_grpo.learner import Learner, StepResult
+from tunix_grpo.learner import StepResult, Trainer
 from tunix_grpo.models import Model
 from tunix_grpo.scoring import length_metrics, reward_metrics
 from tunix_grpo.trackers import CompletionRecord
@@ -29,7 +29,7 @@ def step_metrics(done: StepResult, num_generations: int, seconds: float) -> dict
     """Returns what a step's result says by itself, by the names of `trackers.METRICS`."""
     rollout, rewards = done.rollout, done.rewards
     return {
-        **reward_metrics(rewards["rewards"], rewards["parts"], num_generations),
+        **reward_metrics(rewards.total, rewards.parts, num_generations),
         **length_metrics(rollout.lengths, rollout.truncated),
         **done.metrics,
         "step_time": seconds,
@@ -51,8 +51,8 @@ def completion_records(step: int, prompt_set: PromptSet, rows: np.ndarray, done:
                 prompt=prompt_set.texts[row],
                 completion=completion,
                 answer=prompt_set.questions[row].answer,
-                rewards={name: float(values[index]) for name, values in rewards["parts"].items()},
-                reward=float(rewards["rewards"][index]),
+                rewards={name: float(values[index]) for name, values in rewards.parts.items()},
+                reward=float(rewards.total[index]),
                 advantage=float(done.advantages[index]),
                 length=int(rollout.lengths[index]),
                 truncated=bool(rollout.truncated[index]),
@@ -62,7 +62,7 @@ def completion_records(step: int, prompt_set: PromptSet, rows: np.ndarray, done:
 
 
 def start_rows(
-    config: Config, devices: Devices, model: Model, learner: Learner, total_steps: int, first_step: int
+    config: Config, devices: Devices, model: Model, learner: Trainer, total_steps: int, first_step: int
 ) -> list[tuple[str, str]]:
     """Returns the start table: what will run, on what, and what it will leave on the disk."""
     training, group = config.training, config.grpo.num_generations

@@ -15,7 +15,7 @@ from tunix_grpo.config import Config
 from tunix_grpo.data import PromptSet, build_prompts, step_indices
 from tunix_grpo.devices import CompilationCounter, open_devices
 from tunix_grpo.errors import UserError
-from tunix_grpo.learner import StepResult, build_learner
+from tunix_grpo.learner import StepResult, Trainer
 from tunix_grpo.models import load_model, resolve_directory
 from tunix_grpo.models.weights import read_spec
 from tunix_grpo.optimizers import build_optimizer, build_schedule
@@ -86,7 +86,7 @@ def _train(config: Config, closing: contextlib.ExitStack) -> Summary:
     # --- the model and its learner ---
     model = load_model(config.model, directory, devices.mesh, config.seed)
     schedule = build_schedule(config.optimizer, config.scheduler, total_steps * config.grpo.num_iterations)
-    learner = build_learner(
+    learner = Trainer(
         config,
         devices.mesh,
         model,
@@ -114,7 +114,7 @@ def _train(config: Config, closing: contextlib.ExitStack) -> Summary:
             heldout_set,
             task,
             lambda ids: learner.generate(ids, greedy_sampling(config), step),
-            lambda *columns: list(learner.score(*columns)["rewards"]),
+            lambda *columns: learner.score(*columns).total,
             batch * devices.data_parallel,
         )
         metrics = result.metrics() | {"timing/eval": time.perf_counter() - begun}

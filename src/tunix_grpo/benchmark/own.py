@@ -25,7 +25,7 @@ from tunix_grpo.benchmark.questions import (
 from tunix_grpo.config.benchmark import BenchmarkConfig, from_values
 from tunix_grpo.data import PromptSet
 from tunix_grpo.devices import CompilationCounter, Devices, open_devices, peak_memory_bytes
-from tunix_grpo.learner import Learner, build_learner
+from tunix_grpo.learner import Trainer
 from tunix_grpo.models import Model, load_model, resolve_directory
 from tunix_grpo.models.weights import read_spec
 from tunix_grpo.optimizers import build_optimizer
@@ -55,7 +55,7 @@ def serve(settings: Mapping[str, Any], link: Link) -> None:
     model = load_model(config.model, directory, devices.mesh, config.seed)
     ceilings = measure_ceilings(model.dtype)
     schedule = optax.constant_schedule(config.optimizer.learning_rate)
-    learner = build_learner(
+    learner = Trainer(
         config,
         devices.mesh,
         model,
@@ -101,7 +101,7 @@ def _prompts(
 
 
 def _description(
-    config: BenchmarkConfig, devices: Devices, model: Model, learner: Learner, prompts: PromptSet, ceilings: Ceilings
+    config: BenchmarkConfig, devices: Devices, model: Model, learner: Trainer, prompts: PromptSet, ceilings: Ceilings
 ) -> dict[str, Any]:
     """Returns what is timed: for the report, its limits, and what another program needs to do the same."""
     work = Work(
@@ -127,7 +127,7 @@ def _description(
         "device": devices.kind,
         "num_devices": devices.mesh.size,
         "dtype": model.dtype.name,
-        "remat": learner.algo_config.remat,
+        "remat": learner.remat,
         "work": dataclasses.asdict(work) | {"prompt_width": config.generation.max_prompt_length},
         "ceilings": ceilings._asdict(),
         "limits": dataclasses.asdict(limits) | {"step": limits.step},

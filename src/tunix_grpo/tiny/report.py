@@ -8,13 +8,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax import nnx
 
 from tunix_grpo import prompts
 from tunix_grpo.config import ModelConfig
 from tunix_grpo.decoding import Sampling
 from tunix_grpo.models import load_model
 from tunix_grpo.rewards.format import format_score
-from tunix_grpo.rollout import RolloutEngine
+from tunix_grpo.rollout import Sampler
 from tunix_grpo.tasks.base import ExactTask, Question
 from tunix_grpo.tiny.demonstrations import Sum, heldout_questions
 from tunix_grpo.tokenizers import load_tokenizer
@@ -67,14 +68,11 @@ def answer_questions(
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("fsdp", "tp"))
     model = load_model(config, directory, mesh, seed=0)
     tokenizer = load_tokenizer(directory, model.spec.vocab_size)
-    engine = RolloutEngine(
-        model.actor,
-        None,
+    weights = tuple(map(nnx.as_pure, nnx.state(model.actor, model.trainable, ...)))
+    engine = Sampler(
+        model,
+        tokenizer,
         mesh,
-        None,
-        model=model,
-        text=tokenizer,
-        score=None,
         prompt_width=MAX_PROMPT_TOKENS,
         seed=0,
     )
@@ -84,7 +82,7 @@ def answer_questions(
     for start in range(0, len(ids), BATCH_SIZE):
         batch = ids[start : start + BATCH_SIZE]
         filled = batch + batch[-1:] * (min(BATCH_SIZE, len(ids)) - len(batch))
-        texts += engine.sample(filled, sampling, start).texts[: len(batch) * num_samples]
+        texts += engine.sample(weights, filled, sampling, start).texts[: len(batch) * num_samples]
     return _judge(texts, [q for q in questions for _ in range(num_samples)])
 
 
