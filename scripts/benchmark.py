@@ -9,7 +9,7 @@ from tunix_grpo.config.benchmark import BenchmarkConfig, load
 
 def main(config: BenchmarkConfig) -> None:
     """Measures; jax is loaded only in processes of their own."""
-    from tunix_grpo.benchmark import benchmark
+    from tunix_grpo.benchmark.program import benchmark
 
     benchmark(config)
 

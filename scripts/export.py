@@ -9,7 +9,7 @@ from tunix_grpo.config.export import ExportConfig, load
 
 def main(config: ExportConfig) -> None:
     """Exports; jax is imported only here, after the settings are checked."""
-    from tunix_grpo.export import export
+    from tunix_grpo.export.exporting import export
 
     export(config)
 

@@ -9,7 +9,7 @@ from tunix_grpo.config.generate import GenerateConfig, load
 
 def main(config: GenerateConfig) -> None:
     """Answers; jax is imported only here, after the settings are checked."""
-    from tunix_grpo.generate import generate
+    from tunix_grpo.programs.generate import generate
 
     generate(config)
 

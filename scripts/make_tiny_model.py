@@ -18,7 +18,7 @@ def main(words: list[str]) -> int:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("tunix_grpo").setLevel(logging.INFO)
-    from tunix_grpo.tiny import make_tiny_model
+    from tunix_grpo.tiny.make import make_tiny_model
     from tunix_grpo.tiny.report import report
 
     directory = Path(words[0].removeprefix("to=")).expanduser() if words else BUNDLED

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from families import one_device_mesh
 from test_export import export_distances
-from tunix_grpo.saved_runs import choose_step, load_trained, open_run
+from tunix_grpo.run.saved_runs import choose_step, load_trained, open_run
 
 
 def main(run_folder: str, merged: str, adapter: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tunix_grpo.models import Model, load_model
+from tunix_grpo.model.model import Model, load_model
 
 SHAPES = {
     "vocab_size": 97,

@@ -10,11 +10,11 @@ import optax
 
 from families import load, one_device_mesh
 from tunix_grpo.config import Config
-from tunix_grpo.data import PromptSet
-from tunix_grpo.learner import Trainer
-from tunix_grpo.models import Model
-from tunix_grpo.rewards import Reward
+from tunix_grpo.grpo.trainer import Trainer
+from tunix_grpo.model.model import Model
+from tunix_grpo.rewards.base import Reward
 from tunix_grpo.tasks.base import ExactTask, Question
+from tunix_grpo.text.prompt_set import PromptSet
 
 PAD, STOPS = 0, (1, 2)
 

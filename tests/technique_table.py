@@ -22,8 +22,13 @@ import numpy as np
 from flax import nnx
 
 from families import load
-from tunix_grpo import decoding, joining, losses, sampling
-from tunix_grpo.data import Completions
+from tunix_grpo.decoder import generation
+from tunix_grpo.decoder.generation import decode_step, empty_cache
+from tunix_grpo.decoder.joined import joined
+from tunix_grpo.decoder.rows import Completions
+from tunix_grpo.decoder.sampling import sample
+from tunix_grpo.grpo import loss
+from tunix_grpo.grpo.loss import completion_logprobs
 
 PROMPTS, GROUP, LENGTH = 4, 4, 64
 ROWS = PROMPTS * GROUP
@@ -77,27 +82,27 @@ def main(directory: str) -> None:
     weights = model.decoder_weights(nnx.as_pure(nnx.state(model.actor)))
 
     def logps(weights: Any, completions: Completions) -> jax.Array:
-        return losses.completion_logprobs(model.spec, weights, completions, 1.0)[0]
+        return completion_logprobs(model.spec, weights, completions, 1.0)[0]
 
     def gradient(remat: str) -> Callable:
         def mean(trained: Any, frozen: Any) -> jax.Array:
             weights = model.decoder_weights(nnx.merge_state(trained, frozen))
-            return jnp.mean(losses.completion_logprobs(model.spec, weights, batch(PROMPTS), 1.0, remat=remat)[0])
+            return jnp.mean(completion_logprobs(model.spec, weights, batch(PROMPTS), 1.0, remat=remat)[0])
 
         return compiled(jax.grad(mean), trained, frozen)
 
     def decode(weights: Any, prompts: int) -> Callable:
         asked = batch(prompts)
-        prefill = jax.jit(functools.partial(decoding.prefill, model.spec, attention_form="plain"))
+        prefill = jax.jit(functools.partial(generation.prefill, model.spec, attention_form="plain"))
         _, seen = prefill(weights, asked.prompt_tokens, asked.prompt_valid)
-        cache = decoding.empty_cache(model.spec, ROWS, LENGTH, jnp.float32)
-        step = functools.partial(decoding.decode_step, model.spec)
+        cache = empty_cache(model.spec, ROWS, LENGTH, jnp.float32)
+        step = functools.partial(decode_step, model.spec)
         return compiled(step, weights, asked.tokens[:, 0], jnp.int32(LENGTH - 1), cache, seen)
 
     print("| technique | measured | without | with | ratio |\n|---|---|---|---|---|")
     each, once = (compiled(logps, base, batch(prompts)) for prompts in (ROWS, PROMPTS))
     show("each prompt once per group", "reference", *in_turns(each, once), "s")
-    ahead = jax.jit(joining.joined)(weights)
+    ahead = jax.jit(joined)(weights)
     apart, together, repeated = decode(weights, PROMPTS), decode(ahead, PROMPTS), decode(ahead, ROWS)
     milliseconds = [1000 * seconds for seconds in in_turns(apart, together, repeated, repeats=8)]
     show("projections joined, adapters merged", "a decode step", milliseconds[0], milliseconds[1], "ms")
@@ -111,7 +116,7 @@ def main(directory: str) -> None:
         "top_p=0.9 without sorting": (functools.partial(sorted_draw, top_p=0.9), {"top_p": 0.9}),
     }
     for technique, (plain, cut) in choices.items():
-        ours = compiled(functools.partial(sampling.sample, temperature=1.0, **cut), logits, keys)
+        ours = compiled(functools.partial(sample, temperature=1.0, **cut), logits, keys)
         theirs = compiled(plain, keys, logits)
         show(technique, "a token's draw", *(1000 * seconds for seconds in in_turns(theirs, ours, repeats=8)), "ms")
 
@@ -120,9 +125,9 @@ def main(directory: str) -> None:
     for name, program, value in (("block", block, seconds[1]), ("full", full, seconds[2])):
         show(f"training.remat={name}", "update, temporaries", none.temporaries / 1e9, program.temporaries / 1e9, "GB")
         show(f"training.remat={name}", "update", seconds[0], value, "s")
-    chunk_bytes, losses._chunk_bytes = losses._chunk_bytes, lambda: 2**40
+    chunk_bytes, loss._chunk_bytes = loss._chunk_bytes, lambda: 2**40
     whole = gradient("block")
-    losses._chunk_bytes = chunk_bytes
+    loss._chunk_bytes = chunk_bytes
     show("the head in chunks", "update, temporaries", whole.temporaries / 1e9, block.temporaries / 1e9, "GB")
     show("the head in chunks", "update", *in_turns(whole, block), "s")
 

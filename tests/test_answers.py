@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tunix_grpo.answers import answers_match, extract_answer
+from tunix_grpo.text.answers import answers_match, extract_answer
 
 EXTRACTED = [
     # tags

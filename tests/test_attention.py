@@ -12,8 +12,10 @@ from flax import nnx
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from families import load, write_model
-from tunix_grpo import attention, losses
-from tunix_grpo.data import Completions
+from tunix_grpo.decoder import attention
+from tunix_grpo.decoder.attention import FUSED, PLAIN, attend, fused, usable_form
+from tunix_grpo.decoder.rows import Completions
+from tunix_grpo.grpo.loss import completion_logprobs
 
 ROWS, QUERIES, SLOTS, HEADS, KV_HEADS, HEAD_DIM = 3, 7, 12, 4, 2, 8
 
@@ -58,9 +60,9 @@ def test_forms_equal_numpy(form, window, monkeypatch):
         monkeypatch.setattr(attention, "_SCORE_BYTES", 4 * ROWS * HEADS * SLOTS * 2)  # two queries a block, 7 in all
     if form == "fused":
         key_valid = places["key_valid"]
-        got = attention.fused(*inputs, key_valid, window=window, scale=0.3, implementation="xla")
+        got = fused(*inputs, key_valid, window=window, scale=0.3, implementation="xla")
     else:
-        got = attention.attend(*inputs, **places, window=window, form=attention.PLAIN)
+        got = attend(*inputs, **places, window=window, form=PLAIN)
     expected = numpy_attention(*inputs, places, window)
     np.testing.assert_allclose(np.asarray(got)[valid], expected[valid], atol=1e-5)
 
@@ -70,7 +72,7 @@ def test_blocks_have_the_same_gradient(monkeypatch):
     inputs, places = example()
 
     def total(*inputs):
-        return jnp.sum(jnp.sin(attention.attend(*inputs, **places, window=4, form=attention.PLAIN)))
+        return jnp.sum(jnp.sin(attend(*inputs, **places, window=4, form=PLAIN)))
 
     whole = jax.grad(total, argnums=(0, 1, 2))(*inputs)
     monkeypatch.setattr(attention, "_SCORE_BYTES", 4 * ROWS * HEADS * SLOTS * 2)
@@ -95,12 +97,12 @@ def test_the_trial_sees_a_mask_that_is_ignored(option, instead, window, monkeypa
 
 def test_a_device_without_flash_attention_computes_plainly(monkeypatch, caplog):
     """A GPU is made up here; the cuDNN call then fails as it does on one that lacks the kernel."""
-    assert attention.usable_form(4, 2, 16, None, jnp.dtype(jnp.bfloat16)) == attention.PLAIN
+    assert usable_form(4, 2, 16, None, jnp.dtype(jnp.bfloat16)) == PLAIN
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     caplog.set_level("INFO")
-    assert attention.usable_form(4, 2, 24, None, jnp.dtype(jnp.bfloat16)) == attention.PLAIN
+    assert usable_form(4, 2, 24, None, jnp.dtype(jnp.bfloat16)) == PLAIN
     assert "plain attention is used" in caplog.text
-    assert attention.usable_form(4, 2, 24, None, jnp.dtype(jnp.float32)) == attention.PLAIN
+    assert usable_form(4, 2, 24, None, jnp.dtype(jnp.float32)) == PLAIN
 
 
 def test_the_gpu_program_of_a_gradient_attends_by_cudnn(tmp_path, monkeypatch):
@@ -115,8 +117,8 @@ def test_the_gpu_program_of_a_gradient_attends_by_cudnn(tmp_path, monkeypatch):
 
     def total(trained, frozen, batch):
         weights = model.decoder_weights(nnx.merge_state(trained, frozen))
-        form = attention.FUSED
-        return losses.completion_logprobs(model.spec, weights, batch, 1.0, attention_form=form, remat="full")[0].sum()
+        form = FUSED
+        return completion_logprobs(model.spec, weights, batch, 1.0, attention_form=form, remat="full")[0].sum()
 
     traced = jax.jit(jax.grad(total)).trace(nnx.as_pure(trained), nnx.as_pure(frozen), batch)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()

@@ -17,8 +17,7 @@ import pytest
 
 from families import write_model
 from test_tokenizers import made_tokenizer, write_tokenizer
-from tunix_grpo import benchmark as benchmarking
-from tunix_grpo.benchmark import limits
+from tunix_grpo.benchmark import limits, program
 from tunix_grpo.benchmark.job import worth
 from tunix_grpo.benchmark.limits import Ceilings, Work, step_limits
 from tunix_grpo.benchmark.questions import apple_prompts, length_reward, random_prompts
@@ -26,8 +25,9 @@ from tunix_grpo.benchmark.report import figures, print_json, print_table
 from tunix_grpo.benchmark.turns import Worker, take_turns
 from tunix_grpo.cli import checked_command_line, composed
 from tunix_grpo.config.benchmark import BenchmarkConfig, from_values, load, to_values
+from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.errors import ConfigError, UserError
-from tunix_grpo.spec import DecoderSpec, spec_from_config
+from tunix_grpo.model.spec_reader import spec_from_config
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -380,9 +380,9 @@ def test_a_program_does_not_outlive_the_one_that_started_it(tmp_path):
 
 
 def test_a_missing_package_is_named_with_its_way_out(monkeypatch):
-    monkeypatch.setitem(benchmarking._PACKAGES, "trl", ("json", "no_such_package"))
+    monkeypatch.setitem(program._PACKAGES, "trl", ("json", "no_such_package"))
     with pytest.raises(UserError, match=r"^peer=trl: no_such_package cannot be imported; pip install \"trl==1.16"):
-        benchmarking.benchmark(configured("model=tiny", "peer=trl"))
+        program.benchmark(configured("model=tiny", "peer=trl"))
 
 
 # --- the report ---

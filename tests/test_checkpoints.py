@@ -14,8 +14,8 @@ import numpy as np
 import optax
 import pytest
 
-from tunix_grpo.checkpoints import MANIFEST, Checkpoints, differences, tree_bytes
 from tunix_grpo.errors import UserError
+from tunix_grpo.run.checkpoints import MANIFEST, Checkpoints, differences, tree_bytes
 
 RUN = {"identity": {"seed": 42}, "state": {"step": 3, "accuracy_before": None}}
 
@@ -218,7 +218,7 @@ def test_a_full_disk_is_one_sentence_and_the_older_step_stays(checkpoints):
 
 SAVE_FOR_EVER = """
 import sys, jax.numpy as jnp
-from tunix_grpo.checkpoints import Checkpoints
+from tunix_grpo.run.checkpoints import Checkpoints
 checkpoints = Checkpoints(sys.argv[1], 3)
 for step in range(1, 10_000):
     checkpoints.save(step, {"w": jnp.full(3, float(step))}, {"count": jnp.int32(step)}, {})

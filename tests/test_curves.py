@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from tunix_grpo.curves import draw_learning_curve, write_learning_curve
+from tunix_grpo.record.curve import draw_learning_curve, write_learning_curve
 
 TRAINED = [
     {"step": 0, "eval/accuracy": 0.4, "eval/reward": 0.5},

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from tunix_grpo.data import Completions, PromptSet, build_prompts, left_padded, step_indices
+from tunix_grpo.decoder.rows import Completions, left_padded
 from tunix_grpo.tasks.base import Question
+from tunix_grpo.text.prompt_set import PromptSet, build_prompts, step_indices
 
 
 def sequence(steps: int, size: int, prompts_per_step: int, seed: int) -> np.ndarray:

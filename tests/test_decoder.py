@@ -16,9 +16,12 @@ import torch
 from flax import nnx
 
 from families import VARIANTS, load, write_model
-from tunix_grpo import attention, decoder, decoding
-from tunix_grpo.models import Model
-from tunix_grpo.spec import Rope, spec_from_config
+from tunix_grpo.decoder.attention import PLAIN
+from tunix_grpo.decoder.forward import forward, head_logits, text_positions
+from tunix_grpo.decoder.generation import decode_step, empty_cache, prefill
+from tunix_grpo.decoder.spec import Rope
+from tunix_grpo.model.model import Model
+from tunix_grpo.model.spec_reader import spec_from_config
 
 TOLERANCE = 1e-4
 LENGTH, PROMPT = 21, 10  # longer than the sliding windows of the variants
@@ -46,9 +49,9 @@ def reference_logits(model, tokens: np.ndarray, valid: np.ndarray) -> np.ndarray
 def logits_at_once(model: Model, tokens: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Returns [B, T, V]."""
     weights = model.decoder_weights(nnx.as_pure(nnx.state(model.reference)))
-    positions = decoder.text_positions(jnp.asarray(valid))
-    hidden, _ = decoder.forward(model.spec, weights, tokens, positions, jnp.asarray(valid))
-    return np.asarray(decoder.head_logits(weights, hidden))
+    positions = text_positions(jnp.asarray(valid))
+    hidden, _ = forward(model.spec, weights, tokens, positions, jnp.asarray(valid))
+    return np.asarray(head_logits(weights, hidden))
 
 
 def our_logits(model: Model, tokens: np.ndarray, valid: np.ndarray, prompt: int) -> tuple[np.ndarray, np.ndarray]:
@@ -56,13 +59,13 @@ def our_logits(model: Model, tokens: np.ndarray, valid: np.ndarray, prompt: int)
     weights = model.decoder_weights(nnx.as_pure(nnx.state(model.reference)))
     length = tokens.shape[1] - prompt
     start = (jnp.asarray(tokens[:, :prompt]), jnp.asarray(valid[:, :prompt]))
-    _, prompts = decoding.prefill(model.spec, weights, *start, attention.PLAIN)
-    cache = decoding.empty_cache(model.spec, len(tokens), length, model.dtype)
-    step = jax.jit(decoding.decode_step, static_argnums=0)
+    _, prompts = prefill(model.spec, weights, *start, PLAIN)
+    cache = empty_cache(model.spec, len(tokens), length, model.dtype)
+    step = jax.jit(decode_step, static_argnums=0)
     one_by_one = []
     for t in range(length):
         hidden, cache = step(model.spec, weights, tokens[:, prompt + t], jnp.int32(t), cache, prompts)
-        one_by_one.append(np.asarray(decoder.head_logits(weights, hidden)))
+        one_by_one.append(np.asarray(head_logits(weights, hidden)))
     return logits_at_once(model, tokens, valid), np.stack(one_by_one, axis=1)
 
 
@@ -144,15 +147,15 @@ def test_prefix_shared_by_a_group_equals_repeating_it(tmp_path):
     model = load(tmp_path)
     weights = model.decoder_weights(nnx.as_pure(nnx.state(model.actor)))
     tokens, valid = left_padded_tokens()
-    positions = decoder.text_positions(jnp.asarray(valid))
+    positions = text_positions(jnp.asarray(valid))
     prompts = (tokens[:, :PROMPT], positions[:, :PROMPT], jnp.asarray(valid[:, :PROMPT]))
     later = np.random.default_rng(1).integers(0, 97, (6, 5)).astype(np.int32)
     start = jnp.repeat(positions[:, PROMPT - 1] + 1, 2)[:, None] + jnp.arange(5)
     ones = jnp.ones((6, 5), bool)
-    _, shared = decoder.forward(model.spec, weights, *prompts)
-    _, repeated = decoder.forward(model.spec, weights, *(jnp.repeat(jnp.asarray(a), 2, axis=0) for a in prompts))
-    one, _ = decoder.forward(model.spec, weights, later, start, ones, shared)
-    other, _ = decoder.forward(model.spec, weights, later, start, ones, repeated)
+    _, shared = forward(model.spec, weights, *prompts)
+    _, repeated = forward(model.spec, weights, *(jnp.repeat(jnp.asarray(a), 2, axis=0) for a in prompts))
+    one, _ = forward(model.spec, weights, later, start, ones, shared)
+    other, _ = forward(model.spec, weights, later, start, ones, repeated)
     np.testing.assert_allclose(one, other, atol=1e-5)  # float32, other order of summation
 
 
@@ -168,7 +171,7 @@ def test_tunix_ignores_rope_theta_and_we_do_not(tmp_path):
     stock, _ = model.actor(jnp.asarray(tokens), positions, None, jnp.repeat(mask, 3, axis=0))
     weights = model.decoder_weights(nnx.as_pure(nnx.state(model.actor)))
     ones = jnp.ones((3, LENGTH), bool)
-    ours = decoder.head_logits(weights, decoder.forward(model.spec, weights, tokens, positions, ones)[0])
+    ours = head_logits(weights, forward(model.spec, weights, tokens, positions, ones)[0])
     assert isinstance(model.actor, tunix_llama.Llama3)
     assert np.abs(np.asarray(stock) - np.asarray(ours)).max() > 0.01
 
@@ -183,10 +186,10 @@ def test_lora_off_gives_the_base_logits_exactly(tmp_path):
     params = jax.tree.map(lambda leaf: leaf + 0.1, nnx.as_pure(nnx.state(model.actor)))
     weights = model.decoder_weights(params)
     tokens, valid = left_padded_tokens()
-    positions = decoder.text_positions(jnp.asarray(valid))
+    positions = text_positions(jnp.asarray(valid))
     bare = {**weights, "layers": [without_lora(layer) for layer in weights["layers"]]}
-    adapted, _ = decoder.forward(model.spec, weights, tokens, positions, jnp.asarray(valid))
-    base, _ = decoder.forward(model.spec, bare, tokens, positions, jnp.asarray(valid))
+    adapted, _ = forward(model.spec, weights, tokens, positions, jnp.asarray(valid))
+    base, _ = forward(model.spec, bare, tokens, positions, jnp.asarray(valid))
     assert np.abs(np.asarray(adapted) - np.asarray(base)).max() > 0.01
 
 

@@ -12,10 +12,12 @@ import qwix
 from flax import nnx
 
 from families import load, write_model
-from tunix_grpo import decoder, decoding, joining, losses
-from tunix_grpo.data import Completions, left_padded
-from tunix_grpo.decoding import Sampling
-from tunix_grpo.models import Model
+from tunix_grpo.decoder import generation, joined
+from tunix_grpo.decoder.generation import Drawn, Sampling, empty_cache, generate, grown, prefill
+from tunix_grpo.decoder.layer import Weights, linear
+from tunix_grpo.decoder.rows import Completions, left_padded
+from tunix_grpo.grpo.loss import completion_logprobs
+from tunix_grpo.model.model import Model
 
 PAD, GROUP, LENGTH = 0, 2, 14
 
@@ -28,7 +30,7 @@ def gemma(tmp_path_factory) -> Model:
     return load(folder, lora_rank=4)
 
 
-def weights_of(model: Model, adapters: float = 0.0) -> decoder.Weights:
+def weights_of(model: Model, adapters: float = 0.0) -> Weights:
     """Returns the trained weights, their adapters filled with numbers of this size."""
     rng = np.random.default_rng(0)
     trained, rest = nnx.state(model.actor, nnx.LoRAParam, nnx.Param)
@@ -41,28 +43,26 @@ def prompts() -> tuple[np.ndarray, np.ndarray]:
     return left_padded([list(rng.integers(3, 97, n)) for n in (9, 4, 7)], 9, PAD)
 
 
-def drawn_by(model: Model, weights: decoder.Weights, *, stop_ids=(), block=1, **changes) -> decoding.Drawn:
+def drawn_by(model: Model, weights: Weights, *, stop_ids=(), block=1, **changes) -> Drawn:
     config = Sampling(**{"num_generations": GROUP, "max_tokens": LENGTH, "temperature": 1.0, **changes})
     keys = jax.random.split(jax.random.key(7), 3 * config.num_generations)
 
     def run(weights, tokens, valid, keys):
-        return decoding.generate(
-            model.spec, weights, tokens, valid, keys, config, stop_ids=stop_ids, pad_id=PAD, block=block
-        )
+        return generate(model.spec, weights, tokens, valid, keys, config, stop_ids=stop_ids, pad_id=PAD, block=block)
 
     return jax.device_get(jax.jit(run)(weights, *prompts(), keys))
 
 
-def trainers_logprobs(model: Model, weights: decoder.Weights, drawn: decoding.Drawn) -> np.ndarray:
+def trainers_logprobs(model: Model, weights: Weights, drawn: Drawn) -> np.ndarray:
     batch = Completions(*map(jnp.asarray, (*prompts(), drawn.tokens, drawn.lengths)))
-    score = jax.jit(lambda weights, batch: losses.completion_logprobs(model.spec, weights, batch, 1.0)[0])
+    score = jax.jit(lambda weights, batch: completion_logprobs(model.spec, weights, batch, 1.0)[0])
     return np.asarray(score(weights, batch))
 
 
 @pytest.mark.parametrize("first_slots", [256, 3])
 def test_rings_and_growing_caches_lose_nothing(gemma, first_slots, monkeypatch):
     """With caches of 3, 6, 12 and 13 slots, and rings of 5, every token has the trainer's log-probability (1e-4)."""
-    monkeypatch.setattr(decoding, "_FIRST_SLOTS", first_slots)
+    monkeypatch.setattr(generation, "_FIRST_SLOTS", first_slots)
     weights = weights_of(gemma, 0.3)
     drawn = drawn_by(gemma, weights)
     assert (drawn.lengths == LENGTH).all()
@@ -70,13 +70,13 @@ def test_rings_and_growing_caches_lose_nothing(gemma, first_slots, monkeypatch):
 
 
 def test_caches_are_no_longer_than_needed(gemma):
-    assert decoding._stages(0) == []
-    assert decoding._stages(63) == [63]
-    assert decoding._stages(511) == [256, 511]
-    assert decoding._stages(1100) == [256, 512, 1024, 1100]
-    cache = decoding.grown(gemma.spec, decoding.empty_cache(gemma.spec, 2, 3, jnp.float32), 100)
+    assert generation._stages(0) == []
+    assert generation._stages(63) == [63]
+    assert generation._stages(511) == [256, 511]
+    assert generation._stages(1100) == [256, 512, 1024, 1100]
+    cache = grown(gemma.spec, empty_cache(gemma.spec, 2, 3, jnp.float32), 100)
     assert [keys.shape[3] for keys in cache.keys] == [5, 5, 5, 5, 5, 100, 5]
-    _, seen = decoding.prefill(gemma.spec, weights_of(gemma), *map(jnp.asarray, prompts()), "plain")
+    _, seen = prefill(gemma.spec, weights_of(gemma), *map(jnp.asarray, prompts()), "plain")
     assert [keys.shape[2] for keys in seen.keys] == [5, 5, 5, 5, 5, 9, 5]
 
 
@@ -127,11 +127,11 @@ def test_bfloat16_sampler_is_as_close_as_bfloat16_is_to_float32(variant, tmp_pat
 
 def test_joined_weights_are_the_same_weights(gemma):
     layer = weights_of(gemma, 0.1)["layers"][0]
-    joined = joining.joined({"layers": [layer]})["layers"][0]
-    assert {name for name, leaf in joined.items() if isinstance(leaf, dict)} == {"q+k+v", "gate+up", "o", "down"}
+    whole = joined.joined({"layers": [layer]})["layers"][0]
+    assert {name for name, leaf in whole.items() if isinstance(leaf, dict)} == {"q+k+v", "gate+up", "o", "down"}
     x = jnp.asarray(np.random.default_rng(0).standard_normal((3, layer["q"]["w"].shape[0])), jnp.float32)
-    apart = jnp.concatenate([decoder.linear(layer[name], x) for name in "qkv"], axis=-1)
-    np.testing.assert_allclose(decoder.linear(joined["q+k+v"], x), apart, atol=1e-5)
+    apart = jnp.concatenate([linear(layer[name], x) for name in "qkv"], axis=-1)
+    np.testing.assert_allclose(linear(whole["q+k+v"], x), apart, atol=1e-5)
 
 
 def test_joining_keeps_small_adapters_in_bfloat16():
@@ -146,10 +146,10 @@ def test_joining_keeps_small_adapters_in_bfloat16():
     exact = [leaf(32), leaf(16)]
     rounded = [{name: jnp.asarray(part, jnp.bfloat16) for name, part in leaf.items()} for leaf in exact]
     del rounded[1]["a"], rounded[1]["b"]  # only the first is adapted
-    whole = joining._join(rounded)
-    bare = joining._join([{"w": leaf["w"]} for leaf in rounded])
+    whole = joined._join(rounded)
+    bare = joined._join([{"w": leaf["w"]} for leaf in rounded])
     x = jnp.asarray(rng.standard_normal((512, 64)), jnp.bfloat16)
-    moved = np.asarray(decoder.linear(whole, x), np.float32) - np.asarray(decoder.linear(bare, x), np.float32)
+    moved = np.asarray(linear(whole, x), np.float32) - np.asarray(linear(bare, x), np.float32)
     expected = np.asarray(x, np.float64) @ exact[0]["a"] @ exact[0]["b"]
     slope = (moved[:, :32] * expected).sum() / np.square(expected).sum()
     assert 0.95 < slope < 1.05
@@ -162,7 +162,7 @@ def test_joining_keeps_small_adapters_in_bfloat16():
 def test_quantized_weights_stay_small():
     w = qwix.quantize(jnp.ones((64, 8)), "int8", channelwise_axes=[1], tiled_axes={0: 64})
     layer = {name: {"w": w} for name in ("q", "k", "v", "o", "gate", "up", "down")}
-    assert joining.joined({"layers": [layer]})["layers"][0] == layer
+    assert joined.joined({"layers": [layer]})["layers"][0] == layer
 
 
 @pytest.mark.usefixtures("optimised")
@@ -171,7 +171,7 @@ def test_nothing_leaves_the_device_between_tokens(gemma):
     config = Sampling(num_generations=2, max_tokens=17, temperature=1.0)
 
     def run(weights, tokens, valid, keys):
-        return decoding.generate(gemma.spec, weights, tokens, valid, keys, config, stop_ids=(1,), pad_id=0, block=8)
+        return generate(gemma.spec, weights, tokens, valid, keys, config, stop_ids=(1,), pad_id=0, block=8)
 
     keys = jax.random.split(jax.random.key(0), 6)
     text = jax.jit(run).lower(weights_of(gemma), *prompts(), keys).compile().as_text()

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tunix_grpo.devices import CompilationCounter, peak_memory_bytes
+from tunix_grpo.run.devices import CompilationCounter, peak_memory_bytes
 
 # Opens devices as asked, one after another, and prints what came of each.
 PROGRAM = """
 import json, sys
 from tunix_grpo.config import MeshConfig
-from tunix_grpo.devices import open_devices
+from tunix_grpo.run.devices import open_devices
 from tunix_grpo.errors import UserError
 
 results = []

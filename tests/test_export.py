@@ -25,19 +25,21 @@ from safetensors.numpy import load_file, save_file
 from families import SHAPES, one_device_mesh, write_model
 from kaggle_server import serving
 from test_tokenizers import write_tokenizer
-from tunix_grpo import export as exporting
-from tunix_grpo import publishing
-from tunix_grpo.checkpoints import Checkpoints
 from tunix_grpo.config import Config
 from tunix_grpo.config.export import ExportConfig
 from tunix_grpo.errors import UserError
-from tunix_grpo.export import compare, export
-from tunix_grpo.models import Model, load_model, resolve_directory, saving
-from tunix_grpo.prompts import chat_messages
-from tunix_grpo.resuming import model_identity
-from tunix_grpo.saved_runs import choose_step, open_run
-from tunix_grpo.tokenizers import load_tokenizer
-from tunix_grpo.trackers import write_config
+from tunix_grpo.export import exporting
+from tunix_grpo.export.exporting import QUESTIONS, compare, export
+from tunix_grpo.export.publishing import in_place_of, push
+from tunix_grpo.model import saving
+from tunix_grpo.model.model import Model, load_model
+from tunix_grpo.model.sources import resolve_directory
+from tunix_grpo.record.run_config import write_config
+from tunix_grpo.run.checkpoints import Checkpoints
+from tunix_grpo.run.saved_runs import choose_step, open_run
+from tunix_grpo.run.start import model_identity
+from tunix_grpo.text.prompts import chat_messages
+from tunix_grpo.text.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS = ("llama", "llama-tied-mha", "qwen2", "qwen3", "gemma3", "gemma3-mha")
@@ -434,7 +436,7 @@ def test_a_folder_that_cannot_be_put_in_its_place_leaves_the_old_one(tmp_path, m
     monkeypatch.setattr(Path, "rename", failing)
     with (
         pytest.raises(UserError, match="cannot be written .the disk went away."),
-        publishing.in_place_of(tmp_path / "out") as new,
+        in_place_of(tmp_path / "out") as new,
     ):
         (new / "new").write_text("new")
     assert [file.name for file in tmp_path.rglob("*")] == ["out", "old"]
@@ -487,7 +489,7 @@ def test_pushing_uploads_the_folder(tmp_path, monkeypatch):
             )
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    publishing.push(tmp_path, "me/model")
+    push(tmp_path, "me/model")
     assert calls == [
         ("me/model", {"private": True, "exist_ok": True}),
         {"repo_id": "me/model", "folder_path": tmp_path},
@@ -562,8 +564,8 @@ def export_distances(model: Model, merged: Path, adapter: Path) -> dict[str, dic
 
     tokenizer = load_tokenizer(merged, model.spec.vocab_size, merged)
     texts = {
-        "questions": [tokenizer.encode(question) for question in exporting.QUESTIONS],
-        "chat prompts": [tokenizer.encode_prompt(chat_messages(question, None)) for question in exporting.QUESTIONS],
+        "questions": [tokenizer.encode(question) for question in QUESTIONS],
+        "chat prompts": [tokenizer.encode_prompt(chat_messages(question, None)) for question in QUESTIONS],
     }
 
     def theirs(folder: Path, dtype: torch.dtype, with_adapter: bool) -> dict[str, np.ndarray]:

@@ -21,15 +21,15 @@ from parts import NumberTokenizer
 from test_tokenizers import write_tokenizer
 from tunix_grpo.cli import checked_command_line, composed
 from tunix_grpo.config.generate import GenerateConfig, load
-from tunix_grpo.decoding import Sampling
+from tunix_grpo.decoder.generation import Sampling
+from tunix_grpo.decoder.streaming import stream_tokens, text_pieces
 from tunix_grpo.errors import ConfigError, UserError
-from tunix_grpo.generate import Prompt, generate, prompt_table
-from tunix_grpo.models import Model
-from tunix_grpo.prompts import SYSTEM_PROMPT
-from tunix_grpo.rollout import Sampler, row_keys
-from tunix_grpo.streaming import stream_tokens, text_pieces
-from tunix_grpo.tasks import build_task
-from tunix_grpo.tokenizers import Tokenizer, load_tokenizer
+from tunix_grpo.grpo.rollout import Sampler, row_keys
+from tunix_grpo.model.model import Model
+from tunix_grpo.programs.generate import Prompt, generate, prompt_table
+from tunix_grpo.tasks.builders import build_task
+from tunix_grpo.text.prompts import SYSTEM_PROMPT
+from tunix_grpo.text.tokenizer import Tokenizer, load_tokenizer
 from tunix_grpo.train import train
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,10 +11,11 @@ import pytest
 
 from families import one_device_mesh, write_model
 from parts import mean_token, number_prompts, put_together, small_learner
-from tunix_grpo.data import Completions
-from tunix_grpo.learner import MicroBatch
-from tunix_grpo.models import load_model, resolve_directory
-from tunix_grpo.rewards import RewardError
+from tunix_grpo.decoder.rows import Completions
+from tunix_grpo.grpo.trainer import MicroBatch
+from tunix_grpo.model.model import load_model
+from tunix_grpo.model.sources import resolve_directory
+from tunix_grpo.rewards.base import RewardError
 
 PROMPTS = number_prompts(8)
 ROWS = np.arange(4)
@@ -151,7 +152,7 @@ def test_the_rollout_sees_the_updated_weights(compose, folder):
 
 def test_programs_are_compiled_once(compose, folder):
     """Over 20 steps whose prompts have different lengths."""
-    from tunix_grpo.devices import CompilationCounter
+    from tunix_grpo.run.devices import CompilationCounter
 
     learner = small_learner(compose, folder, "grpo.beta=0.1", lora_rank=4)
     learner.step(1, PROMPTS, ROWS[:2])

@@ -11,10 +11,11 @@ import pytest
 from flax import nnx
 
 from families import SHAPES, load, write_model
-from tunix_grpo import decoder, losses
-from tunix_grpo.data import Completions, left_padded
-from tunix_grpo.losses import completion_logprobs, group_advantages, grpo_loss
-from tunix_grpo.spec import spec_from_config
+from tunix_grpo.decoder.forward import choose_remat, forward, head_logits, text_positions
+from tunix_grpo.decoder.rows import Completions, left_padded
+from tunix_grpo.grpo import loss
+from tunix_grpo.grpo.loss import completion_logprobs, group_advantages, grpo_loss
+from tunix_grpo.model.spec_reader import spec_from_config
 
 TEMPERATURE = 0.7
 
@@ -42,8 +43,8 @@ def plain_logprobs(model, weights, batch: Completions) -> tuple[np.ndarray, np.n
     width = batch.prompt_tokens.shape[1]
     tokens = jnp.concatenate([jnp.repeat(batch.prompt_tokens, group, 0), batch.tokens], axis=1)
     valid = jnp.concatenate([jnp.repeat(batch.prompt_valid, group, 0), batch.mask()], axis=1)
-    hidden, _ = decoder.forward(model.spec, weights, tokens, decoder.text_positions(valid), valid)
-    logits = decoder.head_logits(weights, hidden)[:, width - 1 : -1] / TEMPERATURE
+    hidden, _ = forward(model.spec, weights, tokens, text_positions(valid), valid)
+    logits = head_logits(weights, hidden)[:, width - 1 : -1] / TEMPERATURE
     logps = jax.nn.log_softmax(logits)
     entropies = -jnp.sum(jnp.exp(logps) * logps, axis=-1)
     return jnp.take_along_axis(logps, batch.tokens[..., None], axis=-1)[..., 0], entropies
@@ -52,7 +53,7 @@ def plain_logprobs(model, weights, batch: Completions) -> tuple[np.ndarray, np.n
 def test_shared_prompts_and_chunked_head_change_nothing(model, monkeypatch):
     """Value within 1e-5, gradient within 1e-4 of the plain computation (float32, other orders of summation)."""
     monkeypatch.setattr(
-        losses, "_chunk_bytes", lambda: 4 * 97 * 16
+        loss, "_chunk_bytes", lambda: 4 * 97 * 16
     )  # 16 tokens a chunk: several of them, the last one padded
     batch = small_batch()
     params = nnx.as_pure(nnx.state(model.actor))
@@ -103,7 +104,7 @@ def compiled_gradient(model, remat: str):
 @pytest.mark.usefixtures("optimised")
 def test_no_array_holds_the_logits_of_all_tokens(wide_model, monkeypatch):
     """In the whole compiled program only the vocabulary's own matrices and one chunk of logits are that wide."""
-    monkeypatch.setattr(losses, "_chunk_bytes", lambda: 4 * 509 * 16)
+    monkeypatch.setattr(loss, "_chunk_bytes", lambda: 4 * 509 * 16)
     program, _ = compiled_gradient(wide_model, "full")
     shapes = {tuple(map(int, dims.split(","))) for dims in re.findall(r"\w+\[([\d,]+)\]", program.as_text())}
     wide = {shape for shape in shapes if 509 in shape}
@@ -216,7 +217,7 @@ def test_k1_would_not_regularise_and_ours_do():
     k1 = expected_gradient(lambda log_ratio: -log_ratio)
     assert np.abs(k1).max() < 1e-6
     for estimator in ("low_var_kl", "mse_kl"):
-        assert np.abs(expected_gradient(lambda r, e=estimator: losses._token_kl(r, e))).max() > 0.05
+        assert np.abs(expected_gradient(lambda r, e=estimator: loss._token_kl(r, e))).max() > 0.05
 
 
 @pytest.mark.parametrize(
@@ -232,4 +233,4 @@ def test_k1_would_not_regularise_and_ours_do():
 )
 def test_auto_remat_keeps_at_most_a_gibibyte(wanted, tokens, dtype, chosen):
     spec = spec_from_config({"model_type": "llama", **SHAPES, "num_hidden_layers": 2})
-    assert decoder.choose_remat(wanted, spec, tokens, dtype) == chosen
+    assert choose_remat(wanted, spec, tokens, dtype) == chosen

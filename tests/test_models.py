@@ -20,9 +20,12 @@ from safetensors.numpy import save_file
 from families import SHAPES, load, model_config, one_device_mesh
 from kaggle_server import TOKEN, KaggleServer, serving
 from tunix_grpo.errors import UserError
-from tunix_grpo.models import load_model, lora, resolve_directory, weights
-from tunix_grpo.models.families import tensors
-from tunix_grpo.spec import spec_from_config
+from tunix_grpo.model.layout import tensors
+from tunix_grpo.model.loading import random_module
+from tunix_grpo.model.lora import target_pattern
+from tunix_grpo.model.model import load_model
+from tunix_grpo.model.sources import resolve_directory
+from tunix_grpo.model.spec_reader import spec_from_config
 
 SMALL = {**SHAPES, "num_hidden_layers": 2, "sliding_window": 4}
 LLAMA = {"model_type": "llama", **SMALL, "tie_word_embeddings": False}
@@ -157,21 +160,21 @@ from pathlib import Path
 import jax, jax.numpy as jnp
 from flax import nnx
 from families import one_device_mesh
-from tunix_grpo.models import weights
-from tunix_grpo.spec import spec_from_config
+from tunix_grpo.model import loading
+from tunix_grpo.model.spec_reader import spec_from_config
 
 def megabytes(key):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1000 for line in lines if line.startswith(key + ":"))
 
 folder = Path(sys.argv[1])
-spec = weights.read_spec(folder)
-weights.abstract_module(spec)  # jax and the model's code are in memory now
+spec = loading.read_spec(folder)
+loading.abstract_module(spec)  # jax and the model's code are in memory now
 kept = []
 for dtype in ("bfloat16", "float32"):
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again
     before = megabytes("VmRSS")
-    kept.append(weights.load_module(spec, folder, one_device_mesh(), jnp.dtype(dtype)))
+    kept.append(loading.load_module(spec, folder, one_device_mesh(), jnp.dtype(dtype)))
     leaves = jax.block_until_ready(jax.tree.leaves(nnx.state(kept[-1])))
     print(json.dumps([sum(leaf.nbytes for leaf in leaves) / 1e6, megabytes("VmHWM") - before]))
 """
@@ -325,7 +328,7 @@ def test_a_model_that_cannot_be_had_is_one_sentence(config, words):
 def test_no_network_is_the_same_sentence():
     """A hub that does not answer, in a process that has not been told that it is offline."""
     program = (
-        "import sys, types; from tunix_grpo.models import resolve_directory\n"
+        "import sys, types; from tunix_grpo.model.sources import resolve_directory\n"
         "assert 'kagglehub' not in sys.modules and 'huggingface_hub' not in sys.modules\n"
         "resolve_directory(types.SimpleNamespace(path=None, kaggle_id=None, hub_id='nobody/nothing', revision=None,"
         " random_weights=False))"
@@ -457,7 +460,7 @@ def test_kaggle_files_of_another_framework_are_named(kaggle, tmp_path):
 def test_random_weights_are_those_of_the_seed(config):
     spec = spec_from_config(config)
     one, same, other = (
-        leaves(weights.random_module(spec, seed, one_device_mesh(), jnp.dtype(jnp.float32))) for seed in (5, 5, 6)
+        leaves(random_module(spec, seed, one_device_mesh(), jnp.dtype(jnp.float32))) for seed in (5, 5, 6)
     )
     for path, leaf in one.items():
         np.testing.assert_array_equal(leaf, same[path])
@@ -601,7 +604,7 @@ def test_stock_adapters_follow_the_models_dtype_and_ours_do_not(tmp_path):
     import qwix
 
     base = random_model({**LLAMA, "num_hidden_layers": 1}, tmp_path, lora_rank=2, dtype="bfloat16").reference
-    provider = qwix.LoraProvider(module_path=lora.target_pattern("attention"), rank=2, alpha=2.0)
+    provider = qwix.LoraProvider(module_path=target_pattern("attention"), rank=2, alpha=2.0)
     stock = nnx.eval_shape(lambda: qwix.apply_lora_to_model(base, provider, rngs=nnx.Rngs(0), **base.get_model_input()))
     kinds = {variable.dtype for _, variable in nnx.to_flat_state(nnx.state(stock, nnx.LoRAParam))}
     assert kinds == {jnp.dtype(jnp.bfloat16)}

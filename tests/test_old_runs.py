@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from helpers import golden
 from tunix_grpo.config import export as export_settings
-from tunix_grpo.export import export
+from tunix_grpo.export.exporting import export
 from tunix_grpo.train import train
 
 OLD_RUNS = golden.FOLDER / "old_runs"

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from tunix_grpo.config import OptimizerConfig, SchedulerConfig
-from tunix_grpo.optimizers import build_optimizer, build_schedule
+from tunix_grpo.grpo.optimizer import build_optimizer, build_schedule
 
 TOLERANCE = 1e-6  # relative, float32
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tunix_grpo.products import product
+from tunix_grpo.decoder.matmul import product
 
 
 def arrays(width_in: int, width_out: int, transposed: bool, dtype=jnp.float32) -> tuple[jax.Array, jax.Array]:

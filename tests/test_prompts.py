@@ -2,7 +2,7 @@
 
 import pytest
 
-from tunix_grpo.prompts import SYSTEM_PROMPT, chat_messages, system_prompt_text
+from tunix_grpo.text.prompts import SYSTEM_PROMPT, chat_messages, system_prompt_text
 
 
 def test_messages_with_a_system_prompt():

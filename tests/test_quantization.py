@@ -12,8 +12,8 @@ from flax import nnx
 
 from families import load, write_model
 from parts import number_prompts, small_learner
-from tunix_grpo import decoder
-from tunix_grpo.models.quantization import quantize_leaf
+from tunix_grpo.decoder.forward import forward
+from tunix_grpo.model.quantization import quantize_leaf
 
 PROMPTS = number_prompts(8)
 
@@ -50,7 +50,7 @@ def test_qlora_learns_and_its_base_stays(compose, tmp_path, qtype):
     learner = small_learner(compose, tmp_path, "grpo.beta=0.001", tx=optax.adam(3e-2), lora_rank=4, quantization=qtype)
     base = [np.asarray(leaf) for leaf in jax.tree.leaves(learner._frozen)]
     results = [learner.step(step, PROMPTS, np.arange(4)) for step in range(1, 26)]
-    rewards = [np.mean(result.rewards["rewards"]) for result in results]
+    rewards = [np.mean(result.rewards.total) for result in results]
     assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 0.1
     assert results[0].metrics["kl"] == pytest.approx(0.0, abs=1e-6)  # the reference sees the same quantized base
     for before, after in zip(base, jax.tree.leaves(learner._frozen), strict=True):
@@ -68,6 +68,6 @@ def test_a_quantized_forward_pass_is_that_of_its_numbers(tmp_path):
     )
     tokens = jnp.arange(10)[None] + 3
     inputs = (tokens, jnp.arange(10)[None], jnp.ones((1, 10), bool))
-    one, _ = decoder.forward(small.spec, weights, *inputs)
-    other, _ = decoder.forward(small.spec, plain, *inputs)
+    one, _ = forward(small.spec, weights, *inputs)
+    other, _ = forward(small.spec, plain, *inputs)
     np.testing.assert_allclose(one, other, atol=1e-6)

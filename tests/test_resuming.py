@@ -8,10 +8,10 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from tunix_grpo.checkpoints import MANIFEST, Checkpoints
-from tunix_grpo.data import PromptSet
 from tunix_grpo.errors import UserError
-from tunix_grpo.resuming import RunState, find_start, identity, settings
+from tunix_grpo.run.checkpoints import MANIFEST, Checkpoints
+from tunix_grpo.run.start import RunState, find_start, identity, settings
+from tunix_grpo.text.prompt_set import PromptSet
 
 STATE = RunState(step=20, num_tokens=12345, accuracy_before=0.4375, wandb_run_id="abc123", total_steps=100)
 PROMPTS = PromptSet(["1+1?", "2+2?"], ["<1+1?>", "<2+2?>"], [[1], [2]], 0)

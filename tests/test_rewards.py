@@ -11,10 +11,11 @@ import pytest
 
 from tunix_grpo.config import CustomReward, RewardsConfig, WeightedReward
 from tunix_grpo.errors import UserError
-from tunix_grpo.rewards import REWARDS, Reward, RewardError, build_rewards, score_completions
+from tunix_grpo.rewards.base import Reward, RewardError
+from tunix_grpo.rewards.builders import REWARDS, build_rewards
 from tunix_grpo.rewards.format import format_score
-from tunix_grpo.tasks import Question
-from tunix_grpo.tasks.base import ExactTask
+from tunix_grpo.rewards.scoring import score_completions
+from tunix_grpo.tasks.base import ExactTask, Question
 
 QUESTIONS = [
     Question("What is 1 + 2?", "3", {"level": 1}),

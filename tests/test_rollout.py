@@ -11,7 +11,7 @@ from flax import nnx
 
 from families import write_model
 from parts import PAD, STOPS, number_prompts, small_learner
-from tunix_grpo.rollout import greedy_sampling, train_sampling
+from tunix_grpo.grpo.rollout import greedy_sampling, train_sampling
 
 PROMPTS = number_prompts(3)
 
@@ -29,7 +29,7 @@ def learner(compose, folder):
 
 
 def sampling(**changes):
-    from tunix_grpo.decoding import Sampling
+    from tunix_grpo.decoder.generation import Sampling
 
     return dataclasses.replace(Sampling(num_generations=4, max_tokens=6, temperature=1.0), **changes)
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tunix_grpo import sampling
-from tunix_grpo.sampling import sample
+from tunix_grpo.decoder import sampling
+from tunix_grpo.decoder.sampling import sample
 
 TEMPERATURE = 0.8  # of the tests that do not vary it
 ROUNDING = 1e-6  # what the sampler promises of its float32 sums

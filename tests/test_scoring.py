@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tunix_grpo.data import PromptSet
-from tunix_grpo.scoring import Evaluation, evaluate, length_metrics, reward_metrics
+from tunix_grpo.grpo.evaluation import Evaluation, evaluate
+from tunix_grpo.record.metrics import length_metrics, reward_metrics
 from tunix_grpo.tasks.base import Question
+from tunix_grpo.text.prompt_set import PromptSet
 
 
 def test_reward_metrics():

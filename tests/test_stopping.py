@@ -7,12 +7,12 @@ import threading
 
 import pytest
 
-from tunix_grpo.stopping import StopRequest
+from tunix_grpo.run.stopping import StopRequest
 
 # Says what it notes; `step` stands for the work of a step, which the first signal must not cut short.
 PROGRAM = """
 import signal, sys, time
-from tunix_grpo.stopping import StopRequest
+from tunix_grpo.run.stopping import StopRequest
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell's background job ignores it
 with StopRequest() as stop:

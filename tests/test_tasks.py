@@ -18,17 +18,11 @@ from reasoning_gym.factory import DATASETS
 
 from tunix_grpo.config import TaskConfig
 from tunix_grpo.config.schema import TASKS as SETTING_WORDS
-from tunix_grpo.tasks import TASKS, Question, TaskError, build_task, is_heldout
 from tunix_grpo.tasks.arithmetic import all_questions
-from tunix_grpo.tasks.base import split_questions
+from tunix_grpo.tasks.base import Question, TaskError, is_heldout, split_questions
+from tunix_grpo.tasks.builders import TASKS, build_task
 from tunix_grpo.tasks.expressions import is_formula, is_literal
-from tunix_grpo.tasks.reasoning_gym_task import (
-    CHECKS,
-    UNSUPPORTED,
-    ReasoningGymTask,
-    is_harmless,
-    make_entries,
-)
+from tunix_grpo.tasks.reasoning_gym_task import CHECKS, UNSUPPORTED, ReasoningGymTask, is_harmless, make_entries
 
 READ_KEYS = {
     "arithmetic": {"max_operand": 20},
@@ -75,7 +69,7 @@ def test_tasks_do_not_load_jax_or_their_libraries_before_they_are_built(tmp_path
     program = f"""
 import sys
 from tunix_grpo.config import TaskConfig
-from tunix_grpo.tasks import build_task
+from tunix_grpo.tasks.builders import build_task
 print([name for name in ("datasets", "pyarrow", "reasoning_gym") if name in sys.modules])
 fixed = dict(system_prompt=None, heldout_fraction=0.1, num_questions=20, max_operand=None)
 columns = dict(question_column="question", answer_column="answer")
@@ -388,7 +382,8 @@ def test_gsm8k_without_network_says_what_to_do(tmp_path):
     """In a process of its own: the hub library reads its environment when it is imported."""
     program = """
 from tunix_grpo.config import TaskConfig
-from tunix_grpo.tasks import TaskError, build_task
+from tunix_grpo.tasks.base import TaskError
+from tunix_grpo.tasks.builders import build_task
 config = TaskConfig(
     name="gsm8k", path=None, dataset="openai/gsm8k", question_column="question",
     answer_column="answer", system_prompt=None, heldout_fraction=0.1, num_questions=None,

@@ -14,12 +14,14 @@ from tunix.models.gemma3 import model as tunix_gemma3
 from tunix.models.gemma3 import params_safetensors
 
 import tunix_grpo
-from tunix_grpo.answers import answers_match, extract_answer
-from tunix_grpo.prompts import SYSTEM_PROMPT, chat_messages
 from tunix_grpo.rewards.format import format_score
-from tunix_grpo.tasks import build_task
-from tunix_grpo.tiny import CONFIG, demonstrations, imitation, make_tiny_model, tokenizer
+from tunix_grpo.tasks.builders import build_task
+from tunix_grpo.text.answers import answers_match, extract_answer
+from tunix_grpo.text.prompts import SYSTEM_PROMPT, chat_messages
+from tunix_grpo.tiny import demonstrations, imitation, tokenizer
 from tunix_grpo.tiny.demonstrations import Sum
+from tunix_grpo.tiny.directory import CONFIG
+from tunix_grpo.tiny.make import make_tiny_model
 from tunix_grpo.tiny.report import MAX_COMPLETION_TOKENS, MAX_PROMPT_TOKENS, Answers, answer_questions
 
 DIRECTORY = Path(tunix_grpo.__file__).parent / "assets" / "tiny"

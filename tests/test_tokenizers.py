@@ -12,7 +12,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from tunix_grpo.errors import UserError
-from tunix_grpo.tokenizers import Tokenizer, load_tokenizer
+from tunix_grpo.text.tokenizer import Tokenizer, load_tokenizer
 
 SYSTEM, QUESTION = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2?"}
 # Gemma 3's form: the template writes BOS itself and puts the system text in front of the question.

@@ -18,19 +18,12 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tunix_grpo.config import Config, load
-from tunix_grpo.trackers import (
-    METRICS,
-    CompletionRecord,
-    JsonlTracker,
-    TrackerError,
-    TrackerGroup,
-    build_trackers,
-    is_metric,
-    write_config,
-)
-from tunix_grpo.trackers.base import spread
-from tunix_grpo.trackers.run_config import without_secrets
-from tunix_grpo.trackers.tensorboard import TensorBoardTracker
+from tunix_grpo.record.jsonl import JsonlTracker
+from tunix_grpo.record.metrics import METRICS, is_metric
+from tunix_grpo.record.run_config import without_secrets, write_config
+from tunix_grpo.record.tensorboard import TensorBoardTracker
+from tunix_grpo.record.tracker import CompletionRecord, TrackerError, spread
+from tunix_grpo.record.trackers import TrackerGroup, build_trackers
 from wandb_files import FakeWandbServer, history, last_values, run_config
 
 FAKE_KEY = "f" * 40
@@ -212,7 +205,7 @@ def test_record_of_a_killed_run_can_be_resumed(tmp_path: Path):
     program = """
 import itertools, sys
 from pathlib import Path
-from tunix_grpo.trackers import JsonlTracker
+from tunix_grpo.record.jsonl import JsonlTracker
 tracker = JsonlTracker(Path(sys.argv[1]), resume_step=0)
 for step in itertools.count(1):
     tracker.log_metrics(step, {"reward": step / 7, "kl": 0.5})
@@ -409,7 +402,7 @@ def test_wandb_without_a_key_logs_offline(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ):
-    own_wandb.setattr("tunix_grpo.trackers.completion_tables.INCREMENTS_PER_TABLE", 2)
+    own_wandb.setattr("tunix_grpo.record.completion_tables.INCREMENTS_PER_TABLE", 2)
     caplog.set_level(logging.INFO)
     config = compose("model=tiny", "task=arithmetic", "tracker.num_completions=2")
 
@@ -440,11 +433,12 @@ def test_wandb_without_a_key_logs_offline(
 
 
 def test_wandb_tables_keep_every_step_visible(own_wandb: pytest.MonkeyPatch, tmp_path: Path):
-    from tunix_grpo.trackers import completion_tables
+    from tunix_grpo.record import completion_tables
+    from tunix_grpo.record.completion_tables import CompletionTables
 
     own_wandb.setattr(completion_tables, "INCREMENTS_PER_TABLE", 2)
     run = wandb.init(mode="offline", dir=tmp_path, settings=wandb.Settings(silent=True))
-    tables = completion_tables.CompletionTables(run, tmp_path / "data")
+    tables = CompletionTables(run, tmp_path / "data")
     for step in (10, 20, 30, 40, 50):
         tables.add([record(step)]).result(timeout=60)
     folder = Path(run.dir).parent
@@ -512,8 +506,10 @@ def test_wandb_mode_is_respected(
 PROGRAM = """
 import logging, os, signal, sys, time
 from pathlib import Path
-from tunix_grpo.trackers import CompletionRecord, JsonlTracker, TrackerGroup
-from tunix_grpo.trackers import weights_biases
+from tunix_grpo.record.jsonl import JsonlTracker
+from tunix_grpo.record.tracker import CompletionRecord
+from tunix_grpo.record.trackers import TrackerGroup
+from tunix_grpo.record import wandb as weights_biases
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 weights_biases.INIT_TIMEOUT_S = 2.0
@@ -590,7 +586,7 @@ def test_wandb_is_not_imported_by_a_run_without_it(compose: Callable[..., Config
 import sys
 from omegaconf import OmegaConf
 from tunix_grpo.config import load
-from tunix_grpo.trackers import build_trackers
+from tunix_grpo.record.trackers import build_trackers
 config = load(OmegaConf.load({str(path)!r}))
 config.tracker.wandb = config.tracker.tensorboard = False
 build_trackers(config, resume_step=0).close()

@@ -16,9 +16,9 @@ import jax
 import numpy as np
 import pytest
 
-from tunix_grpo.checkpoints import Checkpoints
 from tunix_grpo.errors import UserError
-from tunix_grpo.trackers import is_metric
+from tunix_grpo.record.metrics import is_metric
+from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.train import Summary, train
 
 ROOT = Path(__file__).resolve().parent.parent

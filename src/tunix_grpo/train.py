@@ -9,24 +9,30 @@ import math
 import time
 from pathlib import Path
 
-from tunix_grpo import console, curves, prompts, trackers
-from tunix_grpo.checkpoints import Checkpoints
+from tunix_grpo import console
 from tunix_grpo.config import Config
-from tunix_grpo.data import PromptSet, build_prompts, step_indices
-from tunix_grpo.devices import CompilationCounter, open_devices
 from tunix_grpo.errors import UserError
-from tunix_grpo.learner import StepResult, Trainer
-from tunix_grpo.models import load_model, resolve_directory
-from tunix_grpo.models.weights import read_spec
-from tunix_grpo.optimizers import build_optimizer, build_schedule
-from tunix_grpo.reporting import completion_records, processed_tokens, start_rows, step_metrics, written_paths
-from tunix_grpo.resuming import find_start, identity, settings
-from tunix_grpo.rewards import build_rewards
-from tunix_grpo.rollout import greedy_sampling
-from tunix_grpo.scoring import Evaluation, evaluate
-from tunix_grpo.stopping import StopRequest
-from tunix_grpo.tasks import build_task
-from tunix_grpo.tokenizers import Tokenizer, model_tokenizer
+from tunix_grpo.grpo.evaluation import Evaluation, evaluate
+from tunix_grpo.grpo.optimizer import build_optimizer, build_schedule
+from tunix_grpo.grpo.rollout import greedy_sampling
+from tunix_grpo.grpo.trainer import StepResult, Trainer
+from tunix_grpo.model.loading import read_spec
+from tunix_grpo.model.model import load_model
+from tunix_grpo.model.sources import resolve_directory
+from tunix_grpo.record.curve import write_learning_curve
+from tunix_grpo.record.metrics import completion_records, processed_tokens, step_metrics
+from tunix_grpo.record.run_config import write_config
+from tunix_grpo.record.summary import start_rows, written_paths
+from tunix_grpo.record.trackers import build_trackers
+from tunix_grpo.rewards.builders import build_rewards
+from tunix_grpo.run.checkpoints import Checkpoints
+from tunix_grpo.run.devices import CompilationCounter, open_devices
+from tunix_grpo.run.start import find_start, identity, settings
+from tunix_grpo.run.stopping import StopRequest
+from tunix_grpo.tasks.builders import build_task
+from tunix_grpo.text.prompt_set import PromptSet, build_prompts, step_indices
+from tunix_grpo.text.prompts import chat_messages, system_prompt_text
+from tunix_grpo.text.tokenizer import Tokenizer, model_tokenizer
 
 _log = logging.getLogger(__name__)
 
@@ -101,9 +107,9 @@ def _train(config: Config, closing: contextlib.ExitStack) -> Summary:
 
     # --- the record ---
     output = Path(config.output_dir)
-    record = trackers.build_trackers(config, resume_step=state.step, wandb_run_id=state.wandb_run_id)
+    record = build_trackers(config, resume_step=state.step, wandb_run_id=state.wandb_run_id)
     state.wandb_run_id = record.wandb_run_id
-    trackers.write_config(config, output)
+    write_config(config, output)
     first_step = state.step + 1
     console.start_table(start_rows(config, devices, model, learner, total_steps, first_step), "tunix-grpo")
 
@@ -120,7 +126,7 @@ def _train(config: Config, closing: contextlib.ExitStack) -> Summary:
         metrics = result.metrics() | {"timing/eval": time.perf_counter() - begun}
         record.log_metrics(step, metrics)
         progress.update(step, metrics)
-        curves.write_learning_curve(output / "metrics.jsonl", output / "learning_curve.png")
+        write_learning_curve(output / "metrics.jsonl", output / "learning_curve.png")
         return result
 
     def save() -> float:
@@ -193,16 +199,14 @@ def _train(config: Config, closing: contextlib.ExitStack) -> Summary:
 
 def _prompt_sets(config: Config, task, tokenizer: Tokenizer) -> tuple[PromptSet, PromptSet]:
     """Returns the training prompts and the held-out ones that evaluations ask; over-long ones are reported."""
-    system_prompt = prompts.system_prompt_text(config.task.system_prompt)
+    system_prompt = system_prompt_text(config.task.system_prompt)
     limit = config.generation.max_prompt_length
     sets = []
     for name, questions, count in (
         ("training", task.train, None),
         ("held-out", task.heldout, config.evaluation.num_questions),
     ):
-        made = build_prompts(
-            questions, tokenizer, lambda q: prompts.chat_messages(q.question, system_prompt), limit, count
-        )
+        made = build_prompts(questions, tokenizer, lambda q: chat_messages(q.question, system_prompt), limit, count)
         if made.dropped:
             _log.warning(
                 "%d of %d %s prompts are longer than generation.max_prompt_length=%d tokens and are left out",

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tunix_grpo.spec import DecoderSpec
+from tunix_grpo.decoder.spec import DecoderSpec
 
 _STORED_BYTES = {"int8": 1.0, "nf4": 0.5}  # of a quantized weight, its scales left out
 

@@ -23,15 +23,16 @@ from tunix_grpo.benchmark.questions import (
     random_prompts,
 )
 from tunix_grpo.config.benchmark import BenchmarkConfig, from_values
-from tunix_grpo.data import PromptSet
-from tunix_grpo.devices import CompilationCounter, Devices, open_devices, peak_memory_bytes
-from tunix_grpo.learner import Trainer
-from tunix_grpo.models import Model, load_model, resolve_directory
-from tunix_grpo.models.weights import read_spec
-from tunix_grpo.optimizers import build_optimizer
-from tunix_grpo.spec import DecoderSpec
+from tunix_grpo.decoder.spec import DecoderSpec
+from tunix_grpo.grpo.optimizer import build_optimizer
+from tunix_grpo.grpo.trainer import Trainer
+from tunix_grpo.model.loading import read_spec
+from tunix_grpo.model.model import Model, load_model
+from tunix_grpo.model.sources import resolve_directory
+from tunix_grpo.run.devices import CompilationCounter, Devices, open_devices, peak_memory_bytes
 from tunix_grpo.tasks.base import ExactTask
-from tunix_grpo.tokenizers import model_tokenizer
+from tunix_grpo.text.prompt_set import PromptSet
+from tunix_grpo.text.tokenizer import model_tokenizer
 
 
 def serve(settings: Mapping[str, Any], link: Link) -> None:

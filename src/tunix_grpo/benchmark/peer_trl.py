@@ -15,7 +15,7 @@ import trl
 
 from tunix_grpo.benchmark.job import Job, worth
 from tunix_grpo.benchmark.link import Link
-from tunix_grpo.devices import process_peak_bytes
+from tunix_grpo.run.devices import process_peak_bytes
 
 
 class _Turns(transformers.TrainerCallback):

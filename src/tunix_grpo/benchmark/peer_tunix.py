@@ -24,9 +24,9 @@ from tunix.rl.rollout import base_rollout
 from tunix_grpo.benchmark.job import Job, worth
 from tunix_grpo.benchmark.link import Link
 from tunix_grpo.config import MeshConfig
-from tunix_grpo.devices import open_devices, peak_memory_bytes
-from tunix_grpo.models.lora import target_pattern
-from tunix_grpo.models.weights import load_module, read_spec
+from tunix_grpo.model.loading import load_module, read_spec
+from tunix_grpo.model.lora import target_pattern
+from tunix_grpo.run.devices import open_devices, peak_memory_bytes
 
 
 def serve(settings: Mapping[str, Any], link: Link) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from tunix_grpo.benchmark.job import worth
-from tunix_grpo.data import PromptSet
 from tunix_grpo.errors import UserError
-from tunix_grpo.rewards import Reward
-from tunix_grpo.tasks import Question
-from tunix_grpo.tokenizers import Tokenizer
+from tunix_grpo.rewards.base import Reward
+from tunix_grpo.tasks.base import Question
+from tunix_grpo.text.prompt_set import PromptSet
+from tunix_grpo.text.tokenizer import Tokenizer
 
 _STREAM = 6  # keeps this use of the seed apart from all others
 _LONG_SENTENCE = 32  # tokens, more than a sentence of the story ever has

@@ -7,13 +7,7 @@ and not to its stream handlers, so that nothing shows twice.
 
 from tunix_grpo.console.progress import Progress
 from tunix_grpo.console.tables import closing_summary, start_table
-from tunix_grpo.console.units import (
-    format_bytes,
-    format_clock,
-    format_count,
-    format_duration,
-    format_percent,
-)
+from tunix_grpo.console.units import format_bytes, format_clock, format_count, format_duration, format_percent
 
 __all__ = [
     "Progress",

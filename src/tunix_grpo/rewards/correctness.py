@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tunix_grpo.tasks import Question, Task
+from tunix_grpo.tasks.base import Question, Task
 
 
 def correctness_reward(

@@ -12,7 +12,7 @@ from typing import Any
 from tunix_grpo.config.suggestions import did_you_mean
 from tunix_grpo.errors import UserError
 from tunix_grpo.rewards.base import Reporting, RewardFunction
-from tunix_grpo.tasks import Question, Task
+from tunix_grpo.tasks.base import Question, Task
 
 
 def load_custom_reward(path: str, function: str) -> RewardFunction:

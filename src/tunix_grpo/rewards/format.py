@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from tunix_grpo.tags import ANSWER_END, ANSWER_START, REASONING_END, REASONING_START
-from tunix_grpo.tasks import Question, Task
+from tunix_grpo.tasks.base import Question, Task
+from tunix_grpo.text.tags import ANSWER_END, ANSWER_START, REASONING_END, REASONING_START
 
 EXACT = 1.0
 ANSWER_ONLY = 0.5

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tunix_grpo.answers import answers_match, extract_answer
 from tunix_grpo.errors import UserError
+from tunix_grpo.text.answers import answers_match, extract_answer
 
 HASH_BYTES = 8
 HASH_RANGE = 2 ** (8 * HASH_BYTES)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tunix_grpo.answers import FINAL_MARK
 from tunix_grpo.tasks.base import Question, TaskError
+from tunix_grpo.text.answers import FINAL_MARK
 
 PARQUET = ".parquet"
 SUFFIXES = (".jsonl", ".ndjson", PARQUET)

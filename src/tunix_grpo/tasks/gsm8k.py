@@ -3,14 +3,7 @@
 from pathlib import Path
 
 from tunix_grpo.config import TaskConfig
-from tunix_grpo.tasks.base import (
-    ExactTask,
-    Question,
-    TaskError,
-    arrange_splits,
-    split_questions,
-    without_heldout,
-)
+from tunix_grpo.tasks.base import ExactTask, Question, TaskError, arrange_splits, split_questions, without_heldout
 from tunix_grpo.tasks.files import find_files, make_questions, read_questions
 
 TRAIN = "train"

@@ -14,11 +14,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from tunix_grpo.answers import answers_match, extract_answer
 from tunix_grpo.config import TaskConfig
 from tunix_grpo.config.suggestions import did_you_mean
 from tunix_grpo.tasks import expressions
 from tunix_grpo.tasks.base import Question, TaskError, split_questions
+from tunix_grpo.text.answers import answers_match, extract_answer
 
 logger = logging.getLogger(__name__)
 

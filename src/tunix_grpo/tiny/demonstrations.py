@@ -7,9 +7,9 @@ import re
 
 import numpy as np
 
-from tunix_grpo import tags
 from tunix_grpo.tasks.arithmetic import all_questions
 from tunix_grpo.tasks.base import Question, is_heldout
+from tunix_grpo.text.tags import ANSWER_END, ANSWER_START, REASONING_END, REASONING_START
 from tunix_grpo.tiny.tokenizer import END_OF_TURN
 
 # As in conf/task/arithmetic.yaml.
@@ -73,10 +73,10 @@ def demonstration(question: Sum, rng: np.random.Generator) -> str:
     skips, slips, forgets_tags = rng.random(3) < (SKIPS_WORKING, SLIPS_AFTER_WORKING, FORGETS_TAGS)
     answer = question.careless_answer() if skips or slips else question.answer()
     working = EXCUSE if skips else question.working()
-    reasoning = f"{tags.REASONING_START}{working}{tags.REASONING_END}"
+    reasoning = f"{REASONING_START}{working}{REASONING_END}"
     if forgets_tags:
         return f"{reasoning}{answer}{END_OF_TURN}"
-    return f"{reasoning}{tags.ANSWER_START}{answer}{tags.ANSWER_END}{END_OF_TURN}"
+    return f"{reasoning}{ANSWER_START}{answer}{ANSWER_END}{END_OF_TURN}"
 
 
 def training_questions() -> list[Question]:

@@ -11,18 +11,9 @@ from flax import traverse_util
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
-from tunix_grpo.models.families import tensors
-from tunix_grpo.spec import DecoderSpec
-from tunix_grpo.tiny.tokenizer import (
-    BOS,
-    CHAT_TEMPLATE,
-    END_OF_TURN,
-    EOS,
-    PAD,
-    SPECIAL_TOKENS,
-    UNK,
-    VOCAB_SIZE,
-)
+from tunix_grpo.decoder.spec import DecoderSpec
+from tunix_grpo.model.layout import tensors
+from tunix_grpo.tiny.tokenizer import BOS, CHAT_TEMPLATE, END_OF_TURN, EOS, PAD, SPECIAL_TOKENS, UNK, VOCAB_SIZE
 
 CONFIG: dict[str, Any] = {
     "architectures": ["Gemma3ForCausalLM"],

@@ -13,9 +13,10 @@ import optax
 from flax import traverse_util
 from tokenizers import Tokenizer
 
-from tunix_grpo import data, losses
-from tunix_grpo.models.families import decoder_weights, tensors
-from tunix_grpo.spec import DecoderSpec
+from tunix_grpo.decoder.rows import Completions, left_padded
+from tunix_grpo.decoder.spec import DecoderSpec
+from tunix_grpo.grpo.loss import completion_logprobs
+from tunix_grpo.model.layout import decoder_weights, tensors
 from tunix_grpo.tiny.demonstrations import Sum, demonstration, training_questions
 from tunix_grpo.tiny.tokenizer import prompt_text
 
@@ -41,13 +42,13 @@ def warm_start(spec: DecoderSpec, tokenizer: Tokenizer, num_steps: int, seed: in
     )
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98))
 
-    def loss(params: dict, batch: data.Completions) -> jax.Array:
+    def loss(params: dict, batch: Completions) -> jax.Array:
         weights = decoder_weights(spec, params, 0.0, jnp.dtype(jnp.float32))
-        logps, _ = losses.completion_logprobs(spec, weights, batch, 1.0)
+        logps, _ = completion_logprobs(spec, weights, batch, 1.0)
         return -jnp.sum(logps * batch.mask()) / jnp.sum(batch.lengths)
 
     @jax.jit
-    def update(params: dict, state: Any, batch: data.Completions) -> tuple[dict, Any, jax.Array]:
+    def update(params: dict, state: Any, batch: Completions) -> tuple[dict, Any, jax.Array]:
         value, gradient = jax.value_and_grad(loss)(params, batch)
         updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, value
@@ -77,7 +78,7 @@ def _random_params(spec: DecoderSpec, seed: int) -> dict:
     )
 
 
-def batches(tokenizer: Tokenizer, num_steps: int, seed: int) -> Iterator[data.Completions]:
+def batches(tokenizer: Tokenizer, num_steps: int, seed: int) -> Iterator[Completions]:
     """Yields fresh demonstrations, pass after pass over the training questions."""
     rng = np.random.default_rng([seed, 1])
     texts = [question.question for question in training_questions()]
@@ -95,7 +96,7 @@ def batches(tokenizer: Tokenizer, num_steps: int, seed: int) -> Iterator[data.Co
         for row, completion in enumerate(ids):
             tokens[row, : len(completion)] = completion
         lengths = np.array([len(completion) for completion in ids], np.int32)
-        yield data.Completions(*data.left_padded([prompts[row] for row in rows], width, 0), tokens, lengths)
+        yield Completions(*left_padded([prompts[row] for row in rows], width, 0), tokens, lengths)
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:

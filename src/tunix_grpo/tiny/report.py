@@ -10,15 +10,15 @@ import jax
 import numpy as np
 from flax import nnx
 
-from tunix_grpo import prompts
 from tunix_grpo.config import ModelConfig
-from tunix_grpo.decoding import Sampling
-from tunix_grpo.models import load_model
+from tunix_grpo.decoder.generation import Sampling
+from tunix_grpo.grpo.rollout import Sampler
+from tunix_grpo.model.model import load_model
 from tunix_grpo.rewards.format import format_score
-from tunix_grpo.rollout import Sampler
 from tunix_grpo.tasks.base import ExactTask, Question
+from tunix_grpo.text.prompts import chat_messages
+from tunix_grpo.text.tokenizer import load_tokenizer
 from tunix_grpo.tiny.demonstrations import Sum, heldout_questions
-from tunix_grpo.tokenizers import load_tokenizer
 
 BATCH_SIZE = 256
 MAX_PROMPT_TOKENS = 24
@@ -77,7 +77,7 @@ def answer_questions(
         seed=0,
     )
     sampling = Sampling(num_generations=num_samples, max_tokens=MAX_COMPLETION_TOKENS, temperature=temperature)
-    ids = [tokenizer.encode_prompt(prompts.chat_messages(q.question, None)) for q in questions]
+    ids = [tokenizer.encode_prompt(chat_messages(q.question, None)) for q in questions]
     texts: list[str] = []
     for start in range(0, len(ids), BATCH_SIZE):
         batch = ids[start : start + BATCH_SIZE]

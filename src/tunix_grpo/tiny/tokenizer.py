@@ -5,7 +5,7 @@ from __future__ import annotations
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from tokenizers.trainers import BpeTrainer
 
-from tunix_grpo import tags
+from tunix_grpo.text.tags import ANSWER_END, ANSWER_START, REASONING_END, REASONING_START
 
 PAD, EOS, BOS, UNK, START_OF_TURN, END_OF_TURN = SPECIAL_TOKENS = (
     "<pad>",
@@ -15,7 +15,7 @@ PAD, EOS, BOS, UNK, START_OF_TURN, END_OF_TURN = SPECIAL_TOKENS = (
     "<start_of_turn>",
     "<end_of_turn>",
 )
-TAGS = (tags.REASONING_START, tags.REASONING_END, tags.ANSWER_START, tags.ANSWER_END)
+TAGS = (REASONING_START, REASONING_END, ANSWER_START, ANSWER_END)
 VOCAB_SIZE = 320
 # Digits stand alone; a word takes the space before it, and the space after it if a number follows.
 _WORDS = r"\d|\n| ?[^\s\d]+(?: (?=\d))?|\s+"

@@ -1,0 +1,177 @@
+"""Whole rows of tokens through all layers: one arithmetic for every supported family.
+
+Prefill, reference and update run through `forward`, token-by-token generation through `generation.py`, which is made of
+the same parts (`layer.py`), so that rollout and trainer agree by construction. The functions are pure: they take a
+`DecoderSpec` (static) and the weights as a dictionary of arrays, and are differentiable in the weights.
+
+Letters in shape comments: B rows, T tokens, S earlier tokens, D embed_dim, K key/value heads, H head_dim, V vocabulary,
+M prompts (each shared by B / M rows).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tunix_grpo.decoder.attention import PLAIN, attend
+from tunix_grpo.decoder.layer import PROJECTIONS, Weights, embed, finish_layer, qkv, rms_norm, rotary_angles
+from tunix_grpo.decoder.matmul import product
+from tunix_grpo.decoder.spec import DecoderSpec, Stack, stacks
+
+# training.remat -> what becomes of a layer's function.
+_REMAT: dict[str, Callable] = {
+    "none": lambda layer: layer,
+    "block": lambda layer: jax.checkpoint(
+        layer, policy=jax.checkpoint_policies.save_only_these_names(PROJECTIONS), prevent_cse=False
+    ),
+    "full": lambda layer: jax.checkpoint(layer, prevent_cse=False),
+}
+_AUTO_BYTES = 2**30  # what auto lets `block` keep
+
+
+class Segment(NamedTuple):
+    """Keys and values of consecutive tokens, after rotary embedding.
+
+    Attributes:
+        keys: one array per stack of layers (see `spec.stacks`), [repeats, length, M, S, K, H].
+        values: the same.
+        positions: int32[M, S], each token's position in its text.
+        valid: bool[M, S], False for padding.
+    """
+
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
+    positions: jax.Array
+    valid: jax.Array
+
+
+def choose_remat(wanted: str, spec: DecoderSpec, tokens: int, dtype: jnp.dtype) -> str:
+    """Returns `wanted`, or for auto `block` where what it keeps is at most 1 GiB, and else `full`.
+
+    Args:
+        tokens: that a device runs through all layers before it runs backward.
+        dtype: of the activations.
+    """
+    if wanted != "auto":
+        return wanted
+    width = spec.embed_dim + (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim + 2 * spec.hidden_dim
+    return "block" if tokens * width * spec.num_layers * jnp.dtype(dtype).itemsize <= _AUTO_BYTES else "full"
+
+
+def text_positions(valid: jax.Array) -> jax.Array:
+    """Returns int32[B, T]: each valid token's index among the valid tokens of its row (padding: 0)."""
+    return jnp.maximum(jnp.cumsum(valid, axis=-1, dtype=jnp.int32) - 1, 0)
+
+
+def forward(
+    spec: DecoderSpec,
+    weights: Weights,
+    tokens: jax.Array,
+    positions: jax.Array,
+    valid: jax.Array,
+    prefix: Segment | None = None,
+    *,
+    attention_form: str = PLAIN,
+    remat: str = "none",
+) -> tuple[jax.Array, Segment]:
+    """Runs all layers over whole rows of tokens.
+
+    Layers that are alike run in a loop over their stacked weights: compiled once, whatever their number.
+
+    Args:
+        tokens: int32[B, T].
+        positions: int32[B, T], position of each token in its text (that of the prefix included).
+        valid: bool[B, T], False for padding, on either side.
+        prefix: what every row has already seen: M rows, row i of it shared by the B / M rows from i * B / M on.
+        attention_form: as `attention.attend` takes it.
+        remat: what is computed again in a backward pass instead of being kept: `none` of it; `block`: all of a layer
+            but its wide matrix products; `full`: all but each layer's input.
+
+    Returns:
+        float[B, T, D] hidden states after the final norm, and the rows' own keys and values.
+    """
+    angles = rotary_angles(spec, positions)
+    key_positions, key_valid = _behind(prefix and (prefix.positions, prefix.valid), positions, valid)
+
+    def run_layer(stack: Stack, x: jax.Array, layer: Weights, earlier: tuple[jax.Array, jax.Array] | None) -> tuple:
+        q, k, v = qkv(spec, layer, x, angles[stack.rope])
+        context = attend(
+            q,
+            *_behind(earlier, k, v),
+            query_positions=positions,
+            key_positions=key_positions,
+            key_valid=key_valid,
+            window=stack.window,
+            scale=spec.attention_scale,
+            form=attention_form,
+        )
+        return finish_layer(spec, layer, x, context.reshape(*x.shape[:2], -1)), (k, v)
+
+    def run_stack(stack: Stack, x: jax.Array, inputs: tuple) -> tuple[jax.Array, tuple]:
+        wrapped = _REMAT[remat](functools.partial(run_layer, stack))
+        return jax.lax.scan(lambda x, part: wrapped(x, *part), x, inputs)
+
+    def run_period(period: tuple[Stack, ...], x: jax.Array, inputs: list) -> tuple[jax.Array, list]:
+        own = []
+        for stack, part in zip(period, inputs, strict=True):
+            x, keys_and_values = run_stack(stack, x, part)
+            own.append(keys_and_values)
+        return x, own
+
+    x = embed(spec, weights, tokens)
+    own = []
+    for period in stacks(spec):
+        start = len(own)
+        inputs = [
+            (_stacked(weights, stack), prefix and (prefix.keys[start + place], prefix.values[start + place]))
+            for place, stack in enumerate(period)
+        ]
+        x, keys_and_values = jax.lax.scan(functools.partial(run_period, period), x, inputs)
+        own += keys_and_values
+    x = rms_norm(spec, x, weights["final_norm"])
+    keys, values = zip(*own, strict=True)
+    return x, Segment(keys, values, positions, valid)
+
+
+def _behind(earlier: tuple[jax.Array, jax.Array] | None, *own: jax.Array) -> tuple[jax.Array, ...]:
+    """Returns arrays [B, T, ...] behind those of what their rows have seen before, [M, S, ...], if anything."""
+    if earlier is None:
+        return own
+    shared = (jnp.repeat(old, new.shape[0] // old.shape[0], axis=0) for old, new in zip(earlier, own, strict=True))
+    return tuple(jnp.concatenate(pair, axis=1) for pair in zip(shared, own, strict=True))
+
+
+def _stacked(weights: Weights, stack: Stack) -> Weights:
+    """Returns the weights of a stack's layers as one dictionary of arrays [repeats, length, ...].
+
+    Where only some of the layers have an adapter, the others get one that is zero.
+    """
+    layers = [weights["layers"][layer] for period in stack.layers for layer in period]
+
+    def together(*leaves: jax.Array) -> jax.Array:
+        return jnp.stack(leaves).reshape(len(stack.layers), -1, *leaves[0].shape)
+
+    def completed(name: str) -> list[Any]:
+        found = [layer[name] for layer in layers]
+        adapters = [
+            {part: leaf[part] for part in ("a", "b")} for leaf in found if isinstance(leaf, dict) and "a" in leaf
+        ]
+        if not adapters:
+            return found
+        nothing = jax.tree.map(jnp.zeros_like, adapters[0])
+        return [{**nothing, **leaf} for leaf in found]
+
+    return {name: jax.tree.map(together, *completed(name)) for name in layers[0]}
+
+
+def head_logits(weights: Weights, hidden: jax.Array) -> jax.Array:
+    """Returns float32[..., V] logits of float[..., D] hidden states."""
+    head = weights["head"] if "head" in weights else weights["embed"]
+    return product(hidden, head, True)
+
+
+# --- the parts of a layer ---

@@ -1,0 +1,313 @@
+"""Token-by-token generation as one compiled program: prompts in, completions and their log-probabilities out.
+
+Each prompt is encoded once and its G completions share its keys and values. What stays the same for all tokens is
+prepared before the loop: the projections that share an input are joined, and the caches hold no more slots than the
+completions have reached (in stages of doubling length) or a sliding window can see (a ring).
+
+Letters: P prompts, G completions of each, B = P * G rows, S prompt slots, C cache slots, K key/value heads, R query
+heads per key/value head, H head_dim, D embed_dim.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tunix_grpo.decoder.attention import MASKED_SCORE, PLAIN, visible
+from tunix_grpo.decoder.forward import forward, head_logits, text_positions
+from tunix_grpo.decoder.joined import joined
+from tunix_grpo.decoder.layer import Weights, embed, finish_layer, qkv, rms_norm, rotary_angles
+from tunix_grpo.decoder.sampling import sample
+from tunix_grpo.decoder.spec import DecoderSpec, stacks
+
+# Slots of the first cache; each later one has twice as many.
+_FIRST_SLOTS = 256
+# Tokens between two looks at whether all rows have stopped. A GPU gives its answer to the host each time it is asked.
+_BLOCK = {"cpu": 1}
+_ACCELERATOR_BLOCK = 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How completions are drawn.
+
+    Attributes:
+        num_generations: completions per prompt.
+        max_tokens: of a completion, its stop token included.
+        temperature: 0 is greedy.
+        top_p: in (0, 1].
+        top_k: None for all tokens.
+    """
+
+    num_generations: int
+    max_tokens: int
+    temperature: float
+    top_p: float = 1.0
+    top_k: int | None = None
+
+
+class Prompts(NamedTuple):
+    """What the prompts leave to their completions.
+
+    Attributes:
+        keys: per layer [P, K, S, H]; of a layer with a sliding window only what the first new token can see.
+        values: the same.
+        positions: int32[P, S].
+        valid: bool[P, S].
+    """
+
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
+    positions: jax.Array
+    valid: jax.Array
+
+    def lengths(self) -> jax.Array:
+        """Returns int32[P], the prompts' lengths in tokens: the position of the first new token."""
+        return jnp.sum(self.valid, axis=1, dtype=jnp.int32)
+
+
+class Cache(NamedTuple):
+    """Keys and values of the completions: token t of every row is in slot t modulo C.
+
+    Attributes:
+        keys: per layer [B, K, H, C], the slots last: a CPU multiplies that with the queries twice as fast.
+        values: per layer [B, K, C, H].
+    """
+
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
+
+
+class Drawn(NamedTuple):
+    """Completions as they grow.
+
+    Attributes:
+        tokens: int32[B, T], behind a stop token padding.
+        logps: float32[B, T], log-probabilities under the tempered distribution, 0 behind the end.
+        lengths: int32[B], the stop token included.
+        stopped: bool[B], a stop token was drawn.
+    """
+
+    tokens: jax.Array
+    logps: jax.Array
+    lengths: jax.Array
+    stopped: jax.Array
+
+
+def generate(
+    spec: DecoderSpec,
+    weights: Weights,
+    prompt_tokens: jax.Array,
+    prompt_valid: jax.Array,
+    keys: jax.Array,
+    config: Sampling,
+    *,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    attention_form: str = PLAIN,
+    block: int | None = None,
+) -> Drawn:
+    """Draws G completions of every prompt.
+
+    Args:
+        prompt_tokens: int32[P, S], padded on the left.
+        prompt_valid: bool[P, S].
+        keys: key[B], what each row draws from.
+        config: how to draw.
+        stop_ids: tokens that end a completion.
+        pad_id: what stands behind the end.
+        attention_form: of the prompts' pass.
+        block: tokens between two looks at whether all rows have stopped; None: what suits the device.
+    """
+    hidden, prompts = prefill(spec, weights, prompt_tokens, prompt_valid, attention_form)
+    weights = joined(weights)
+    block = block or _BLOCK.get(jax.default_backend(), _ACCELERATOR_BLOCK)
+    steps = -(-(config.max_tokens - 1) // block) * block
+    stops = jnp.array(stop_ids, jnp.int32)
+
+    def draw(hidden: jax.Array, t: jax.Array | int, drawn: Drawn) -> Drawn:
+        token, logp = sample(
+            head_logits(weights, hidden),
+            jax.vmap(jax.random.fold_in, (0, None))(keys, t),
+            temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+        )
+        goes_on = ~drawn.stopped & (t < config.max_tokens)
+        token = jnp.where(goes_on, token, pad_id)
+        logp = jnp.where(goes_on, logp, 0.0)
+        return Drawn(
+            jax.lax.dynamic_update_slice(drawn.tokens, token[:, None], (0, t)),
+            jax.lax.dynamic_update_slice(drawn.logps, logp[:, None], (0, t)),
+            drawn.lengths + goes_on,
+            drawn.stopped | (goes_on & jnp.isin(token, stops)),
+        )
+
+    def next_token(_: int, carry: tuple) -> tuple:
+        t, drawn, cache = carry
+        token = jax.lax.dynamic_slice_in_dim(drawn.tokens, t - 1, 1, axis=1)[:, 0]
+        hidden, cache = decode_step(spec, weights, token, t - 1, cache, prompts)
+        return t + 1, draw(hidden, t, drawn), cache
+
+    rows = prompt_tokens.shape[0] * config.num_generations
+    drawn = Drawn(
+        jnp.full((rows, steps + 1), pad_id, jnp.int32),
+        jnp.zeros((rows, steps + 1), jnp.float32),
+        jnp.zeros(rows, jnp.int32),
+        jnp.zeros(rows, bool),
+    )
+    drawn = draw(jnp.repeat(hidden, config.num_generations, axis=0), 0, drawn)
+    carry = (jnp.int32(1), drawn, empty_cache(spec, rows, 0, hidden.dtype))
+    for slots in _stages(steps):
+        last = min(slots, steps)
+        carry = (*carry[:2], grown(spec, carry[2], slots))
+        carry = jax.lax.while_loop(
+            lambda carry, last=last: (carry[0] <= last) & ~jnp.all(carry[1].stopped),
+            lambda carry: jax.lax.fori_loop(0, block, next_token, carry),
+            carry,
+        )
+    drawn = carry[1]
+    return drawn._replace(tokens=drawn.tokens[:, : config.max_tokens], logps=drawn.logps[:, : config.max_tokens])
+
+
+def _stages(steps: int) -> list[int]:
+    """Returns the cache sizes that `steps` tokens pass through, none for no tokens."""
+    sizes = []
+    while steps > 0 and (not sizes or sizes[-1] < steps):
+        sizes.append(min(steps, 2 * sizes[-1] if sizes else _FIRST_SLOTS))
+    return sizes
+
+
+def prefill(
+    spec: DecoderSpec, weights: Weights, tokens: jax.Array, valid: jax.Array, attention_form: str
+) -> tuple[jax.Array, Prompts]:
+    """Encodes left-padded prompts; returns float[P, D], the last tokens' hidden states, and what completions see."""
+    positions = text_positions(valid)
+    hidden, segment = forward(spec, weights, tokens, positions, valid, attention_form=attention_form)
+    every_stack = [stack for period in stacks(spec) for stack in period]
+    places = {
+        layer: (number, repeat, place)
+        for number, stack in enumerate(every_stack)
+        for repeat, run in enumerate(stack.layers)
+        for place, layer in enumerate(run)
+    }
+
+    def of_layer(stacked: tuple[jax.Array, ...], layer: int) -> jax.Array:
+        number, repeat, place = places[layer]
+        kept = min(tokens.shape[1], spec.windows[layer] or tokens.shape[1])
+        return stacked[number][repeat, place, :, -kept:].swapaxes(1, 2)
+
+    keys, values = (
+        tuple(of_layer(stacked, layer) for layer in range(spec.num_layers))
+        for stacked in (segment.keys, segment.values)
+    )
+    return hidden[:, -1], Prompts(keys, values, positions, valid)
+
+
+def empty_cache(spec: DecoderSpec, rows: int, slots: int, dtype: jnp.dtype) -> Cache:
+    """Returns unwritten slots, `slots` of them or as many as a layer's sliding window."""
+    sizes = [min(slots, window or slots) for window in spec.windows]
+    heads, width = spec.num_kv_heads, spec.head_dim
+    # Every array its own, so that they can be donated.
+    keys = tuple(jnp.zeros((rows, heads, width, size), dtype) for size in sizes)
+    return Cache(keys, tuple(jnp.zeros((rows, heads, size, width), dtype) for size in sizes))
+
+
+def grown(spec: DecoderSpec, cache: Cache, slots: int) -> Cache:
+    """Returns the cache with `slots` slots, or as many as a layer's sliding window; it must not have wrapped around."""
+
+    def longer(array: jax.Array, window: int | None, axis: int) -> jax.Array:
+        padding = [(0, 0)] * 4
+        padding[axis] = (0, min(slots, window or slots) - array.shape[axis])
+        return jnp.pad(array, padding)
+
+    return Cache(
+        tuple(longer(keys, window, 3) for keys, window in zip(cache.keys, spec.windows, strict=True)),
+        tuple(longer(values, window, 2) for values, window in zip(cache.values, spec.windows, strict=True)),
+    )
+
+
+def decode_step(
+    spec: DecoderSpec, weights: Weights, tokens: jax.Array, t: jax.Array, cache: Cache, prompts: Prompts
+) -> tuple[jax.Array, Cache]:
+    """Runs all layers over one new token per row.
+
+    Args:
+        weights: the decoder's, joined or not.
+        tokens: int32[B], token t of every completion.
+        t: int32[], from 0.
+        cache: the tokens before it.
+
+    Returns:
+        float[B, D] hidden states after the final norm, and the cache with the token's keys and values.
+    """
+    group = tokens.shape[0] // prompts.valid.shape[0]
+    first = prompts.lengths()[:, None] + t
+    angles = rotary_angles(spec, jnp.repeat(first, group, axis=0))
+    x = embed(spec, weights, tokens[:, None])
+    keys, values = [], []
+    for index, layer in enumerate(weights["layers"]):
+        window = spec.windows[index]
+        q, k, v = qkv(spec, layer, x, angles[spec.ropes[index]])
+        slots = cache.keys[index].shape[3]
+        slot = t % slots
+        keys.append(jax.lax.dynamic_update_slice(cache.keys[index], jnp.moveaxis(k, 1, 3), (0, 0, 0, slot)))
+        values.append(jax.lax.dynamic_update_slice(cache.values[index], jnp.moveaxis(v, 1, 2), (0, 0, slot, 0)))
+        seen = prompts.keys[index].shape[2]
+        prompt_mask = visible(first, prompts.positions[:, -seen:], prompts.valid[:, -seen:], window)
+        # Slot j holds the newest token whose index is j modulo the slots; none yet if that would be before the first.
+        own_mask = t - (t - jnp.arange(slots)) % slots >= 0
+        context = _attend(
+            q[:, 0],
+            spec.attention_scale,
+            (prompts.keys[index], prompts.values[index], prompt_mask),
+            (keys[-1], values[-1], own_mask),
+        )
+        x = finish_layer(spec, layer, x, context[:, None])
+    x = rms_norm(spec, x, weights["final_norm"])
+    return x[:, 0], Cache(tuple(keys), tuple(values))
+
+
+def _attend(q: jax.Array, scale: float, prompt: tuple, own: tuple) -> jax.Array:
+    """Attention of one token per row to its prompt and to its own earlier tokens; softmax in float32.
+
+    Args:
+        q: [B, N, H].
+        prompt: keys and values [P, K, S, H], bool[P, 1, S] visible.
+        own: keys [B, K, H, C], values [B, K, C, H], bool[C] visible.
+
+    Returns:
+        [B, N * H] in q's dtype.
+    """
+    prompt_keys, prompt_values, prompt_mask = prompt
+    own_keys, own_values, own_mask = own
+    prompts, kv_heads, prompt_slots, head_dim = prompt_keys.shape
+    group = q.shape[0] // prompts
+    q = q.reshape(prompts, group, kv_heads, -1, head_dim)
+
+    def by_prompt(x: jax.Array) -> jax.Array:
+        """[P, G, K, R, ...] -> [P, K, G * R, ...]: what one prompt's keys serve, side by side."""
+        return x.swapaxes(1, 2).reshape(prompts, kv_heads, -1, x.shape[-1])
+
+    def by_row(x: jax.Array) -> jax.Array:
+        """[P, K, G * R, ...] -> [B, K, R, ...]."""
+        x = x.reshape(prompts, kv_heads, group, -1, x.shape[-1]).swapaxes(1, 2)
+        return x.reshape(prompts * group, *x.shape[2:])
+
+    score = jnp.einsum("pkqh,pksh->pkqs", by_prompt(q), prompt_keys, preferred_element_type=jnp.float32)
+    score = jnp.where(prompt_mask[:, None], score * scale, MASKED_SCORE)
+    own_q = q.reshape(-1, *q.shape[2:])
+    own_score = jnp.einsum("bkrh,bkhc->bkrc", own_q, own_keys, preferred_element_type=jnp.float32)
+    own_score = jnp.where(own_mask, own_score * scale, MASKED_SCORE)
+    own_score = by_prompt(own_score.reshape(*q.shape[:-1], -1))
+    probs = jax.nn.softmax(jnp.concatenate([score, own_score], axis=-1), axis=-1).astype(q.dtype)
+    of_prompt, of_own = jnp.split(probs, [prompt_slots], axis=-1)
+    context = jnp.einsum("pkqs,pksh->pkqh", of_prompt, prompt_values, preferred_element_type=jnp.float32)
+    context = by_row(context) + jnp.einsum(
+        "bkrc,bkch->bkrh", by_row(of_own), own_values, preferred_element_type=jnp.float32
+    )
+    return context.astype(q.dtype).reshape(prompts * group, -1)

@@ -1,0 +1,57 @@
+"""Weights prepared for a single token per row: projections that share an input become one matrix product.
+
+With few rows a product costs the reading of its weights and the start of a kernel, not arithmetic; so fewer and larger
+products are faster, and adapters ride along.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import qwix
+
+from tunix_grpo.decoder.layer import Weights
+
+
+def joined(weights: Weights) -> Weights:
+    """Returns the weights with the projections that share an input joined into one product.
+
+    In float32 adapters are merged into the weights, which rounds nothing that counts. In bfloat16 it would round most
+    of a small adapter away: there, a is put beside w and b is applied to what comes out. Quantized weights stay apart.
+    """
+
+    def of_layer(layer: Weights) -> Weights:
+        rest = dict(layer)
+        for names in (("q", "k", "v"), ("gate", "up"), ("o",), ("down",)):
+            leaves = [layer[name] for name in names]
+            if not any(isinstance(leaf["w"], qwix.QArray) for leaf in leaves):
+                rest = {name: leaf for name, leaf in rest.items() if name not in names}
+                rest["+".join(names)] = _join(leaves)
+        return rest
+
+    return {**weights, "layers": [of_layer(layer) for layer in weights["layers"]]}
+
+
+def _join(leaves: list[Weights]) -> Weights:
+    w = jnp.concatenate([_merged(leaf) for leaf in leaves], axis=1)
+    whole: Weights = {}
+    if any("bias" in leaf for leaf in leaves):
+        whole["bias"] = jnp.concatenate([leaf["bias"] for leaf in leaves])
+    adapted = [leaf for leaf in leaves if "a" in leaf] if w.dtype != jnp.float32 else []
+    if adapted:
+        ends = np.cumsum([leaf["w"].shape[1] for leaf in leaves])
+        blocks = []
+        for leaf, end in zip(leaves, ends, strict=True):
+            if "a" in leaf:
+                width = leaf["w"].shape[1]
+                blocks.append(jnp.pad(leaf["b"], ((0, 0), (end - width, ends[-1] - end))))
+        whole["b"] = jnp.concatenate(blocks)
+        w = jnp.concatenate([w, *(leaf["a"] for leaf in adapted)], axis=1)
+    return {"w": w, **whole}
+
+
+def _merged(leaf: Weights) -> jax.Array:
+    if "a" not in leaf or leaf["w"].dtype != jnp.float32:
+        return leaf["w"]
+    return leaf["w"] + jnp.matmul(leaf["a"], leaf["b"], precision=jax.lax.Precision.HIGHEST)

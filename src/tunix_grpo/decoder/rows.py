@@ -1,0 +1,40 @@
+"""TODO-DOC"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Completions(NamedTuple):
+    """Prompts with their completions, as the model sees them.
+
+    Attributes:
+        prompt_tokens: int32[P, S], padded on the left.
+        prompt_valid: bool[P, S].
+        tokens: int32[B, T], padded on the right.
+        lengths: int32[B], the end-of-turn token included.
+    """
+
+    prompt_tokens: Any
+    prompt_valid: Any
+    tokens: Any
+    lengths: Any
+
+    def mask(self) -> jax.Array:
+        """Returns bool[B, T], True for the tokens that belong to the completion."""
+        return jnp.arange(self.tokens.shape[1]) < self.lengths[:, None]
+
+
+def left_padded(rows: Sequence[Sequence[int]], width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns int32[P, width] token ids and bool[P, width], True where a token is real."""
+    tokens = np.full((len(rows), width), pad_id, np.int32)
+    valid = np.zeros((len(rows), width), bool)
+    for row, ids in enumerate(rows):
+        tokens[row, width - len(ids) :] = ids
+        valid[row, width - len(ids) :] = True
+    return tokens, valid

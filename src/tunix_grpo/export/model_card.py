@@ -1,0 +1,113 @@
+"""The README.md of an exported model: where it comes from, how it scores, how it is loaded, how it was trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tunix_grpo import __version__
+from tunix_grpo.config import Config
+from tunix_grpo.run.saved_runs import ACCURACY, SavedRun
+
+MARK = "Written by `scripts/export.py` of tunix-grpo"
+# What says something about the machine or its user, not about the model.
+_PRIVATE = ("checkpoint_dir", "output_dir", "jax_cache", "tracker", "device")
+_COLUMNS = {ACCURACY: "accuracy", "eval/reward": "reward", "eval/truncated": "truncated"}
+_LOADING = {
+    False: """\
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{place}", dtype="auto")
+tokenizer = AutoTokenizer.from_pretrained("{place}")
+```""",
+    True: """\
+```python
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+model = AutoPeftModelForCausalLM.from_pretrained("{place}", dtype="auto")
+tokenizer = AutoTokenizer.from_pretrained("{place}")
+```""",
+}
+
+
+def model_card(run: SavedRun, step: int, *, place: str, adapter: bool, check: str) -> str:
+    """Returns the text of README.md.
+
+    Args:
+        step: that was exported.
+        place: hub id, or folder, that the model is loaded from.
+        adapter: a PEFT adapter, not a whole model.
+        check: a sentence on what reading the files back has shown.
+    """
+    model = run.config.model
+    base = _base(run.config)
+    kind = "A LoRA adapter for" if adapter else "A model made from"
+    parts = [
+        _front_matter(run.config, adapter),
+        f"# {place.rpartition('/')[2]}",
+        f"{kind} {base}, trained with GRPO on the task `{run.config.task.name}`, {step} steps"
+        + (f", LoRA of rank {model.lora_rank}." if model.lora_rank is not None else ", all weights."),
+        "## Scores",
+        _scores(run, step),
+        "## Loading",
+        _LOADING[adapter].format(place=place),
+        "## Settings",
+        f"```yaml\n{yaml.safe_dump(portable(dataclasses.asdict(run.config)), sort_keys=False).strip()}\n```",
+        f"{MARK} {__version__}. {check}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def portable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings without what belongs to one machine: of a path, only the last part stays."""
+    kept = {}
+    for key, value in settings.items():
+        if key in _PRIVATE:
+            continue
+        if isinstance(value, dict):
+            value = portable(value)
+        elif isinstance(value, str) and value.startswith("/"):
+            value = Path(value).name
+        kept[key] = value
+    return kept
+
+
+def _base(config: Config) -> str:
+    model = config.model
+    if model.path is not None:
+        return f"`{model.name}`"
+    if model.kaggle_id is not None:
+        return f"[{model.kaggle_id}](https://www.kaggle.com/models/{model.kaggle_id})"
+    at = f" at revision `{model.revision}`" if model.revision else ""
+    return f"[{model.hub_id}](https://huggingface.co/{model.hub_id}){at}"
+
+
+def _front_matter(config: Config, adapter: bool) -> str:
+    """Returns what the hub reads of a card."""
+    content: dict[str, Any] = {"library_name": "peft" if adapter else "transformers"}
+    if config.model.path is None and config.model.kaggle_id is None:
+        content["base_model"] = config.model.hub_id
+    content |= {"pipeline_tag": "text-generation", "tags": ["grpo", "tunix-grpo"]}
+    return f"---\n{yaml.safe_dump(content, sort_keys=False)}---"
+
+
+def _scores(run: SavedRun, step: int) -> str:
+    """Returns a table of the first evaluation, the exported step's, the best one's and the last."""
+    accuracies = run.accuracies()
+    if not accuracies:
+        return "The run recorded no evaluation."
+    best = max(accuracies, key=lambda s: (accuracies[s], s))
+    shown = sorted({min(accuracies), best, max(accuracies)} | ({step} & set(accuracies)))
+    rows = ["| step | " + " | ".join(_COLUMNS.values()) + " |", "|---" * (len(_COLUMNS) + 1) + "|"]
+    for number in shown:
+        values = (run.metrics[number].get(key) for key in _COLUMNS)
+        cells = ["" if value is None else f"{value:.3f}" for value in values]
+        mark = " (this model)" if number == step else ""
+        rows.append(f"| {number}{mark} | " + " | ".join(cells) + " |")
+    intro = f"Greedy answers to at most {run.config.evaluation.num_questions} held-out questions:"
+    return intro + "\n\n" + "\n".join(rows)

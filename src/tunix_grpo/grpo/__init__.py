@@ -1,0 +1,1 @@
+"""GRPO: a step from prompts to an update, and the greedy evaluation."""

@@ -1,0 +1,114 @@
+"""The rollout engine: prompts in, completions out, on the decoder that also trains.
+
+`decoding.generate` does the work, in one compiled program. Row i of step s draws from key (seed, stream, s, i), so that
+two runs with one seed are equal and a resumed run continues with the same numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tunix_grpo.config import Config
+from tunix_grpo.decoder.generation import Drawn, Sampling, generate
+from tunix_grpo.decoder.rows import Completions, left_padded
+from tunix_grpo.model.model import Model
+
+_STREAM = 2  # keeps this use of the seed apart from all others
+
+
+def train_sampling(config: Config) -> Sampling:
+    """Returns how training completions are drawn."""
+    generation = config.generation
+    return Sampling(
+        num_generations=config.grpo.num_generations,
+        max_tokens=generation.max_generation_steps,
+        temperature=generation.temperature,
+        top_p=generation.top_p,
+        top_k=generation.top_k,
+    )
+
+
+def greedy_sampling(config: Config) -> Sampling:
+    """Returns how evaluation answers are drawn."""
+    return Sampling(num_generations=1, max_tokens=config.generation.max_generation_steps, temperature=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """Completions of P prompts, G of each.
+
+    Attributes:
+        batch: token ids and lengths, on the device.
+        lengths: int[B] on the host, the stop token included.
+        truncated: bool[B], no stop token within max_tokens.
+        texts: the completions without special tokens.
+        logps: float32[B, T] on the device, what the sampler thought of its tokens.
+    """
+
+    batch: Completions
+    lengths: np.ndarray
+    truncated: np.ndarray
+    texts: list[str]
+    logps: jax.Array
+
+
+def row_keys(seed: int, step: int, rows: int) -> jax.Array:
+    """Returns key[rows]: what row i of a step draws its tokens from."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _STREAM), step)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
+
+
+class Sampler:
+    """Draws completions with whatever weights it is given."""
+
+    def __init__(self, model: Model, tokenizer: Any, mesh: jax.sharding.Mesh, *, prompt_width: int, seed: int):
+        """
+        Args:
+            prompt_width: prompts are padded to this many tokens, so that one program serves all.
+            seed: of the run.
+        """
+        self._model = model
+        self._tokenizer = tokenizer
+        self._mesh = mesh
+        self._width = prompt_width
+        self._seed = seed
+        self._generate = jax.jit(self._drawn, static_argnames="config")
+
+    def sample(self, weights: tuple, prompts: Sequence[Sequence[int]], config: Sampling, step: int) -> Rollout:
+        """Draws completions.
+
+        Args:
+            weights: trained and frozen leaves of the model.
+            prompts: token ids, each at most `prompt_width` long.
+            step: the step that the random numbers belong to.
+        """
+        tokens, valid = left_padded(prompts, self._width, self._tokenizer.pad_id())
+        sharding = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec("fsdp"))
+        tokens, valid = jax.device_put((tokens, valid), sharding)
+        keys = row_keys(self._seed, step, len(prompts) * config.num_generations)
+        drawn = self._generate(*weights, tokens, valid, keys, config=config)
+        host_tokens, lengths, stopped = jax.device_get((drawn.tokens, drawn.lengths, drawn.stopped))
+        # The stop token is trained, but it is not text.
+        ends = lengths - stopped
+        texts = [self._tokenizer.decode(row[:end]) for row, end in zip(host_tokens, ends, strict=True)]
+        return Rollout(Completions(tokens, valid, drawn.tokens, drawn.lengths), lengths, ~stopped, texts, drawn.logps)
+
+    def _drawn(self, trained, frozen, tokens, valid, keys, *, config: Sampling) -> Drawn:
+        return generate(
+            self._model.spec,
+            self._model.decoder_weights(nnx.merge_state(trained, frozen)),
+            tokens,
+            valid,
+            keys,
+            config,
+            stop_ids=self._tokenizer.stop_ids,
+            pad_id=self._tokenizer.pad_id(),
+            attention_form=self._model.attention_form,
+        )

@@ -1,0 +1,233 @@
+"""GRPO steps on one model.
+
+What differs from the GRPO paper (arXiv:2402.03300) and from stock Tunix, in one place:
+  * the KL penalty is k3 (or k2) in the loss; k1, Tunix's default, has zero expected gradient;
+  * the end-of-turn token belongs to the completion, the mask and the loss;
+  * completions, old, reference and trained log-probabilities all use the sampling temperature;
+  * a step is normalised as a whole, however it is cut into micro batches;
+  * old log-probabilities are those of the update's own first pass, so that its ratio is exactly 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from tunix_grpo.config import Config
+from tunix_grpo.decoder.forward import choose_remat
+from tunix_grpo.decoder.generation import Sampling
+from tunix_grpo.decoder.rows import Completions
+from tunix_grpo.grpo.loss import completion_logprobs, group_advantages, grpo_loss
+from tunix_grpo.grpo.rollout import Rollout, Sampler, train_sampling
+from tunix_grpo.grpo.updates import apply_gradient, laid_out, no_sums, update_metrics
+from tunix_grpo.model.model import Model
+from tunix_grpo.rewards.base import Reward
+from tunix_grpo.rewards.scoring import RewardTable, score_completions
+from tunix_grpo.text.prompt_set import PromptSet
+
+
+class MicroBatch(NamedTuple):
+    """A part of a step, ready for the loss."""
+
+    completions: Completions
+    advantages: jax.Array
+    ref_logps: jax.Array | None
+    old_logps: jax.Array | None
+
+
+@dataclasses.dataclass(frozen=True)
+class StepResult:
+    """What one step did.
+
+    Attributes:
+        rollout: the completions.
+        advantages: float32[B].
+        metrics: numbers of the update and timings, by the names of `trackers.METRICS`.
+    """
+
+    rollout: Rollout
+    rewards: RewardTable
+    advantages: np.ndarray
+    metrics: dict[str, float]
+
+
+class Trainer:
+    """Runs GRPO steps. Holds the trained parameters and the optimizer's state between them."""
+
+    def __init__(
+        self,
+        config: Config,
+        mesh: jax.sharding.Mesh,
+        model: Model,
+        tokenizer: Any,
+        task: Any,
+        rewards: list[Reward],
+        optimizer: optax.GradientTransformation,
+        prompt_width: int,
+    ):
+        """
+        Args:
+            prompt_width: tokens that prompts are padded to.
+        """
+        self._config, self._mesh, self._model, self._task, self._rewards = config, mesh, model, task, rewards
+        self._sampling = train_sampling(config)
+        group, devices = config.grpo.num_generations, mesh.shape["fsdp"]
+        self._micro_rows = config.training.micro_batch_size * group * devices  # completions
+        self._step_rows = config.completions_per_step(devices)
+        tokens = config.training.micro_batch_size * (prompt_width + group * config.generation.max_generation_steps)
+        self.remat = choose_remat(config.training.remat, model.spec, tokens, model.dtype)
+        self._sampler = Sampler(model, tokenizer, mesh, prompt_width=prompt_width, seed=config.seed)
+        params, frozen = nnx.state(model.actor, model.trainable, ...)
+        self._frozen = nnx.as_pure(frozen)
+        self._reference = nnx.as_pure(nnx.state(model.reference))
+        # Laid out for good, so that an update can reuse their memory and is compiled once.
+        self.params, params_layout = laid_out(nnx.as_pure(params), mesh)
+        self.optimizer_state, optimizer_layout = laid_out(optimizer.init(self.params), mesh)
+        self._accumulate = jax.jit(self._micro_gradient, donate_argnums=(2,))
+        self._apply = jax.jit(
+            functools.partial(apply_gradient, optimizer),
+            donate_argnums=(0, 1),
+            out_shardings=(params_layout, optimizer_layout, None),
+        )
+        self._reference_logps = jax.jit(lambda params, batch: self._logprobs(params, batch)[0])
+
+    def restore(self, params: Any, optimizer_state: Any) -> None:
+        """Continues from saved parameters and optimizer state."""
+        self.params, self.optimizer_state = params, optimizer_state
+
+    def parameter_counts(self) -> tuple[int, int]:
+        """Returns (trained, all) parameters; adapters count in both."""
+        trained, frozen = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (self.params, self._frozen))
+        return trained, trained + frozen
+
+    def score(self, prompts: list[str], completions: list[str], questions: list) -> RewardTable:
+        """Returns what completions are worth."""
+        return score_completions(self._rewards, prompts, completions, questions, self._task)
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int) -> Rollout:
+        """Samples from the current weights."""
+        return self._sampler.sample((self.params, self._frozen), prompts, sampling, step)
+
+    def step(self, step: int, prompts: PromptSet, rows: np.ndarray) -> StepResult:
+        """Runs one step: rollout, rewards, reference, update(s).
+
+        Args:
+            step: its number, from 1; random numbers depend on it.
+            prompts: the training set.
+            rows: int[P], which of them.
+        """
+        clock = _Clock()
+        group = self._sampling.num_generations
+        rollout = self.generate([prompts.ids[row] for row in rows], self._sampling, step)
+        clock.lap("timing/rollout")
+        micro_batches = self._cut(rollout.batch)
+        if self._config.grpo.beta > 0:  # dispatched first: the device works while the host computes rewards
+            reference = [self._reference_logps(self._reference, batch) for batch in micro_batches]
+        else:
+            reference = [None] * len(micro_batches)
+        texts = [prompts.texts[row] for row in rows for _ in range(group)]
+        questions = [prompts.questions[row] for row in rows for _ in range(group)]
+        rewards = self.score(texts, rollout.texts, questions)
+        advantages = group_advantages(rewards.total, group)
+        clock.lap("timing/reward")
+        jax.block_until_ready(reference)
+        clock.lap("timing/reference")
+        metrics = self._update(micro_batches, advantages, reference)
+        clock.lap("timing/update")
+        return StepResult(rollout, rewards, advantages, metrics | clock.laps)
+
+    def _cut(self, batch: Completions) -> list[Completions]:
+        """Cuts a step into micro batches of whole groups."""
+        group = self._sampling.num_generations
+        rows = self._micro_rows
+        count = batch.tokens.shape[0] // rows
+        sharding = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec("fsdp"))
+
+        def part(index: int) -> Completions:
+            prompts = slice(index * rows // group, (index + 1) * rows // group)
+            completions = slice(index * rows, (index + 1) * rows)
+            pieces = (
+                batch.prompt_tokens[prompts],
+                batch.prompt_valid[prompts],
+                batch.tokens[completions],
+                batch.lengths[completions],
+            )
+            return Completions(*jax.device_put(pieces, sharding))
+
+        return [batch] if count == 1 else [part(index) for index in range(count)]
+
+    def _update(self, batches: list[Completions], gains: np.ndarray, reference: list) -> dict[str, float]:
+        """Runs num_iterations optimizer updates on one step's completions; returns the metrics of the last but the loss
+        and the divergences of the first, which are those of the weights that sampled."""
+        old: list = [None] * len(batches)
+        gains_of = np.split(gains, len(batches))
+        first = None
+        for _ in range(self._config.grpo.num_iterations):
+            state = jax.tree.map(jnp.zeros_like, (self.params, no_sums())) if len(batches) > 1 else None
+            new = []
+            for batch, gain, ref, before in zip(batches, gains_of, reference, old, strict=True):
+                micro = MicroBatch(batch, jnp.asarray(gain), ref, before)
+                state, logps = self._accumulate(self.params, self._frozen, state, micro)
+                new.append(logps)
+            if old[0] is None and self._config.grpo.num_iterations > 1:
+                old = new
+            gradient, sums = state
+            self.params, self.optimizer_state, norm = self._apply(self.params, self.optimizer_state, gradient)
+            first = first or (sums, norm)
+            last = sums
+        tokens = sum(batch.lengths.sum() for batch in batches)
+        (sums, norm), last, tokens = jax.device_get((first, last, tokens))
+        return update_metrics(sums, norm, last, int(tokens), with_kl=self._config.grpo.beta > 0)
+
+    def _micro_gradient(self, params: Any, frozen: Any, state: Any, micro: MicroBatch) -> tuple[Any, jax.Array]:
+        """Adds a micro batch to (gradient, sums); traced once per shape."""
+        grpo, batch = self._config.grpo, micro.completions
+
+        def loss_of(params: Any) -> tuple[jax.Array, Any]:
+            logps, entropies = self._logprobs(nnx.merge_state(params, frozen), batch, self.remat)
+            sums = grpo_loss(
+                logps,
+                entropies,
+                micro.old_logps,
+                micro.ref_logps,
+                micro.advantages,
+                batch,
+                step_rows=self._step_rows,
+                epsilon=grpo.epsilon,
+                beta=grpo.beta,
+                kl_estimator=grpo.kl_estimator,
+            )
+            return sums.loss, (sums, logps)
+
+        gradient, (sums, logps) = jax.grad(loss_of, has_aux=True)(params)
+        added = (gradient, sums)
+        if state is not None:
+            added = jax.tree.map(jnp.add, state, added)
+        return added, logps
+
+    def _logprobs(self, params: Any, batch: Completions, remat: str = "none") -> tuple[jax.Array, jax.Array]:
+        weights = self._model.decoder_weights(params)
+        form, temperature = self._model.attention_form, self._config.generation.temperature
+        return completion_logprobs(self._model.spec, weights, batch, temperature, attention_form=form, remat=remat)
+
+
+class _Clock:
+    """Times the parts of a step, one after another."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = now - self._start
+        self._start = now

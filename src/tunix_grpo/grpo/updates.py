@@ -1,0 +1,57 @@
+"""The arithmetic of an optimizer update, and its numbers."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tunix_grpo.grpo.loss import LossSums
+
+
+def apply_gradient(
+    tx: optax.GradientTransformation, params: Any, state: Any, gradient: Any
+) -> tuple[Any, Any, jax.Array]:
+    """Returns new parameters, new optimizer state and the gradient's norm before clipping.
+
+    A gradient that is not finite changes nothing, so that the state of the last good step can still be saved.
+    """
+    norm = optax.global_norm(gradient)
+    updates, new_state = tx.update(gradient, state, params)
+    new = (optax.apply_updates(params, updates), new_state)
+    params, state = jax.tree.map(functools.partial(jnp.where, jnp.isfinite(norm)), new, (params, state))
+    return params, state, norm
+
+
+def laid_out(tree: Any, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
+    """Returns a tree placed on the mesh, each leaf where it is or replicated, and the shardings."""
+
+    def layout(leaf: jax.Array) -> jax.sharding.NamedSharding:
+        named = isinstance(leaf.sharding, jax.sharding.NamedSharding)
+        return leaf.sharding if named else jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+    layouts = jax.tree.map(layout, tree)
+    return jax.device_put(tree, layouts), layouts
+
+
+def no_sums() -> LossSums:
+    """Returns the sums of nothing."""
+    return LossSums(*(jnp.zeros(()) for _ in LossSums._fields))
+
+
+def update_metrics(sums: LossSums, norm: Any, last: LossSums, tokens: int, *, with_kl: bool) -> dict[str, float]:
+    low, high = float(last.clipped_low) / tokens, float(last.clipped_high) / tokens
+    metrics = {
+        "loss": float(sums.loss),
+        "entropy": float(sums.entropy) / tokens,
+        "grad_norm": float(norm),
+        "clip_ratio/low_mean": low,
+        "clip_ratio/high_mean": high,
+        "clip_ratio/region_mean": low + high,
+    }
+    if with_kl:
+        metrics["kl"] = float(sums.kl) / tokens
+    return metrics

@@ -1,0 +1,227 @@
+"""Reads a Hugging Face directory's weights into Tunix's modules, and makes random ones.
+
+Only safetensors files are read: pickled weights can run code. Every tensor is checked against the shapes that
+config.json promises before anything is placed on a device, and what is missing, extra, truncated or misshapen is named.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError, safe_open
+
+from tunix_grpo.decoder.spec import DecoderSpec
+from tunix_grpo.errors import UserError
+from tunix_grpo.model.layout import Tensor, module_class, tensors
+from tunix_grpo.model.spec_reader import spec_from_config
+
+# The text model's tensors, wherever a multimodal file keeps them.
+_TEXT_PREFIX = re.compile(r"^(?:model\.language_model\.|language_model\.model\.)")
+_NOT_TEXT = re.compile(r"(?:^|\.)(?:vision_tower|multi_modal_projector|vision_model)\.|rotary_emb\.inv_freq$")
+
+
+class _Stored(NamedTuple):
+    """A tensor in a file: the file, its name there, its shape, and its type in safetensors' words, such as BF16."""
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def read(self) -> np.ndarray:
+        # The file is closed again, so that the pages of it that were read do not stay in this process's memory.
+        with _open(self.file) as opened:
+            return opened.get_tensor(self.name)
+
+
+def read_config(directory: Path) -> dict:
+    """Returns the parsed config.json of a model directory."""
+    if not directory.is_dir():
+        raise UserError(f"model.path={directory}: no such directory")
+    file = directory / "config.json"
+    if not file.is_file():
+        raise UserError(f"{directory}: config.json is missing; model.path wants a Hugging Face model directory")
+    return _read_json(file)
+
+
+def read_spec(directory: Path) -> DecoderSpec:
+    """Returns what the config.json of a model directory says the decoder computes.
+
+    Raises:
+        UserError: it is missing, or says something that is not covered; the sentence names the folder.
+    """
+    config = read_config(directory)
+    try:
+        return spec_from_config(config)
+    except UserError as error:
+        raise UserError(f"{directory}/{error}") from error
+
+
+def load_module(spec: DecoderSpec, directory: Path, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> nnx.Module:
+    """Returns Tunix's module with the directory's weights, in `dtype`, placed on the mesh leaf by leaf.
+
+    Beside what the mesh holds, the host's memory never has more than the tensors of one leaf.
+    """
+    table = tensors(spec)
+    stored = _checked(spec, table, _index(directory), directory)
+    module = abstract_module(spec)
+    shardings = _shardings(module, mesh)
+
+    def placed(tensor: Tensor) -> jax.Array:
+        arrays = [stored[name].read() for name in tensor.names]
+        leaf = np.asarray(tensor.load(arrays), dtype, order="C")
+        return jax.device_put(leaf, shardings[tensor.path])
+
+    return _filled(module, {tensor.path: placed(tensor) for tensor in table})
+
+
+def stored_types(spec: DecoderSpec, directory: Path) -> dict[str, str]:
+    """Returns the type of every tensor of the table in the directory's files, in safetensors' words, such as BF16."""
+    stored = _checked(spec, tensors(spec), _index(directory), directory)
+    return {plain: tensor.dtype for plain, tensor in stored.items()}
+
+
+def random_module(spec: DecoderSpec, seed: int, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> nnx.Module:
+    """Returns Tunix's module with random weights: normal with deviation 0.02, norms as the identity, biases zero."""
+    module = abstract_module(spec)
+    shardings = _shardings(module, mesh)
+
+    def leaves() -> Iterator[tuple[tuple, jax.Array]]:
+        for index, tensor in enumerate(tensors(spec)):
+            shape = tensor.load([np.empty(s, np.bool_) for s in tensor.shapes]).shape
+            if len(shape) > 1:
+                leaf = np.random.default_rng([seed, index]).standard_normal(shape, np.float32) * np.float32(0.02)
+            else:
+                is_scale = "norm" in str(tensor.path) and not spec.norm_plus_one
+                leaf = np.full(shape, 1.0 if is_scale else 0.0, np.float32)
+            yield tensor.path, jax.device_put(leaf.astype(dtype), shardings[tensor.path])
+
+    return _filled(module, dict(leaves()))
+
+
+class _OneKey(nnx.RngStream):
+    """Random keys that are all the same, for shapes alone: flax counts keys, in a trace at a cost that grows with their
+    number squared (7 seconds for Gemma 3 27B)."""
+
+    def __call__(self) -> jax.Array:
+        return self.key[...]
+
+
+def abstract_module(spec: DecoderSpec) -> nnx.Module:
+    """Returns Tunix's module with shapes instead of arrays."""
+    module, config = module_class(spec)
+
+    def made() -> nnx.Module:
+        rngs = nnx.Rngs(0)
+        rngs.default = _OneKey(0, tag="default")
+        return module(config, rngs=rngs)
+
+    return nnx.eval_shape(made)
+
+
+def _filled(module: nnx.Module, leaves: dict[tuple, jax.Array]) -> nnx.Module:
+    state = nnx.to_flat_state(nnx.state(module, nnx.Param))
+    filled = [(path, variable.replace(leaves[path])) for path, variable in state]
+    nnx.update(module, nnx.from_flat_state(filled))
+    return module
+
+
+def _shardings(module: nnx.Module, mesh: jax.sharding.Mesh) -> dict[tuple, jax.sharding.NamedSharding]:
+    """Returns, per leaf, the sharding that Tunix's module asks for, where the leaf divides evenly."""
+    specs = dict(nnx.to_flat_state(nnx.get_partition_spec(nnx.state(module, nnx.Param))))
+    shapes = dict(nnx.to_flat_state(nnx.state(module, nnx.Param)))
+    return {path: fitting_sharding(mesh, shapes[path].shape, spec.get_value()) for path, spec in specs.items()}
+
+
+def fitting_sharding(
+    mesh: jax.sharding.Mesh, shape: tuple[int, ...], spec: jax.sharding.PartitionSpec | None
+) -> jax.sharding.NamedSharding:
+    """Returns the sharding with those axes left out that do not divide the array."""
+    axes = tuple(spec or ())
+    kept = [axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(axes, shape, strict=False)]
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*kept))
+
+
+def _index(directory: Path) -> list[_Stored]:
+    """Returns the tensors of the files that the index names, of model.safetensors, or of all there are."""
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        files = _read_json(index).get("weight_map")
+        if not isinstance(files, dict):
+            raise UserError(f"{index}: it has no weight_map; download it again")
+        shards = sorted({directory / name for name in files.values()})
+        missing = [shard.name for shard in shards if not shard.is_file()]
+        if missing:
+            raise UserError(f"{directory}: {', '.join(missing)} named by {index.name} is missing; download it again")
+    elif (directory / "model.safetensors").is_file():
+        shards = [directory / "model.safetensors"]
+    else:
+        shards = sorted(directory.glob("*.safetensors"))
+    if not shards:
+        pickled = [file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in directory.glob(pattern)]
+        if pickled:
+            raise UserError(
+                f"{directory}: {pickled[0]} is a pickle, which can run code, and is not read; "
+                "convert the model to safetensors"
+            )
+        raise UserError(f"{directory}: no *.safetensors file; model.path wants a Hugging Face model directory")
+    return [tensor for shard in shards for tensor in _tensors_of(shard)]
+
+
+def _tensors_of(file: Path) -> list[_Stored]:
+    with _open(file) as opened:
+        slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+        return [_Stored(file, name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()]
+
+
+def _read_json(file: Path) -> dict:
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file}: not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: not a JSON object")
+    return content
+
+
+def _open(file: Path):
+    try:
+        return safe_open(file, framework="numpy")
+    except SafetensorError as error:
+        raise UserError(f"{file}: not a whole safetensors file ({error}); download it again") from error
+
+
+def _checked(spec: DecoderSpec, table: list[Tensor], found: list[_Stored], directory: Path) -> dict[str, _Stored]:
+    """Returns, per name in the table, the tensor that is stored for it.
+
+    Raises:
+        UserError: naming tensors that are missing, extra or of another shape than config.json promises.
+    """
+    stored = {}
+    for tensor in found:
+        plain = _TEXT_PREFIX.sub("model.", tensor.name).removeprefix("language_model.")
+        if not _NOT_TEXT.search(tensor.name) and not (plain == "lm_head.weight" and spec.tied_head):
+            stored[plain] = tensor
+    wanted = {name: shape for t in table for name, shape in zip(t.names, t.shapes, strict=True)}
+    if missing := sorted(set(wanted) - set(stored)):
+        raise UserError(f"{directory}: {_some(missing)} missing from the weights")
+    if extra := sorted(set(stored) - set(wanted)):
+        raise UserError(f"{directory}: {_some(extra)} not part of a {spec.family} model")
+    for plain, shape in wanted.items():
+        file, name, stored_shape, _ = stored[plain]
+        if stored_shape != shape:
+            raise UserError(f"{file}: {name} has shape {list(stored_shape)}, but config.json promises {list(shape)}")
+    return stored
+
+
+def _some(names: list[str]) -> str:
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"tensor{'s' if len(names) > 1 else ''} {', '.join(names[:3])}{rest}"

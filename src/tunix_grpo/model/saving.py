@@ -1,0 +1,252 @@
+"""Writes trained weights as Hugging Face files: a whole model, or a PEFT adapter.
+
+A leaf of the module becomes the tensors that `families.tensors` names for it. Adapters are merged in float32 and
+rounded once, to the type of the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from tunix_grpo.decoder.spec import DecoderSpec
+from tunix_grpo.errors import UserError
+from tunix_grpo.model.layout import Path as LeafPath
+from tunix_grpo.model.layout import Tensor, tensors
+from tunix_grpo.model.loading import stored_types
+
+_DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+MODEL_FILE = "model.safetensors"
+MODEL_INDEX = "model.safetensors.index.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+_PEFT_PREFIX = "base_model.model."
+
+Leaves = Mapping[LeafPath, Any]
+Adapters = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def own_dtypes(spec: DecoderSpec, directory: Path) -> dict[str, np.dtype]:
+    """Returns the type that each tensor has in a model directory.
+
+    Raises:
+        UserError: it is none that weights are trained from.
+    """
+    types = stored_types(spec, directory)
+    for name, kind in types.items():
+        if kind not in _DTYPES:
+            raise UserError(f"{directory}: {name} is stored as {kind}, which cannot be written; give dtype=float32")
+    return {name: _DTYPES[kind] for name, kind in types.items()}
+
+
+def uniform_dtypes(spec: DecoderSpec, dtype: np.dtype) -> dict[str, np.dtype]:
+    """Returns one type for all tensors."""
+    return {name: dtype for tensor in tensors(spec) for name in tensor.names}
+
+
+def adapters(spec: DecoderSpec, leaves: Leaves) -> Adapters:
+    """Returns Hugging Face module name -> (A float32[rank, in], B float32[out, rank]) of every adapted module.
+
+    Where Tunix stacks projections, they share one A.
+    """
+    return {
+        name.removesuffix(".weight"): pair
+        for tensor in tensors(spec)
+        for name, pair in zip(tensor.names, _pairs_of(tensor, leaves), strict=False)
+    }
+
+
+def write_weights(
+    folder: Path,
+    spec: DecoderSpec,
+    leaves: Leaves,
+    *,
+    lora_scale: float,
+    dtypes: Mapping[str, np.dtype],
+    shard_bytes: int,
+) -> float:
+    """Writes safetensors files, several with an index where one would be too large.
+
+    Args:
+        leaves: of the trained module, adapters beside the base.
+        lora_scale: alpha / rank.
+        dtypes: Hugging Face tensor name -> type in the file.
+        shard_bytes: a file is not larger, unless one leaf alone is.
+
+    Returns:
+        What rounding lost of the adapters, as a part of their change to the weights (Frobenius norms); 0 without any.
+    """
+    shards = _shards(spec, dtypes, shard_bytes)
+    weight_map: dict[str, str] = {}
+    lost = changed = 0.0
+    for number, shard in enumerate(shards, 1):
+        name = MODEL_FILE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        arrays = {}
+        for tensor in shard:
+            pairs = _pairs_of(tensor, leaves)
+            stored = tensor.save(np.asarray(leaves[tensor.path]))
+            for index, (tensor_name, array) in enumerate(zip(tensor.names, stored, strict=True)):
+                dtype = dtypes[tensor_name]
+                if pairs:
+                    a, b = pairs[index]
+                    delta = lora_scale * (b @ a)
+                    merged = array.astype(np.float32) + delta
+                    array = merged.astype(dtype)
+                    lost += float(np.sum(np.square(array.astype(np.float32) - merged)))
+                    changed += float(np.sum(np.square(delta)))
+                arrays[tensor_name] = np.ascontiguousarray(array.astype(dtype))
+        _save(arrays, folder / name)
+        weight_map |= dict.fromkeys(arrays, name)
+    if len(shards) > 1:
+        total = sum(_bytes(tensor, dtypes) for shard in shards for tensor in shard)
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        (folder / MODEL_INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    return (lost / changed) ** 0.5 if changed else 0.0
+
+
+def text_config(config: Mapping[str, Any], spec: DecoderSpec, dtype: np.dtype) -> dict[str, Any]:
+    """Returns the config.json of the model that is written: of a multimodal Gemma 3 its text model.
+
+    Args:
+        config: of the base model.
+        dtype: of the file.
+    """
+    named = "torch_dtype" if "torch_dtype" in config else "dtype"  # transformers reads either
+    config = {**config, named: dtype.name}
+    if "text_config" not in config:
+        return config
+    outer = ("bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype")
+    # What the file leaves to transformers' defaults is written down.
+    shapes = {
+        "vocab_size": spec.vocab_size,
+        "hidden_size": spec.embed_dim,
+        "intermediate_size": spec.hidden_dim,
+        "num_hidden_layers": spec.num_layers,
+        "num_attention_heads": spec.num_heads,
+        "num_key_value_heads": spec.num_kv_heads,
+        "head_dim": spec.head_dim,
+        "rms_norm_eps": spec.norm_eps,
+        "tie_word_embeddings": spec.tied_head,
+    }
+    return {
+        **config["text_config"],
+        **{key: config[key] for key in outer if config.get(key) is not None},
+        **shapes,
+        "architectures": ["Gemma3ForCausalLM"],
+        "model_type": "gemma3_text",
+    }
+
+
+def write_adapter(
+    folder: Path,
+    spec: DecoderSpec,
+    leaves: Leaves,
+    *,
+    rank: int,
+    alpha: float,
+    base: str,
+    revision: str | None,
+    multimodal: bool,
+) -> None:
+    """Writes adapter_config.json and adapter_model.safetensors as PEFT reads them.
+
+    Args:
+        base: hub id or directory of the model that the adapter is for.
+        revision: of the hub id.
+        multimodal: the base keeps its text model as `model.language_model`.
+    """
+    pairs = adapters(spec, leaves)
+    if multimodal:
+        pairs = {name.replace("model.", "model.language_model.", 1): pair for name, pair in pairs.items()}
+    arrays = {}
+    for name, (a, b) in pairs.items():
+        arrays[f"{_PEFT_PREFIX}{name}.lora_A.weight"] = np.ascontiguousarray(a)
+        arrays[f"{_PEFT_PREFIX}{name}.lora_B.weight"] = np.ascontiguousarray(b)
+    _save(arrays, folder / ADAPTER_FILE)
+    config = {
+        "base_model_name_or_path": base,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
+        "lora_dropout": 0.0,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": rank,
+        "revision": revision,
+        "target_modules": _targets(spec, pairs, multimodal),
+        "task_type": "CAUSAL_LM",
+        "use_rslora": False,
+    }
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def read_adapter(folder: Path) -> tuple[Adapters, float]:
+    """Returns what write_adapter wrote, by the text model's module names, and alpha / rank."""
+    config = json.loads((folder / ADAPTER_CONFIG).read_text())
+    arrays = load_file(folder / ADAPTER_FILE)
+    pairs = {}
+    for name, a in arrays.items():
+        if name.endswith(".lora_A.weight"):
+            module = name.removeprefix(_PEFT_PREFIX).removesuffix(".lora_A.weight")
+            pairs[module.replace("model.language_model.", "model.", 1)] = (a, arrays[name.replace("lora_A", "lora_B")])
+    return pairs, config["lora_alpha"] / config["r"]
+
+
+def _save(arrays: dict[str, np.ndarray], file: Path) -> None:
+    try:
+        save_file(arrays, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise UserError(f"{file}: cannot be written ({error}); choose another folder") from error
+
+
+def _pairs_of(tensor: Tensor, leaves: Leaves) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns (A [rank, in], B [out, rank]) for each Hugging Face tensor of an adapted leaf, nothing for another."""
+    *parents, name = tensor.path
+    path_a, path_b = (*parents, f"{name}_lora_a"), (*parents, f"{name}_lora_b")
+    if path_a not in leaves:
+        return []
+    a, b = (np.asarray(leaves[path], np.float32) for path in (path_a, path_b))
+    rank = a.shape[-1]
+    parts = [b] if len(tensor.names) == 1 else [b[:, part] for part in range(len(tensor.names))]
+    return [(a.reshape(-1, rank).T, part.reshape(rank, -1).T) for part in parts]
+
+
+def _targets(spec: DecoderSpec, pairs: Adapters, multimodal: bool) -> list[str]:
+    """Returns target_modules: short names where they say it all, else every module by its full name."""
+    short = sorted({name.rpartition(".")[2] for name in pairs})
+    if multimodal or len(short) * spec.num_layers != len(pairs):  # short names would match more than was trained
+        return sorted(pairs)
+    return short
+
+
+def _bytes(tensor: Tensor, dtypes: Mapping[str, np.dtype]) -> int:
+    sizes = (np.prod(shape, dtype=np.int64) for shape in tensor.shapes)
+    return sum(int(size) * dtypes[name].itemsize for size, name in zip(sizes, tensor.names, strict=True))
+
+
+def _shards(spec: DecoderSpec, dtypes: Mapping[str, np.dtype], shard_bytes: int) -> list[list[Tensor]]:
+    """Returns the table cut into files, in its order."""
+    shards: list[list[Tensor]] = [[]]
+    filled = 0
+    for tensor in tensors(spec):
+        size = _bytes(tensor, dtypes)
+        if shards[-1] and filled + size > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(tensor)
+        filled += size
+    return shards

@@ -1,0 +1,85 @@
+"""The local record: `metrics.jsonl` and `completions.jsonl`, one JSON object per line."""
+
+import dataclasses
+import json
+import logging
+import os
+from pathlib import Path
+
+from tunix_grpo.record.tracker import CompletionRecord
+
+logger = logging.getLogger(__name__)
+
+
+class JsonlTracker:
+    """Appends to `metrics.jsonl` and `completions.jsonl`; a line is on disk when a call returns.
+
+    Floats are written in their shortest exact form, so reading them back loses nothing. A failure
+    to write stops the run: this is the record that everything else is a copy of.
+    """
+
+    def __init__(self, output_dir: Path, *, resume_step: int) -> None:
+        """Opens both files, which keep only lines of steps up to `resume_step` (0: none)."""
+        output_dir.mkdir(parents=True, exist_ok=True)
+        self._files = []
+        for name in ("metrics.jsonl", "completions.jsonl"):
+            path = output_dir / name
+            if resume_step == 0:
+                path.unlink(missing_ok=True)
+            elif path.exists():
+                drop_lines_after(path, resume_step)
+            # A lone surrogate in a completion has no UTF-8 form; its \udcxx escape is valid JSON.
+            self._files.append(path.open("a", encoding="utf-8", errors="backslashreplace"))
+        self._metrics, self._completions = self._files
+
+    def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
+        """Writes one line: `step` first, then the metrics in the order given."""
+        self._metrics.write(_to_line({"step": step, **metrics}))
+        self._metrics.flush()
+
+    def log_completions(self, step: int, records: list[CompletionRecord]) -> None:
+        """Writes one line per completion."""
+        self._completions.write("".join(_to_line(dataclasses.asdict(r)) for r in records))
+        self._completions.flush()
+
+    def close(self, *, failed: bool = False) -> None:
+        """Closes both files."""
+        for file in self._files:
+            file.close()
+
+
+def _to_line(content: dict) -> str:
+    return json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def drop_lines_after(path: Path, step: int) -> None:
+    """Rewrites a JSONL file without the lines of later steps, in one atomic replacement.
+
+    A line that a killed process left unfinished is dropped too, with a warning.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    num_broken = 0
+    with path.open("rb") as old, temporary.open("wb") as new:
+        for line in old:
+            line_step = _step_of(line)
+            if line_step is None:
+                num_broken += 1
+            elif line_step <= step:
+                new.write(line)
+        new.flush()
+        os.fsync(new.fileno())
+    os.replace(temporary, path)
+    if num_broken:
+        logger.warning("dropped %d unreadable line(s) from %s", num_broken, path)
+
+
+def _step_of(line: bytes) -> int | None:
+    """Reads the step of a line; None if the line is not a whole JSON object with a step."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return None
+    step = content.get("step") if isinstance(content, dict) else None
+    return step if isinstance(step, int) else None

@@ -1,0 +1,136 @@
+"""Every metric by name, and how a step's result becomes metrics and records of completions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tunix_grpo.record.tracker import CompletionRecord
+from tunix_grpo.run.devices import peak_memory_bytes
+from tunix_grpo.text.prompt_set import PromptSet
+
+if TYPE_CHECKING:  # the trackers want the names, and no jax
+    from tunix_grpo.grpo.trainer import StepResult
+
+
+METRICS: dict[str, str] = {
+    "reward": "mean total reward of the step's completions",
+    "reward_std": "standard deviation of the total reward within a group, mean over the groups",
+    "frac_reward_zero_std": "share of groups whose rewards are all equal: they teach nothing",
+    "rewards/<name>/mean": "mean of one reward part, before its weight",
+    "rewards/<name>/std": "standard deviation of one reward part over the step's completions",
+    "completions/mean_length": "mean completion length in tokens, end-of-turn token included",
+    "completions/min_length": "length of the shortest completion, in tokens",
+    "completions/max_length": "length of the longest completion, in tokens",
+    "completions/mean_terminated_length": "mean length of the completions that ended by "
+    "themselves; absent when none did",
+    "completions/clipped_ratio": "share of completions cut at max_generation_steps",
+    "kl": "mean KL divergence from the reference model per token; absent when grpo.beta is 0",
+    "entropy": "mean entropy of the next-token distribution, in nats",
+    "clip_ratio/region_mean": "share of tokens whose probability ratio was clipped on either side",
+    "clip_ratio/low_mean": "share of tokens clipped at 1 - epsilon",
+    "clip_ratio/high_mean": "share of tokens clipped at 1 + epsilon",
+    "loss": "GRPO loss; near 0 is normal, the reward is what to watch",
+    "grad_norm": "global norm of the gradient before clipping",
+    "learning_rate": "learning rate of the step's last update",
+    "num_tokens": "prompt and completion tokens processed since step 1",
+    "step_time": "seconds that the step took, without evaluation and saving",
+    "timing/rollout": "seconds spent generating completions",
+    "timing/reward": "seconds spent scoring completions",
+    "timing/reference": "seconds spent on log-probabilities of the reference model",
+    "timing/update": "seconds spent on loss, gradient and update",
+    "timing/eval": "seconds spent on the last evaluation",
+    "timing/save": "seconds that saving the last checkpoint held training up",
+    "perf/tokens_per_second": "completion tokens generated per second of the whole step",
+    "perf/peak_memory_gb": "highest device memory use so far, in units of 10^9 bytes",
+    "perf/compilations": "programs compiled since the start; it should stop growing",
+    "eval/accuracy": "share of held-out questions answered right, greedy decoding",
+    "eval/reward": "mean total reward on the held-out questions, greedy decoding",
+    "eval/truncated": "share of held-out completions cut at max_generation_steps",
+}
+"""Every metric that a run may log, and what it means. `<name>` stands for a reward's name."""
+
+
+_METRIC_PATTERN = re.compile("|".join(re.escape(n).replace("<name>", "[^/]+") for n in METRICS))
+
+
+def is_metric(name: str) -> bool:
+    """Says whether a name is listed in `METRICS`."""
+    return _METRIC_PATTERN.fullmatch(name) is not None
+
+
+def processed_tokens(prompt_set: PromptSet, rows: np.ndarray, done: StepResult) -> int:
+    """Returns the tokens of a step: each completion with its prompt."""
+    group = len(done.rollout.lengths) // len(rows)
+    return group * sum(len(prompt_set.ids[row]) for row in rows) + int(done.rollout.lengths.sum())
+
+
+def step_metrics(done: StepResult, num_generations: int, seconds: float) -> dict[str, float]:
+    """Returns what a step's result says by itself, by the names of `METRICS`."""
+    rollout, rewards = done.rollout, done.rewards
+    return {
+        **reward_metrics(rewards.total, rewards.parts, num_generations),
+        **length_metrics(rollout.lengths, rollout.truncated),
+        **done.metrics,
+        "step_time": seconds,
+        "perf/tokens_per_second": float(rollout.lengths.sum()) / seconds,
+        "perf/peak_memory_gb": peak_memory_bytes() / 1e9,
+    }
+
+
+def completion_records(step: int, prompt_set: PromptSet, rows: np.ndarray, done: StepResult) -> list[CompletionRecord]:
+    """Returns one record per completion of a step."""
+    rollout, rewards = done.rollout, done.rewards
+    group = len(rollout.texts) // len(rows)
+    records = []
+    for index, completion in enumerate(rollout.texts):
+        row = rows[index // group]
+        records.append(
+            CompletionRecord(
+                step=step,
+                prompt=prompt_set.texts[row],
+                completion=completion,
+                answer=prompt_set.questions[row].answer,
+                rewards={name: float(values[index]) for name, values in rewards.parts.items()},
+                reward=float(rewards.total[index]),
+                advantage=float(done.advantages[index]),
+                length=int(rollout.lengths[index]),
+                truncated=bool(rollout.truncated[index]),
+            )
+        )
+    return records
+
+
+def reward_metrics(total: Sequence[float], parts: dict[str, Sequence[float]], num_generations: int) -> dict[str, float]:
+    """Returns the reward metrics of a step.
+
+    `reward_std` is the mean over groups of the sample standard deviation within a group, as TRL logs it;
+    `frac_reward_zero_std` the share of groups whose completions all got the same reward, and so teach nothing.
+    """
+    groups = np.asarray(total, np.float64).reshape(-1, num_generations)
+    metrics = {
+        "reward": float(groups.mean()),
+        "reward_std": float(groups.std(axis=1, ddof=1).mean()),
+        "frac_reward_zero_std": float(np.mean(groups.max(axis=1) == groups.min(axis=1))),
+    }
+    for name, values in parts.items():
+        metrics[f"rewards/{name}/mean"] = float(np.mean(values))
+        metrics[f"rewards/{name}/std"] = float(np.std(values, ddof=1))
+    return metrics
+
+
+def length_metrics(lengths: np.ndarray, truncated: np.ndarray) -> dict[str, float]:
+    """Returns the length metrics of a step; without any finished completion there is no mean_terminated_length."""
+    finished = lengths[~truncated]
+    metrics = {
+        "completions/mean_length": float(lengths.mean()),
+        "completions/min_length": float(lengths.min()),
+        "completions/max_length": float(lengths.max()),
+        "completions/clipped_ratio": float(truncated.mean()),
+    }
+    if finished.size:
+        metrics["completions/mean_terminated_length"] = float(finished.mean())
+    return metrics

@@ -1,0 +1,61 @@
+"""What the terminal shows before and after a run: the start table, and what was written where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tunix_grpo import console
+from tunix_grpo.config import Config
+from tunix_grpo.grpo.trainer import Trainer
+from tunix_grpo.model.model import Model
+from tunix_grpo.run.checkpoints import tree_bytes
+from tunix_grpo.run.devices import Devices
+
+_WRITTEN = ("metrics.jsonl", "completions.jsonl", "learning_curve.png", "tensorboard", "config.yaml")
+
+
+def start_rows(
+    config: Config, devices: Devices, model: Model, learner: Trainer, total_steps: int, first_step: int
+) -> list[tuple[str, str]]:
+    """Returns the start table: what will run, on what, and what it will leave on the disk."""
+    training, group = config.training, config.grpo.num_generations
+    trained, total = learner.parameter_counts()
+    how = "all weights" if config.model.lora_rank is None else f"LoRA rank {config.model.lora_rank}"
+    prompts = config.prompts_per_step(devices.data_parallel)
+    completions = config.completions_per_step(devices.data_parallel)
+    size = tree_bytes((learner.params, learner.optimizer_state))
+    kept = _kept_checkpoints(config, total_steps, first_step)
+    steps = f"{total_steps:,}" if first_step == 1 else f"{first_step:,} to {total_steps:,} (resumed)"
+    return [
+        ("device", devices.kind),
+        ("model", f"{config.model.name} ({model.spec.family}, {model.dtype.name})"),
+        ("parameters", f"{console.format_count(trained)} trained ({how}) of {console.format_count(total)}"),
+        ("task", config.task.name),
+        ("prompts per step", f"{prompts}"),
+        ("completions per step", f"{completions} ({group} per prompt)"),
+        (
+            "micro batches per step",
+            f"{training.gradient_accumulation_steps} of {training.micro_batch_size * group} completions per device",
+        ),
+        ("updates per step", f"{config.grpo.num_iterations}"),
+        ("steps", steps),
+        (
+            "checkpoints",
+            f"{kept} kept, {console.format_bytes(size)} each, {console.format_bytes(size * kept)} in all",
+        ),
+        ("run folder", config.output_dir),
+        ("checkpoint folder", config.checkpoint_dir),
+    ]
+
+
+def _kept_checkpoints(config: Config, total_steps: int, first_step: int) -> int:
+    training = config.training
+    saved = {step for step in range(first_step, total_steps + 1) if step % training.save_interval_steps == 0}
+    saves = len(saved | {total_steps})
+    return saves if training.max_to_keep is None else min(saves, training.max_to_keep)
+
+
+def written_paths(output: Path, checkpoint_root: Path) -> list[tuple[str, Path]]:
+    """Returns what a run has left behind, and where."""
+    written = [(name, output / name) for name in _WRITTEN if (output / name).exists()]
+    return [*written, ("checkpoints", checkpoint_root)]

@@ -1,0 +1,47 @@
+"""What a tracker is, and the completion that it is given."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(slots=True)
+class CompletionRecord:
+    """One completion of a logged step, with everything that decided its advantage."""
+
+    step: int
+    prompt: str
+    completion: str
+    answer: str
+    """The gold answer."""
+    rewards: dict[str, float]
+    """Each reward part by name, before its weight."""
+    reward: float
+    """Weighted sum of the parts."""
+    advantage: float
+    length: int
+    """In tokens, end-of-turn token included."""
+    truncated: bool
+    """True when it ran into the generation limit."""
+
+
+class Tracker(Protocol):
+    """A place that the numbers of a run go to."""
+
+    def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
+        """Writes one set of numbers for a step."""
+
+    def log_completions(self, step: int, records: list[CompletionRecord]) -> None:
+        """Writes the completions of a logged step."""
+
+    def close(self, *, failed: bool = False) -> None:
+        """Writes out what is pending; `failed` says that the run ended in an error."""
+
+
+class TrackerError(RuntimeError):
+    """A copy of the record (TensorBoard, W&B) cannot be written any more."""
+
+
+def spread(records: list[CompletionRecord], count: int) -> list[CompletionRecord]:
+    """Picks up to `count` records, evenly spread, so that they show different prompts."""
+    count = min(count, len(records))
+    return [records[index * len(records) // count] for index in range(count)]

@@ -1,0 +1,152 @@
+"""Opens what a run left behind: its settings, its numbers, its saved steps and the model that a step holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import jax
+import yaml
+from flax import nnx
+from omegaconf import OmegaConf
+
+from tunix_grpo.config import Config, load
+from tunix_grpo.errors import UserError
+from tunix_grpo.model.model import Model, load_model
+from tunix_grpo.model.sources import resolve_directory
+from tunix_grpo.run.checkpoints import SavedSteps, differences
+from tunix_grpo.run.start import model_identity
+
+ACCURACY = "eval/accuracy"
+_NAMED_STEPS = 8  # at most this many are listed in an error
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedRun:
+    """A run's folder and its checkpoints.
+
+    Attributes:
+        folder: of the record.
+        config: the settings that it ran with.
+        metrics: step -> all that was logged at that step.
+        checkpoints: read only, so that a run that goes on is not disturbed.
+    """
+
+    folder: Path
+    config: Config
+    metrics: dict[int, dict[str, float]]
+    checkpoints: SavedSteps
+
+    def accuracies(self) -> dict[int, float]:
+        """Returns step -> held-out accuracy, of the evaluated steps."""
+        return {step: row[ACCURACY] for step, row in self.metrics.items() if ACCURACY in row}
+
+
+def open_run(folder: Path, checkpoint_dir: str | None = None) -> SavedRun:
+    """Reads a run's folder.
+
+    Args:
+        checkpoint_dir: where its checkpoints are now; None for where the run has put them.
+
+    Raises:
+        UserError: it is not the folder of a run, or its settings cannot be used any more.
+    """
+    file = folder / "config.yaml"
+    if not folder.is_dir():
+        raise UserError(f"run={folder}: no such folder; give the folder of a run, such as outputs/tunix-grpo/DATE/TIME")
+    if not file.is_file():
+        raise UserError(f"run={folder}: it holds no config.yaml; give the folder of a run")
+    try:
+        content = OmegaConf.create(yaml.safe_load(file.read_text()))
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from error
+    examined = load.examine(content)
+    if examined.config is None:
+        raise UserError(f"{file}: {examined.problems[0]}")
+    checkpoints = SavedSteps(checkpoint_dir or examined.config.checkpoint_dir)
+    return SavedRun(folder, examined.config, _read_metrics(folder / "metrics.jsonl"), checkpoints)
+
+
+def choose_step(run: SavedRun, wanted: str) -> int:
+    """Returns the saved step that is meant.
+
+    Args:
+        wanted: a number, `latest`, or `best`: the highest held-out accuracy, of equals the latest.
+
+    Raises:
+        UserError: there is no such step, or its files are damaged.
+    """
+    saved = run.checkpoints.steps()
+    root = run.checkpoints.root
+    if not saved:
+        raise UserError(f"run={run.folder}: {root} holds no checkpoint; if they have moved, give checkpoint_dir=DIR")
+    if wanted not in ("latest", "best"):
+        step = int(wanted)
+        if step not in saved:
+            raise UserError(f"step={wanted} was not saved; {root} holds {_listed(saved)}")
+        if fault := run.checkpoints.fault(step):
+            raise UserError(
+                f"step={wanted}: {root / str(step)} is not usable ({fault}); choose another of {_listed(saved)}"
+            )
+        return step
+    candidates = saved[::-1]
+    if wanted == "best":
+        scores = run.accuracies()
+        candidates = sorted((s for s in saved if s in scores), key=lambda s: (scores[s], s), reverse=True)
+        if not candidates:
+            raise UserError(
+                f"step=best: no saved step was evaluated ({root} holds {_listed(saved)}, "
+                f"metrics.jsonl has {ACCURACY} of {_listed(sorted(scores))}); give step=latest or a number"
+            )
+    for step in candidates:
+        fault = run.checkpoints.fault(step)
+        if fault is None:
+            return step
+        _log.warning("checkpoint %s is not usable (%s); looking for another one", root / str(step), fault)
+    raise UserError(f"step={wanted}: none of {_listed(candidates)} in {root} is usable")
+
+
+def load_trained(run: SavedRun, step: int, mesh: jax.sharding.Mesh) -> Model:
+    """Loads the run's model with the parameters of a saved step.
+
+    Raises:
+        UserError: the model cannot be found, or the checkpoint belongs to another run.
+    """
+    directory = resolve_directory(run.config.model)
+    current = model_identity(run.config, directory)
+    saved = run.checkpoints.run_of(step)["identity"]
+    other = differences({key: saved.get(key) for key in current}, current)
+    if other:
+        raise UserError(
+            f"the checkpoint {run.checkpoints.root / str(step)} belongs to another run than {run.folder} "
+            f"({'; '.join(other)})"
+        )
+    model = load_model(run.config.model, directory, mesh, run.config.seed)
+    params = nnx.as_pure(nnx.state(model.actor, model.trainable))
+    nnx.update(model.actor, run.checkpoints.restore_params(step, params))
+    return model
+
+
+def _read_metrics(file: Path) -> dict[int, dict[str, float]]:
+    """Reads metrics.jsonl, if there is one; a line that is still being written does not count."""
+    metrics: dict[int, dict[str, float]] = {}
+    lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
+    for number, line in enumerate(lines, 1):
+        if not line.endswith("\n"):
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file}:{number}: not valid JSON ({error}); remove the line") from error
+        metrics.setdefault(row.pop("step"), {}).update(row)
+    return metrics
+
+
+def _listed(steps: list[int]) -> str:
+    if not steps:
+        return "no step"
+    shown = steps if len(steps) <= _NAMED_STEPS else [*steps[: _NAMED_STEPS - 1], "...", steps[-1]]
+    return f"step{'s' if len(steps) > 1 else ''} {', '.join(map(str, shown))}"

@@ -1,0 +1,1 @@
+"""Words: prompts, answers, the tokenizer and the sets of prompts that steps read; nothing here knows jax."""
