@@ -39,7 +39,7 @@ def moved(before, after) -> float:
 def test_a_step_follows_the_reward(compose, folder):
     """After some steps on one prompt set the sampled reward is higher, and every named metric is there."""
     learner = small_learner(compose, folder, "grpo.beta=0.01", tx=optax.adam(1e-2))
-    results = [learner.step(step, PROMPTS, ROWS) for step in range(1, 16)]
+    results = [learner.step(step, PROMPTS.batch(ROWS, 4)) for step in range(1, 16)]
     rewards = [np.mean(result.rewards.total) for result in results]
     assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.1
     assert results[0].metrics["kl"] == pytest.approx(0.0, abs=1e-6)
@@ -60,7 +60,7 @@ def test_cutting_a_step_into_micro_batches_changes_nothing(compose, folder, lora
             "grpo.beta=0.1",
             lora_rank=lora_rank,
         )
-        result = learner.step(1, PROMPTS, ROWS)
+        result = learner.step(1, PROMPTS.batch(ROWS, 4))
         after.append((arrays(learner.params), result.metrics))
     for other, metrics in after[1:]:
         for a, b in zip(after[0][0], other, strict=True):
@@ -72,7 +72,7 @@ def test_cutting_a_step_into_micro_batches_changes_nothing(compose, folder, lora
 def test_equal_rewards_give_exactly_zero_gradient_at_beta_zero(compose, folder):
     learner = small_learner(compose, folder, "grpo.beta=0.0", reward=lambda p, c, q, t: [0.1] * len(c))
     before = arrays(learner.params)
-    result = learner.step(1, PROMPTS, ROWS[:2])
+    result = learner.step(1, PROMPTS.batch(ROWS[:2], 4))
     assert result.metrics["grad_norm"] == 0.0
     assert moved(before, learner.params) == 0.0
     assert "kl" not in result.metrics
@@ -82,8 +82,8 @@ def test_second_iteration_is_off_policy_and_clipped(compose, folder):
     """num_iterations=2: the first pass has ratio exactly 1, the second sees the moved policy and the clip counts."""
     once = small_learner(compose, folder, "grpo.beta=0.0", tx=optax.sgd(3.0))
     twice = small_learner(compose, folder, "grpo.beta=0.0", "grpo.num_iterations=2", tx=optax.sgd(3.0))
-    first = once.step(1, PROMPTS, ROWS[:2])
-    second = twice.step(1, PROMPTS, ROWS[:2])
+    first = once.step(1, PROMPTS.batch(ROWS[:2], 4))
+    second = twice.step(1, PROMPTS.batch(ROWS[:2], 4))
     assert first.metrics["clip_ratio/region_mean"] == 0.0
     assert second.metrics["clip_ratio/region_mean"] > 0.0
     # loss and grad_norm are reported of the weights that sampled: equal whatever follows
@@ -103,7 +103,7 @@ def test_end_of_turn_is_trained(compose, folder):
         reward=lambda p, c, q, t: [next(gains) for _ in c],
     )
     before = arrays(learner.params)
-    result = learner.step(1, PROMPTS, ROWS[:2])
+    result = learner.step(1, PROMPTS.batch(ROWS[:2], 4))
     assert result.metrics["grad_norm"] > 0.0
     assert moved(before, learner.params) > 0.0
 
@@ -113,13 +113,13 @@ def test_a_broken_reward_stops_the_run_and_moves_nothing(compose, folder, bad):
     learner = small_learner(compose, folder, reward=lambda p, c, q, t: [0.0] * (len(c) - 1) + [bad])
     before = arrays(learner.params)
     with pytest.raises(RewardError, match="mean_token"):
-        learner.step(1, PROMPTS, ROWS[:2])
+        learner.step(1, PROMPTS.batch(ROWS[:2], 4))
     assert moved(before, learner.params) == 0.0
 
 
 def test_a_gradient_that_is_not_finite_moves_nothing(compose, folder):
     learner = small_learner(compose, folder, "grpo.beta=0.0", tx=optax.adam(1e-3))
-    learner.step(1, PROMPTS, ROWS[:2])
+    learner.step(1, PROMPTS.batch(ROWS[:2], 4))
     params, state = arrays(learner.params), arrays(learner.optimizer_state)
     broken = jax.tree.map(lambda leaf: leaf * np.nan, learner.params)
     learner.params, learner.optimizer_state, norm = learner._apply(learner.params, learner.optimizer_state, broken)
@@ -137,15 +137,15 @@ def test_reference_is_the_base_with_lora_off_and_shares_its_memory(compose, fold
 def test_reference_of_full_fine_tuning_stays(compose, folder):
     """Tunix with one module for both measures a divergence of 0 for ever."""
     learner = small_learner(compose, folder, "grpo.beta=0.01", tx=optax.sgd(1.0))
-    learner.step(1, PROMPTS, ROWS[:2])
-    assert learner.step(2, PROMPTS, ROWS[:2]).metrics["kl"] > 1e-6
+    learner.step(1, PROMPTS.batch(ROWS[:2], 4))
+    assert learner.step(2, PROMPTS.batch(ROWS[:2], 4)).metrics["kl"] > 1e-6
 
 
 def test_the_rollout_sees_the_updated_weights(compose, folder):
     learner = small_learner(compose, folder, "grpo.beta=0.0", tx=optax.sgd(5.0))
     config = dataclasses.replace(learner._sampling, num_generations=1, temperature=0.0)
     before = learner.generate(PROMPTS.ids, config, 1)
-    learner.step(1, PROMPTS, ROWS[:2])
+    learner.step(1, PROMPTS.batch(ROWS[:2], 4))
     after = learner.generate(PROMPTS.ids, config, 1)
     assert np.abs(np.asarray(before.logps) - np.asarray(after.logps)).max() > 1e-3
 
@@ -155,13 +155,13 @@ def test_programs_are_compiled_once(compose, folder):
     from tunix_grpo.run.devices import CompilationCounter
 
     learner = small_learner(compose, folder, "grpo.beta=0.1", lora_rank=4)
-    learner.step(1, PROMPTS, ROWS[:2])
+    learner.step(1, PROMPTS.batch(ROWS[:2], 4))
     counter = CompilationCounter()
     longest = set()
     for step in range(2, 21):
         rows = np.array([step % 8, step % 8])
         longest.add(max(len(PROMPTS.ids[row]) for row in rows))
-        learner.step(step, PROMPTS, rows)
+        learner.step(step, PROMPTS.batch(rows, 4))
     assert len(longest) > 2
     assert counter.count == 0
 

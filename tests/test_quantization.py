@@ -49,7 +49,7 @@ def test_qlora_learns_and_its_base_stays(compose, tmp_path, qtype):
     write_model("llama", tmp_path, num_hidden_layers=2)
     learner = small_learner(compose, tmp_path, "grpo.beta=0.001", tx=optax.adam(3e-2), lora_rank=4, quantization=qtype)
     base = [np.asarray(leaf) for leaf in jax.tree.leaves(learner._frozen)]
-    results = [learner.step(step, PROMPTS, np.arange(4)) for step in range(1, 26)]
+    results = [learner.step(step, PROMPTS.batch(np.arange(4), 4)) for step in range(1, 26)]
     rewards = [np.mean(result.rewards.total) for result in results]
     assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 0.1
     assert results[0].metrics["kl"] == pytest.approx(0.0, abs=1e-6)  # the reference sees the same quantized base

@@ -5,8 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tunix_grpo.grpo.evaluation import Evaluation, evaluate
+from tunix_grpo.decoder.generation import Sampling
+from tunix_grpo.grpo.evaluation import Evaluation, Evaluator, batch_size_for
 from tunix_grpo.record.metrics import length_metrics, reward_metrics
+from tunix_grpo.rewards.scoring import RewardTable
 from tunix_grpo.tasks.base import Question
 from tunix_grpo.text.prompt_set import PromptSet
 
@@ -53,17 +55,26 @@ def test_a_step_without_a_finished_completion_has_no_terminated_length():
     assert "completions/mean_terminated_length" not in metrics
 
 
+GREEDY = Sampling(num_generations=1, max_tokens=4, temperature=0.0)
+
+
 @dataclasses.dataclass
 class Answers:
     """What a model returns that answers `n` with `n` letters, or runs on for n above 4; notes how it was asked."""
 
     asked: list[list[list[int]]] = dataclasses.field(default_factory=list)
+    scored: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
 
-    def __call__(self, ids: list[list[int]]):
+    def generate(self, ids: list[list[int]], sampling: Sampling, step: int):
+        assert (sampling, step) == (GREEDY, 7)
         self.asked.append(ids)
         self.texts = ["a" * row[0] for row in ids]
         self.truncated = np.array([row[0] > 4 for row in ids])
         return self
+
+    def score(self, prompts: list[str], completions: list[str], asked: list[Question]) -> RewardTable:
+        self.scored.extend(zip(prompts, completions, [question.question for question in asked], strict=True))
+        return RewardTable([float(len(completion)) for completion in completions], {})
 
 
 class EvenIsRight:
@@ -81,19 +92,23 @@ def questions(count: int) -> PromptSet:
 def test_every_question_counts_once_however_they_are_batched(batch_size):
     """The last batch is filled up, so that one program serves all; what fills it up is not counted."""
     model = Answers()
-    seen = []
-
-    def score(prompts, completions, asked):
-        seen.extend(zip(prompts, completions, [q.question for q in asked], strict=True))
-        return [float(len(completion)) for completion in completions]
-
-    result = evaluate(questions(5), EvenIsRight(), model, score, batch_size)
-    assert result == Evaluation(accuracy=2 / 5, reward=3.0, truncated=1 / 5)  # close to right is not right
-    assert seen == [(f"<{n}>", "a" * n, str(n)) for n in range(1, 6)]
+    evaluator = Evaluator(prompts=questions(5), task=EvenIsRight(), sampling=GREEDY, batch_size=batch_size)
+    result = evaluator.run(model, 7)
+    # Close to right is not right.
+    assert (result.accuracy, result.reward, result.truncated) == (2 / 5, 3.0, 1 / 5)
+    assert model.scored == [(f"<{n}>", "a" * n, str(n)) for n in range(1, 6)]
     assert {len(batch) for batch in model.asked} == {batch_size}
     assert [row for batch in model.asked for row in batch][:5] == [[1], [2], [3], [4], [5]]
 
 
 def test_names_of_an_evaluation():
-    metrics = Evaluation(accuracy=0.5, reward=1.25, truncated=0.125).metrics()
-    assert metrics == {"eval/accuracy": 0.5, "eval/reward": 1.25, "eval/truncated": 0.125}
+    metrics = Evaluation(accuracy=0.5, reward=1.25, truncated=0.125, seconds=2.0).metrics()
+    assert metrics == {"eval/accuracy": 0.5, "eval/reward": 1.25, "eval/truncated": 0.125, "timing/eval": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "num_questions", "devices", "size"),
+    [(64, 128, 1, 64), (64, 10, 1, 10), (64, 10, 4, 12), (5, 100, 2, 6)],
+)
+def test_a_batch_is_shared_evenly_by_the_devices(wanted, num_questions, devices, size):
+    assert batch_size_for(wanted, num_questions, devices) == size

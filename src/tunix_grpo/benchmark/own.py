@@ -1,4 +1,4 @@
-"""Our own program, timed: the learner of a training run, with prompts of one length and no end of a completion."""
+"""Our own program, timed: the trainer of a training run, with prompts of one length and no end of a completion."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def serve(settings: Mapping[str, Any], link: Link) -> None:
     model = load_model(config.model, directory, devices.mesh, config.seed)
     ceilings = measure_ceilings(model.dtype)
     schedule = optax.constant_schedule(config.optimizer.learning_rate)
-    learner = Trainer(
+    trainer = Trainer(
         config,
         devices.mesh,
         model,
@@ -66,7 +66,7 @@ def serve(settings: Mapping[str, Any], link: Link) -> None:
         build_optimizer(config.optimizer, schedule),
         prompt_width=config.generation.max_prompt_length,
     )
-    link.send(**_description(config, devices, model, learner, prompts, ceilings))
+    link.send(**_description(config, devices, model, trainer, prompts, ceilings))
 
     count = config.prompts_per_step(devices.data_parallel)
     step = 0
@@ -75,7 +75,8 @@ def serve(settings: Mapping[str, Any], link: Link) -> None:
         step += 1
         before = compilations.count
         start = time.perf_counter()
-        done = learner.step(step, prompts, np.arange((step - 1) * count, step * count))
+        batch = prompts.batch(range((step - 1) * count, step * count), config.grpo.num_generations)
+        done = trainer.step(step, batch)
         seconds = time.perf_counter() - start
         timing = done.metrics
         link.send(
@@ -102,7 +103,7 @@ def _prompts(
 
 
 def _description(
-    config: BenchmarkConfig, devices: Devices, model: Model, learner: Trainer, prompts: PromptSet, ceilings: Ceilings
+    config: BenchmarkConfig, devices: Devices, model: Model, trainer: Trainer, prompts: PromptSet, ceilings: Ceilings
 ) -> dict[str, Any]:
     """Returns what is timed: for the report, its limits, and what another program needs to do the same."""
     work = Work(
@@ -117,7 +118,7 @@ def _description(
         Ceilings(*(rate * devices.mesh.shape["tp"] for rate in ceilings)),
         bytes_per_weight=model.dtype.itemsize,
         quantization=config.model.quantization,
-        adapter_parameters=learner.parameter_counts()[0] if config.model.lora_rank is not None else None,
+        adapter_parameters=trainer.parameter_counts()[0] if config.model.lora_rank is not None else None,
         with_reference=config.grpo.beta > 0,
         num_iterations=config.grpo.num_iterations,
     )
@@ -128,7 +129,7 @@ def _description(
         "device": devices.kind,
         "num_devices": devices.mesh.size,
         "dtype": model.dtype.name,
-        "remat": learner.remat,
+        "remat": trainer.remat,
         "work": dataclasses.asdict(work) | {"prompt_width": config.generation.max_prompt_length},
         "ceilings": ceilings._asdict(),
         "limits": dataclasses.asdict(limits) | {"step": limits.step},

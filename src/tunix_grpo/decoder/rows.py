@@ -1,4 +1,8 @@
-"""TODO-DOC"""
+"""Rows of token ids as the model sees them: padded, with what is padding known from lengths.
+
+Letters: P prompts, G completions of each, B = P * G rows (row i belongs to prompt i // G), S prompt tokens, T
+completion tokens.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,20 @@
-"""What a set of completions is worth: rewards into metrics, and the held-out evaluation."""
+"""Greedy answers to held-out questions: what a model can do, apart from the noise of sampling."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
+
+from tunix_grpo.decoder.generation import Sampling
+from tunix_grpo.grpo.rollout import Rollout
+from tunix_grpo.rewards.scoring import RewardTable
+from tunix_grpo.tasks.base import Question, Task
+from tunix_grpo.text.prompt_set import PromptSet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,39 +25,71 @@ class Evaluation:
         accuracy: share of questions answered right (score 1), in [0, 1].
         reward: mean total reward.
         truncated: share of completions that ran into the token limit.
+        seconds: that it took.
     """
 
     accuracy: float
     reward: float
     truncated: float
+    seconds: float
 
     def metrics(self) -> dict[str, float]:
-        """Returns the metric names of `trackers.METRICS`."""
+        """Returns the metric names of `record.metrics.METRICS`."""
         return {
             "eval/accuracy": self.accuracy,
             "eval/reward": self.reward,
             "eval/truncated": self.truncated,
+            "timing/eval": self.seconds,
         }
 
 
-def evaluate(prompts, task, generate: Callable, score: Callable, batch_size: int) -> Evaluation:
-    """Answers every question once, greedily.
+class Answering(Protocol):
+    """What is evaluated: a `Trainer`, or whatever answers and scores like one."""
 
-    Args:
-        prompts: has questions, texts and ids, row by row.
-        task: has score(completion, question) in [0, 1].
-        generate: list of token ids -> an object with texts, lengths and truncated.
-        score: (prompt texts, completions, questions) -> list of total rewards.
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int) -> Rollout: ...
+
+    def score(self, prompts: list[str], completions: list[str], questions: list[Question]) -> RewardTable: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """Asks every held-out question once, greedily.
+
+    Attributes:
+        prompts: the held-out set.
+        task: says whether an answer is right.
+        sampling: one greedy completion.
         batch_size: prompts at once; the last batch is filled up, so that one program serves all.
     """
-    right, rewards, truncated = [], [], []
-    for start in range(0, len(prompts), batch_size):
-        rows = range(start, min(start + batch_size, len(prompts)))
-        ids = [prompts.ids[row] for row in rows]
-        rollout = generate(ids + [ids[-1]] * (batch_size - len(ids)))
-        texts = rollout.texts[: len(ids)]
-        questions = [prompts.questions[row] for row in rows]
-        right += [task.score(text, question) == 1.0 for text, question in zip(texts, questions, strict=True)]
-        rewards += score([prompts.texts[row] for row in rows], texts, questions)
-        truncated += list(rollout.truncated[: len(ids)])
-    return Evaluation(float(np.mean(right)), float(np.mean(rewards)), float(np.mean(truncated)))
+
+    prompts: PromptSet
+    task: Task
+    sampling: Sampling
+    batch_size: int
+
+    def run(self, model: Answering, step: int) -> Evaluation:
+        """Evaluates a model.
+
+        Args:
+            step: the step that the model is of.
+        """
+        begun = time.perf_counter()
+        right: list[bool] = []
+        rewards: list[float] = []
+        truncated: list[bool] = []
+        for start in range(0, len(self.prompts), self.batch_size):
+            batch = self.prompts.batch(range(start, min(start + self.batch_size, len(self.prompts))), 1)
+            filled = batch.ids + [batch.ids[-1]] * (self.batch_size - len(batch))
+            rollout = model.generate(filled, self.sampling, step)
+            texts = rollout.texts[: len(batch)]
+            right += [self.task.score(text, asked) == 1.0 for text, asked in zip(texts, batch.questions, strict=True)]
+            rewards += model.score(batch.texts, texts, batch.questions).total
+            truncated += list(rollout.truncated[: len(batch)])
+        means = (float(np.mean(values)) for values in (right, rewards, truncated))
+        return Evaluation(*means, time.perf_counter() - begun)
+
+
+def batch_size_for(wanted: int, num_questions: int, data_parallel_devices: int) -> int:
+    """Returns how many questions are asked at once: as many as wanted or as there are, evenly over the devices."""
+    per_device = math.ceil(min(wanted, num_questions) / data_parallel_devices)
+    return per_device * data_parallel_devices

@@ -28,11 +28,11 @@ from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.grpo.loss import completion_logprobs, group_advantages, grpo_loss
 from tunix_grpo.grpo.rollout import Rollout, Sampler, train_sampling
-from tunix_grpo.grpo.updates import apply_gradient, laid_out, no_sums, update_metrics
+from tunix_grpo.grpo.updates import apply_gradient, laid_out, no_sums, require_finite, update_metrics
 from tunix_grpo.model.model import Model
 from tunix_grpo.rewards.base import Reward
 from tunix_grpo.rewards.scoring import RewardTable, score_completions
-from tunix_grpo.text.prompt_set import PromptSet
+from tunix_grpo.text.prompt_set import Batch
 
 
 class MicroBatch(NamedTuple):
@@ -51,7 +51,7 @@ class StepResult:
     Attributes:
         rollout: the completions.
         advantages: float32[B].
-        metrics: numbers of the update and timings, by the names of `trackers.METRICS`.
+        metrics: numbers of the update and timings, by the names of `record.metrics.METRICS`.
     """
 
     rollout: Rollout
@@ -117,31 +117,31 @@ class Trainer:
         """Samples from the current weights."""
         return self._sampler.sample((self.params, self._frozen), prompts, sampling, step)
 
-    def step(self, step: int, prompts: PromptSet, rows: np.ndarray) -> StepResult:
+    def step(self, step: int, batch: Batch) -> StepResult:
         """Runs one step: rollout, rewards, reference, update(s).
 
         Args:
             step: its number, from 1; random numbers depend on it.
-            prompts: the training set.
-            rows: int[P], which of them.
+            batch: the step's prompts.
+
+        Raises:
+            UserError: a reward fails, or the loss or the gradient is not finite; then nothing has moved.
         """
         clock = _Clock()
-        group = self._sampling.num_generations
-        rollout = self.generate([prompts.ids[row] for row in rows], self._sampling, step)
+        rollout = self.generate(batch.ids, self._sampling, step)
         clock.lap("timing/rollout")
         micro_batches = self._cut(rollout.batch)
         if self._config.grpo.beta > 0:  # dispatched first: the device works while the host computes rewards
             reference = [self._reference_logps(self._reference, batch) for batch in micro_batches]
         else:
             reference = [None] * len(micro_batches)
-        texts = [prompts.texts[row] for row in rows for _ in range(group)]
-        questions = [prompts.questions[row] for row in rows for _ in range(group)]
-        rewards = self.score(texts, rollout.texts, questions)
-        advantages = group_advantages(rewards.total, group)
+        rewards = self.score(batch.per_completion(batch.texts), rollout.texts, batch.per_completion(batch.questions))
+        advantages = group_advantages(np.asarray(rewards.total), batch.num_generations)
         clock.lap("timing/reward")
         jax.block_until_ready(reference)
         clock.lap("timing/reference")
         metrics = self._update(micro_batches, advantages, reference)
+        require_finite(metrics)
         clock.lap("timing/update")
         return StepResult(rollout, rewards, advantages, metrics | clock.laps)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from tunix_grpo.errors import UserError
 from tunix_grpo.grpo.loss import LossSums
 
 
@@ -38,8 +41,18 @@ def laid_out(tree: Any, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
 
 
 def no_sums() -> LossSums:
-    """Returns the sums of nothing."""
+    """Returns LossSums of zeros."""
     return LossSums(*(jnp.zeros(()) for _ in LossSums._fields))
+
+
+def require_finite(metrics: Mapping[str, float]) -> None:
+    """Raises UserError, naming the numbers of an update that are not finite; `apply_gradient` has left it out."""
+    bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if bad:
+        raise UserError(
+            f"{', '.join(bad)} is not a finite number; the update was left out and the run stops; "
+            "lower optimizer.learning_rate, or raise optimizer.eps"
+        )
 
 
 def update_metrics(sums: LossSums, norm: Any, last: LossSums, tokens: int, *, with_kl: bool) -> dict[str, float]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from tunix_grpo.record.tracker import CompletionRecord
 from tunix_grpo.run.devices import peak_memory_bytes
-from tunix_grpo.text.prompt_set import PromptSet
+from tunix_grpo.text.prompt_set import Batch
 
 if TYPE_CHECKING:  # the trackers want the names, and no jax
     from tunix_grpo.grpo.trainer import StepResult
@@ -62,17 +62,16 @@ def is_metric(name: str) -> bool:
     return _METRIC_PATTERN.fullmatch(name) is not None
 
 
-def processed_tokens(prompt_set: PromptSet, rows: np.ndarray, done: StepResult) -> int:
+def processed_tokens(batch: Batch, done: StepResult) -> int:
     """Returns the tokens of a step: each completion with its prompt."""
-    group = len(done.rollout.lengths) // len(rows)
-    return group * sum(len(prompt_set.ids[row]) for row in rows) + int(done.rollout.lengths.sum())
+    return batch.num_generations * sum(map(len, batch.ids)) + int(done.rollout.lengths.sum())
 
 
-def step_metrics(done: StepResult, num_generations: int, seconds: float) -> dict[str, float]:
+def step_metrics(batch: Batch, done: StepResult, seconds: float) -> dict[str, float]:
     """Returns what a step's result says by itself, by the names of `METRICS`."""
     rollout, rewards = done.rollout, done.rewards
     return {
-        **reward_metrics(rewards.total, rewards.parts, num_generations),
+        **reward_metrics(rewards.total, rewards.parts, batch.num_generations),
         **length_metrics(rollout.lengths, rollout.truncated),
         **done.metrics,
         "step_time": seconds,
@@ -81,27 +80,25 @@ def step_metrics(done: StepResult, num_generations: int, seconds: float) -> dict
     }
 
 
-def completion_records(step: int, prompt_set: PromptSet, rows: np.ndarray, done: StepResult) -> list[CompletionRecord]:
+def completion_records(step: int, batch: Batch, done: StepResult) -> list[CompletionRecord]:
     """Returns one record per completion of a step."""
     rollout, rewards = done.rollout, done.rewards
-    group = len(rollout.texts) // len(rows)
-    records = []
-    for index, completion in enumerate(rollout.texts):
-        row = rows[index // group]
-        records.append(
-            CompletionRecord(
-                step=step,
-                prompt=prompt_set.texts[row],
-                completion=completion,
-                answer=prompt_set.questions[row].answer,
-                rewards={name: float(values[index]) for name, values in rewards.parts.items()},
-                reward=float(rewards.total[index]),
-                advantage=float(done.advantages[index]),
-                length=int(rollout.lengths[index]),
-                truncated=bool(rollout.truncated[index]),
-            )
+    return [
+        CompletionRecord(
+            step=step,
+            prompt=prompt,
+            completion=rollout.texts[index],
+            answer=question.answer,
+            rewards={name: float(values[index]) for name, values in rewards.parts.items()},
+            reward=float(rewards.total[index]),
+            advantage=float(done.advantages[index]),
+            length=int(rollout.lengths[index]),
+            truncated=bool(rollout.truncated[index]),
         )
-    return records
+        for index, (prompt, question) in enumerate(
+            zip(batch.per_completion(batch.texts), batch.per_completion(batch.questions), strict=True)
+        )
+    ]
 
 
 def reward_metrics(total: Sequence[float], parts: dict[str, Sequence[float]], num_generations: int) -> dict[str, float]:

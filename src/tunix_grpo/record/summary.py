@@ -15,15 +15,15 @@ _WRITTEN = ("metrics.jsonl", "completions.jsonl", "learning_curve.png", "tensorb
 
 
 def start_rows(
-    config: Config, devices: Devices, model: Model, learner: Trainer, total_steps: int, first_step: int
+    config: Config, devices: Devices, model: Model, trainer: Trainer, total_steps: int, first_step: int
 ) -> list[tuple[str, str]]:
     """Returns the start table: what will run, on what, and what it will leave on the disk."""
     training, group = config.training, config.grpo.num_generations
-    trained, total = learner.parameter_counts()
+    trained, total = trainer.parameter_counts()
     how = "all weights" if config.model.lora_rank is None else f"LoRA rank {config.model.lora_rank}"
     prompts = config.prompts_per_step(devices.data_parallel)
     completions = config.completions_per_step(devices.data_parallel)
-    size = tree_bytes((learner.params, learner.optimizer_state))
+    size = tree_bytes((trainer.params, trainer.optimizer_state))
     kept = _kept_checkpoints(config, total_steps, first_step)
     steps = f"{total_steps:,}" if first_step == 1 else f"{first_step:,} to {total_steps:,} (resumed)"
     return [

@@ -1,16 +1,53 @@
-"""Which questions a step sees, and their prompts as rows of token ids.
+"""Questions with their prompts, and which of them a step sees.
 
 The order is a function of (seed, pass, position): nothing is saved and nothing is replayed on resume.
+
+Letters: P prompts in a step, G completions of each, B = P * G.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
+from tunix_grpo.config import Config
+from tunix_grpo.errors import UserError
+from tunix_grpo.text.prompts import chat_messages, system_prompt_text
+
+_log = logging.getLogger(__name__)
+_WIDTH_STEP = 16  # prompts are padded to a multiple of it
+
 _STREAM = 1  # keeps this use of the seed apart from all others
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """The prompts of one step.
+
+    Attributes:
+        questions: P of them, as the task gave them.
+        texts: P prompts as text.
+        ids: P prompts as token ids.
+        num_generations: G, completions that each prompt gets.
+    """
+
+    questions: list
+    texts: list[str]
+    ids: list[list[int]]
+    num_generations: int
+
+    def __len__(self) -> int:
+        """Returns P."""
+        return len(self.ids)
+
+    def per_completion(self, values: Sequence[Any]) -> list[Any]:
+        """Returns [B], each of P values once for every completion of its prompt."""
+        return [value for value in values for _ in range(self.num_generations)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +73,14 @@ class PromptSet:
         """Returns the longest prompt's length in tokens."""
         return max(len(ids) for ids in self.ids)
 
+    def batch(self, rows: Sequence[int] | np.ndarray, num_generations: int) -> Batch:
+        """Returns the prompts at the indices int[P], to be answered G times each."""
+        questions, texts, ids = ([column[row] for row in rows] for column in (self.questions, self.texts, self.ids))
+        return Batch(questions, texts, ids, num_generations)
+
 
 def build_prompts(
-    questions: Sequence, tokenizer, to_messages, max_prompt_length: int, limit: int | None = None
+    questions: Sequence, tokenizer, to_messages: Callable, max_prompt_length: int, limit: int | None = None
 ) -> PromptSet:
     """Renders and encodes the prompts, leaving out those over the limit.
 
@@ -60,6 +102,38 @@ def build_prompts(
         else:
             kept.append((question, text, ids))
     return PromptSet([k[0] for k in kept], [k[1] for k in kept], [k[2] for k in kept], dropped)
+
+
+def prompt_set(name: str, questions: Sequence, tokenizer, config: Config, limit: int | None = None) -> PromptSet:
+    """Returns the prompts of questions as the config wants them; those left out are reported.
+
+    Args:
+        name: what the set is called in messages.
+        limit: at most so many prompts.
+
+    Raises:
+        UserError: no prompt is short enough.
+    """
+    system_prompt = system_prompt_text(config.task.system_prompt)
+    longest = config.generation.max_prompt_length
+    made = build_prompts(questions, tokenizer, lambda q: chat_messages(q.question, system_prompt), longest, limit)
+    if made.dropped:
+        _log.warning(
+            "%d of %d %s prompts are longer than generation.max_prompt_length=%d tokens and are left out",
+            made.dropped,
+            made.dropped + len(made),
+            name,
+            longest,
+        )
+    if not len(made):
+        raise UserError(f"no {name} prompt fits into generation.max_prompt_length={longest} tokens; raise it")
+    return made
+
+
+def prompt_width(limit: int, *sets: PromptSet) -> int:
+    """Returns the width in tokens that all prompts are padded to, so that each program is compiled once."""
+    longest = max(prompts.longest() for prompts in sets)
+    return min(limit, _WIDTH_STEP * math.ceil(longest / _WIDTH_STEP))
 
 
 def step_indices(step: int, size: int, prompts_per_step: int, seed: int) -> np.ndarray:
