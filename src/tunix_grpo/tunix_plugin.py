@@ -1,0 +1,229 @@
+"""Our rollouts, loss, advantages and rewards in Tunix's own learner, for people whose loop is Tunix's.
+
+    parts = plug_in(config, model, tokenizer, task, rewards, prompt_width=256)
+    cluster = RLCluster(actor=model.actor, reference=None, tokenizer=tokenizer, cluster_config=ClusterConfig(
+        rollout_engine=parts.rollout_engine, rollout_config=parts.rollout_config, ...))
+    GRPOLearner(cluster, parts.algo_config, parts.reward_fns).train(batches)
+
+`batches` yields {"prompts": [texts], "questions": [Question, ...]}. What is Tunix's stays Tunix's: micro batches are
+averaged instead of normalised as a step, and metrics, checkpoints and resumption are its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from tunix.rl import common, function_registry, reward_manager
+from tunix.rl.grpo import grpo_learner
+from tunix.rl.rollout import base_rollout
+
+from tunix_grpo.config import Config
+from tunix_grpo.decoder.generation import Sampling
+from tunix_grpo.decoder.rows import Completions
+from tunix_grpo.errors import UserError
+from tunix_grpo.grpo.loss import completion_logprobs, group_advantages, grpo_loss
+from tunix_grpo.grpo.rollout import Sampler
+from tunix_grpo.model.model import Model
+from tunix_grpo.rewards.base import Reward
+from tunix_grpo.rewards.scoring import score_completions
+from tunix_grpo.tasks.base import Task
+from tunix_grpo.text.tokenizer import Tokenizer
+
+NAME = "tunix_grpo"  # of our parts in Tunix's registries
+
+
+class TunixParts(NamedTuple):
+    """What Tunix's cluster and learner are given."""
+
+    rollout_engine: functools.partial[RolloutEngine]
+    rollout_config: base_rollout.RolloutConfig
+    algo_config: Algorithm
+    reward_fns: list[Reward]
+
+
+def plug_in(
+    config: Config, model: Model, tokenizer: Tokenizer, task: Task, rewards: list[Reward], *, prompt_width: int
+) -> TunixParts:
+    """Returns our parts as Tunix takes them; `config` says what its groups `grpo` and `generation` say of a run.
+
+    Args:
+        prompt_width: tokens that prompts are padded to.
+
+    Raises:
+        UserError: grpo.beta is above 0 in full fine-tuning, where Tunix's learner has no reference of our arithmetic.
+    """
+    if config.grpo.beta > 0 and model.lora_scale == 0:
+        raise UserError(
+            f"grpo.beta={config.grpo.beta}: in Tunix's learner the reference is the base under the adapter; "
+            "give model.lora_rank, or grpo.beta=0"
+        )
+    generation = config.generation
+    return TunixParts(
+        functools.partial(RolloutEngine, ours=model, text=tokenizer, prompt_width=prompt_width, run_seed=config.seed),
+        base_rollout.RolloutConfig(
+            max_tokens_to_generate=generation.max_generation_steps,
+            temperature=generation.temperature,
+            top_p=generation.top_p,
+            top_k=generation.top_k,
+            max_prompt_length=prompt_width,
+        ),
+        Algorithm(
+            advantage_estimator=NAME,
+            policy_loss_fn=NAME,
+            reward_manager=NAME,
+            num_generations=config.grpo.num_generations,
+            num_iterations=config.grpo.num_iterations,
+            beta=0.0,  # Tunix would compute the reference with its own arithmetic; our loss does it
+            epsilon=config.grpo.epsilon,
+            kl_weight=config.grpo.beta,
+            kl_estimator=config.grpo.kl_estimator,
+            model=model,
+            task=task,
+        ),
+        rewards,
+    )
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Algorithm(grpo_learner.GRPOConfig):
+    """Tunix's GRPO settings, and what our loss and rewards need beside them."""
+
+    kl_weight: float
+    kl_estimator: str
+    model: Model
+    task: Task
+
+
+class RolloutEngine(base_rollout.BaseRollout):
+    """Our sampler behind Tunix's interface. The n-th call draws the noise of step n, from 1."""
+
+    def __init__(
+        self, rollout_actor, tokenizer, mesh, rollout_config, *, ours: Model, text, prompt_width: int, run_seed: int
+    ):
+        """Takes what RLCluster passes to an engine, and after it what `plug_in` has bound."""
+        del tokenizer
+        self._actor, self._model, self._text = rollout_actor, ours, text
+        self._temperature = rollout_config.temperature
+        self._sampler = Sampler(ours, text, mesh, prompt_width=prompt_width, seed=run_seed)
+        self._calls = 0
+
+    def generate(
+        self, prompts: list[str], rollout_config: base_rollout.RolloutConfig, **_: Any
+    ) -> base_rollout.RolloutOutput:
+        """Returns one completion of each prompt text; Tunix repeats a prompt for the completions of its group."""
+        self._calls += 1
+        sampling = Sampling(
+            num_generations=1,
+            max_tokens=rollout_config.max_tokens_to_generate,
+            temperature=rollout_config.temperature,
+            top_p=1.0 if rollout_config.top_p is None else rollout_config.top_p,
+            top_k=rollout_config.top_k,
+        )
+        weights = tuple(map(nnx.as_pure, nnx.state(self._actor, self._model.trainable, ...)))
+        rollout = self._sampler.sample(weights, [self._text.encode(text) for text in prompts], sampling, self._calls)
+        tokens, logps = jax.device_get((rollout.batch.tokens, rollout.logps))
+        return base_rollout.RolloutOutput(
+            text=rollout.texts,
+            logits=[],
+            tokens=[row[:length] for row, length in zip(tokens, rollout.lengths, strict=True)],
+            left_padded_prompt_tokens=np.asarray(rollout.batch.prompt_tokens),
+            logprobs=[row[:length] for row, length in zip(logps, rollout.lengths, strict=True)],
+        )
+
+    def get_per_token_logps(self, prompt_tokens: jax.Array, completion_tokens: jax.Array, **_: Any) -> jax.Array:
+        """Returns float32[B, T], log-probabilities of completions under the actor, for Tunix's later iterations."""
+        pad = self.pad_id()
+        lengths = _lengths(completion_tokens != pad)
+        batch = Completions(prompt_tokens, prompt_tokens != pad, completion_tokens, lengths)
+        return _logprobs(self._model, nnx.as_pure(nnx.state(self._actor)), batch, self._temperature)[0]
+
+    def update_params(self, params: Any, filter_types: Any = None) -> None:
+        """Takes new weights; on one mesh the actor is the trained module itself."""
+        del filter_types
+        nnx.update(self._actor, params)
+
+    def pad_id(self) -> int:
+        """Returns the token that stands where nothing is; no text contains it, so masks by value are right."""
+        return self._text.pad_id()
+
+    def eos_id(self) -> int:
+        """Returns one of the tokens that end a completion."""
+        return self._text.eos_id()
+
+    def model(self) -> nnx.Module:
+        """Returns the module that is sampled from."""
+        return self._actor
+
+
+def _lengths(mask: jax.Array) -> jax.Array:
+    """Returns int32[B], where the last real token of bool[B, T] ends.
+
+    Tunix masks every token that equals the pad. A model may draw that token too, so what lies before another counts.
+    """
+    return jnp.max(jnp.where(mask, jnp.arange(1, mask.shape[1] + 1), 0), axis=1)
+
+
+def _logprobs(
+    model: Model, params: Any, batch: Completions, temperature: float, lora_scale: float | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Returns float32[B, T] log-probabilities and entropies; with lora_scale=0 those of the base."""
+    if lora_scale is not None:
+        model = dataclasses.replace(model, lora_scale=lora_scale)
+    weights = model.decoder_weights(params)
+    return completion_logprobs(model.spec, weights, batch, temperature, attention_form=model.attention_form)
+
+
+@function_registry.register_policy_loss_fn(NAME)
+def policy_loss(
+    module: nnx.Module, train_example: common.TrainExample, algo_config: Algorithm, pad_id: int, eos_id: int
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Returns the loss of a micro batch, averaged over its completions, and the metrics that Tunix logs."""
+    del pad_id, eos_id
+    lengths = _lengths(train_example.completion_mask.astype(bool))
+    batch = Completions(
+        train_example.prompt_ids, train_example.prompt_mask.astype(bool), train_example.completion_ids, lengths
+    )
+    params = nnx.as_pure(nnx.state(module))
+    model, temperature = algo_config.model, algo_config.temperature
+    logps, entropies = _logprobs(model, params, batch, temperature)
+    reference = None
+    if algo_config.kl_weight > 0:
+        reference = jax.lax.stop_gradient(_logprobs(model, params, batch, temperature, lora_scale=0.0)[0])
+    sums = grpo_loss(
+        logps,
+        entropies,
+        train_example.old_per_token_logps,
+        reference,
+        train_example.advantages,
+        batch,
+        step_rows=lengths.shape[0],
+        epsilon=algo_config.epsilon,
+        beta=algo_config.kl_weight,
+        kl_estimator=algo_config.kl_estimator,
+    )
+    tokens = jnp.maximum(jnp.sum(lengths), 1)
+    return sums.loss, {"kl": sums.kl / tokens, "pg_clipfrac": (sums.clipped_low + sums.clipped_high) / tokens}
+
+
+@function_registry.register_advantage_estimator(NAME)
+def advantages(rewards: np.ndarray, num_generations: int) -> np.ndarray:
+    """Returns float32[B], see `group_advantages`."""
+    return group_advantages(rewards, num_generations)
+
+
+@function_registry.register_reward_manager(NAME)
+class RewardManager(reward_manager.AbstractRewardManager):
+    """Weighted rewards that stop the run when one of them is broken; Tunix's own turns NaN into 0."""
+
+    def __call__(self, prompts: list[str], completions: list[str], **columns: Any) -> dict[str, Any]:
+        """Returns float[B] under "rewards"; the column `questions` holds the question of each completion."""
+        questions: Sequence = columns["questions"]
+        table = score_completions(self.reward_fns, prompts, completions, questions, self.algo_config.task)
+        return {"rewards": np.asarray(table.total), "log_metrics": {}}
