@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ TESTS = Path(__file__).resolve().parent
 PACKAGE = TESTS.parent / "src" / "tunix_grpo"
 FILES = sorted(TESTS.glob("test_*.py"))
 # About no module or folder of the package: what it promises as a whole, and its pages.
-OF_THE_WHOLE = {"golden", "layers", "old_runs", "reference_page", "suite"}
+OF_THE_WHOLE = {"docs", "golden", "layers", "old_runs", "reference_page", "suite"}
 
 
 def imported(file: Path) -> Iterator[str]:
@@ -34,3 +35,13 @@ def test_a_file_is_named_after_what_it_tests():
     """By a module or a folder of the package: test_rollout.py for grpo/rollout.py, test_console.py for console/."""
     rooms = {path.stem for path in PACKAGE.rglob("*") if path.suffix in ("", ".py")}
     assert {file.stem.removeprefix("test_") for file in FILES} - rooms == OF_THE_WHOLE
+
+
+def test_pages_name_tests_that_exist():
+    pages = [
+        TESTS.parent / "README.md",
+        TESTS.parent / "CONTRIBUTING.md",
+        *sorted((TESTS.parent / "docs").glob("*.md")),
+    ]
+    named = {name for page in pages for name in re.findall(r"test_\w+\.py", page.read_text())}
+    assert named - {file.name for file in FILES} == set()
