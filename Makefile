@@ -10,7 +10,7 @@ SUITABLE := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_inf
 PYTHON ?= $(firstword $(foreach name,$(CANDIDATES),$(shell $(name) -c "$(SUITABLE)" 2>/dev/null && echo $(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick-test train tensorboard benchmark test test-all lint format cuda12 cuda13 tpu clean
+.PHONY: help demo quick-test train tensorboard benchmark test test-all docs-test lint format cuda12 cuda13 tpu clean
 
 help: ## this list
 	@echo 'make TARGET [ARGS="key=value ..."] [PYTHON=python3.12]'
@@ -33,10 +33,13 @@ benchmark: $(VENV)/.installed ## times steps against the machine's limits, for e
 	$(BIN)/python scripts/benchmark.py $(ARGS)
 
 test: $(VENV)/.installed-dev ## the tests, in minutes, for example ARGS="-k config"
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not docs" $(ARGS)
 
 test-all: $(VENV)/.installed-dev ## the tests, the slow ones too
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not docs" $(ARGS)
+
+docs-test: $(VENV)/.installed-dev ## runs the commands of README.md, CONTRIBUTING.md and docs/ that can run here
+	$(BIN)/python -m pytest -m docs tests/test_docs.py $(ARGS)
 
 lint: $(VENV)/.installed-dev ## style and layout of the code
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-from families import load, write_model
+from helpers.models import load, write_model
 from tunix_grpo.decoder import attention
 from tunix_grpo.decoder.attention import FUSED, PLAIN, attend, fused, usable_form
 from tunix_grpo.decoder.rows import Completions

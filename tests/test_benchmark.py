@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from families import write_model
-from test_tokenizers import made_tokenizer, write_tokenizer
+from helpers.models import write_model
+from helpers.tokenizers import made_tokenizer, write_tokenizer
 from tunix_grpo.benchmark import limits, program
 from tunix_grpo.benchmark.job import worth
 from tunix_grpo.benchmark.limits import Ceilings, Work, step_limits

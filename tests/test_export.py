@@ -22,14 +22,15 @@ import yaml
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from families import SHAPES, one_device_mesh, write_model
-from kaggle_server import serving
-from test_tokenizers import write_tokenizer
+from helpers.exports import export_distances
+from helpers.kaggle_server import serving
+from helpers.models import SHAPES, one_device_mesh, write_model
+from helpers.tokenizers import write_tokenizer
 from tunix_grpo.config import Config
 from tunix_grpo.config.export import ExportConfig
 from tunix_grpo.errors import UserError
 from tunix_grpo.export import exporting
-from tunix_grpo.export.exporting import QUESTIONS, compare, export
+from tunix_grpo.export.exporting import compare, export
 from tunix_grpo.export.publishing import in_place_of, push
 from tunix_grpo.model import saving
 from tunix_grpo.model.model import Model, load_model
@@ -38,8 +39,6 @@ from tunix_grpo.record.run_config import write_config
 from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.saved_runs import choose_step, open_run
 from tunix_grpo.run.start import model_identity
-from tunix_grpo.text.prompts import chat_messages
-from tunix_grpo.text.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS = ("llama", "llama-tied-mha", "qwen2", "qwen3", "gemma3", "gemma3-mha")
@@ -550,45 +549,6 @@ def test_a_run_of_the_bundled_model_from_start_to_end(run_training, tmp_path, ja
 
 
 # --- a real model ---
-
-
-def export_distances(model: Model, merged: Path, adapter: Path) -> dict[str, dict[str, float]]:
-    """Returns how far float32 logits are from those of the base model with the adapter in float64, per kind of text.
-
-    `merged` and `adapter` are read by transformers and PEFT, `ours` is the trained `model`; `merged, float64` is
-    transformers in float64, which shows what rounding the merged weights to float32 does.
-    """
-    import peft
-    import torch
-    import transformers
-
-    tokenizer = load_tokenizer(merged, model.spec.vocab_size, merged)
-    texts = {
-        "questions": [tokenizer.encode(question) for question in QUESTIONS],
-        "chat prompts": [tokenizer.encode_prompt(chat_messages(question, None)) for question in QUESTIONS],
-    }
-
-    def theirs(folder: Path, dtype: torch.dtype, with_adapter: bool) -> dict[str, np.ndarray]:
-        module = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-        if with_adapter:
-            module = peft.PeftModel.from_pretrained(module, adapter).to(dtype)
-        with torch.no_grad():
-            return {
-                kind: np.concatenate([module.eval()(torch.tensor([row])).logits[0].numpy() for row in rows])
-                for kind, rows in texts.items()
-            }
-
-    exact = theirs(model.directory, torch.float64, with_adapter=True)
-    weights = model.decoder_weights(nnx.state(model.actor))
-    read = {
-        "merged": theirs(merged, torch.float32, with_adapter=False),
-        "adapter": theirs(model.directory, torch.float32, with_adapter=True),
-        "ours": {kind: exporting.logits(model, weights, rows) for kind, rows in texts.items()},
-        "merged, float64": theirs(merged, torch.float64, with_adapter=False),
-    }
-    return {
-        kind: {name: float(np.abs(logits[kind] - exact[kind]).max()) for name, logits in read.items()} for kind in texts
-    }
 
 
 @pytest.mark.slow

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from families import load as load_base
-from families import one_device_mesh, write_model
-from parts import NumberTokenizer
-from test_tokenizers import write_tokenizer
+from helpers.models import load as load_base
+from helpers.models import one_device_mesh, write_model
+from helpers.tokenizers import write_tokenizer
+from helpers.trainer import NumberTokenizer
 from tunix_grpo.cli import checked_command_line, composed
 from tunix_grpo.config.generate import GenerateConfig, load
 from tunix_grpo.decoder.generation import Sampling

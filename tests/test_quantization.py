@@ -10,8 +10,8 @@ import pytest
 import qwix
 from flax import nnx
 
-from families import load, write_model
-from parts import number_prompts, small_learner
+from helpers.models import load, write_model
+from helpers.trainer import number_prompts, small_learner
 from tunix_grpo.decoder.forward import forward
 from tunix_grpo.model.quantization import quantize_leaf
 

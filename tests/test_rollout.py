@@ -9,8 +9,8 @@ import pytest
 import torch
 from flax import nnx
 
-from families import write_model
-from parts import PAD, STOPS, number_prompts, small_learner
+from helpers.models import write_model
+from helpers.trainer import PAD, STOPS, number_prompts, small_learner
 from tunix_grpo.grpo.rollout import greedy_sampling, train_sampling
 
 PROMPTS = number_prompts(3)
@@ -113,8 +113,8 @@ def test_stock_tunix_repeats_its_noise(folder):
     from tunix.generate import sampler as tunix_sampler
     from tunix.generate.tokenizer_adapter import TokenizerAdapter
 
-    from families import load
-    from parts import NumberTokenizer
+    from helpers.models import load
+    from helpers.trainer import NumberTokenizer
 
     model = load(folder)
     cache = tunix_sampler.CacheConfig(cache_size=32, num_layers=2, num_kv_heads=2, head_dim=16)

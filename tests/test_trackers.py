@@ -17,6 +17,7 @@ import wandb
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from helpers.wandb_files import FakeWandbServer, history, last_values, run_config
 from tunix_grpo.config import Config, load
 from tunix_grpo.record.jsonl import JsonlTracker
 from tunix_grpo.record.metrics import METRICS, is_metric
@@ -24,7 +25,6 @@ from tunix_grpo.record.run_config import without_secrets, write_config
 from tunix_grpo.record.tensorboard import TensorBoardTracker
 from tunix_grpo.record.tracker import CompletionRecord, TrackerError, spread
 from tunix_grpo.record.trackers import TrackerGroup, build_trackers
-from wandb_files import FakeWandbServer, history, last_values, run_config
 
 FAKE_KEY = "f" * 40
 

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from families import one_device_mesh, write_model
-from parts import mean_token, number_prompts, put_together, small_learner
+from helpers.models import one_device_mesh, write_model
+from helpers.trainer import mean_token, number_prompts, put_together, small_learner
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.grpo.trainer import MicroBatch
 from tunix_grpo.model.model import load_model

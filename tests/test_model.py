@@ -17,8 +17,8 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
-from families import SHAPES, load, model_config, one_device_mesh
-from kaggle_server import TOKEN, KaggleServer, serving
+from helpers.kaggle_server import TOKEN, KaggleServer, serving
+from helpers.models import SHAPES, load, model_config, one_device_mesh
 from tunix_grpo.errors import UserError
 from tunix_grpo.model.layout import tensors
 from tunix_grpo.model.loading import random_module
@@ -159,7 +159,7 @@ import json, sys
 from pathlib import Path
 import jax, jax.numpy as jnp
 from flax import nnx
-from families import one_device_mesh
+from helpers.models import one_device_mesh
 from tunix_grpo.model import loading
 from tunix_grpo.model.spec_reader import spec_from_config
 
@@ -191,7 +191,9 @@ def test_loading_needs_little_more_memory_than_the_weights(tmp_path):
     config = {**LLAMA, **shapes, "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 64}
     names = [(n, s) for t in tensors(spec_from_config(config)) for n, s in zip(t.names, t.shapes, strict=True)]
     write(tmp_path, config, {name: np.ones(shape, ml_dtypes.bfloat16) for name, shape in names}, files=2)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path))
+    }  # our helpers, this tree's package
     done = subprocess.run(
         [sys.executable, "-c", LOADING, str(tmp_path)], env=environment, capture_output=True, text=True, check=True
     )

@@ -1,6 +1,6 @@
 """Prints the tables of docs/models.md: how far our logits are from transformers', per variant and dtype.
 
-python tests/parity_table.py
+python tools/parity_table.py
 
 With TUNIX_GRPO_SMOLLM2=DIR also that of SmolLM2's real weights.
 """
@@ -8,13 +8,16 @@ With TUNIX_GRPO_SMOLLM2=DIR also that of SmolLM2's real weights.
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from families import VARIANTS, load, write_model
-from test_decoder import left_padded_tokens, logits_at_once, reference_logits, smollm2_distances
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from helpers.logits import left_padded_tokens, logits_at_once, reference_logits, smollm2_distances  # noqa: E402
+from helpers.models import VARIANTS, load, write_model  # noqa: E402
 
 
 def main() -> None:

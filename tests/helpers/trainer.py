@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import optax
 
-from families import load, one_device_mesh
+from helpers.models import load, one_device_mesh
 from tunix_grpo.config import Config
 from tunix_grpo.grpo.trainer import Trainer
 from tunix_grpo.model.model import Model

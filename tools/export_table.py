@@ -1,6 +1,6 @@
 """Prints how close float32 logits are to the trained model's in float64: ours, and those of its exports.
 
-python tests/export_table.py RUN MERGED ADAPTER
+python tools/export_table.py RUN MERGED ADAPTER
 
 RUN is the folder of a run with LoRA, the others are its exports. transformers and PEFT read them, and the base model.
 """
@@ -10,9 +10,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from families import one_device_mesh
-from test_export import export_distances
 from tunix_grpo.run.saved_runs import choose_step, load_trained, open_run
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from helpers.exports import export_distances  # noqa: E402
+from helpers.models import one_device_mesh  # noqa: E402
 
 
 def main(run_folder: str, merged: str, adapter: str) -> None:

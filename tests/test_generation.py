@@ -11,7 +11,7 @@ import pytest
 import qwix
 from flax import nnx
 
-from families import load, write_model
+from helpers.models import load, write_model
 from tunix_grpo.decoder import generation, joined
 from tunix_grpo.decoder.generation import Drawn, Sampling, empty_cache, generate, grown, prefill
 from tunix_grpo.decoder.layer import Weights, linear

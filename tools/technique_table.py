@@ -1,6 +1,6 @@
 """Prints the table of docs/performance.md that says what each technique gives: the same work without it and with it.
 
-python tests/technique_table.py DIR
+python tools/technique_table.py DIR
 
 DIR is a Hugging Face directory, such as SmolLM2's. The work is that of scripts/benchmark.py on a CPU: 4 prompts x 4
 completions of 64 + 64 tokens, LoRA rank 32. Times are medians, taken in turns.
@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from families import load
 from tunix_grpo.decoder import generation
 from tunix_grpo.decoder.generation import decode_step, empty_cache
 from tunix_grpo.decoder.joined import joined
@@ -29,6 +28,10 @@ from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.decoder.sampling import sample
 from tunix_grpo.grpo import loss
 from tunix_grpo.grpo.loss import completion_logprobs
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from helpers.models import load  # noqa: E402
 
 PROMPTS, GROUP, LENGTH = 4, 4, 64
 ROWS = PROMPTS * GROUP

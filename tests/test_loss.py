@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from families import SHAPES, load, write_model
+from helpers.models import SHAPES, load, write_model
 from tunix_grpo.decoder.forward import choose_remat, forward, head_logits, text_positions
 from tunix_grpo.decoder.rows import Completions, left_padded
 from tunix_grpo.grpo import loss

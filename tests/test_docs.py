@@ -1,0 +1,138 @@
+"""The commands of README.md, CONTRIBUTING.md and docs/, run as a reader would, in a fresh copy of the tree.
+
+A command counts if it stands on a line of its own, indented or fenced. `make docs-test` runs these tests.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers.models import write_model
+from helpers.tokenizers import write_tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMAND = re.compile(r"^(?:echo .*\| *)?(?:(?:\S+/)?python|make|pip|bash) .*")
+
+# What cannot run here, and why: the first pattern found in a command counts.
+NOT_HERE = {
+    r"^make (test|test-all|lint|format|docs-test)\b": "is what checks the tree, this test included",
+    r"\.ci/run": "is what checks the tree, this test included",
+    r"record_golden": "writes the numbers that test_golden.py compares with; that test runs what it calls",
+    r"^make (cuda|tpu)": "downloads jax for an accelerator",
+    r"^make tensorboard": "serves until it is stopped",
+    r"^pip install": "downloads packages",
+    r"peer=trl": "TRL is no dependency",
+    r"model=gemma3|run_training\.py$": "downloads Gemma 3",
+}
+TINY = "model=tiny task=arithmetic"
+FEW = (
+    "device=cpu training.num_batches=2 training.micro_batch_size=2 grpo.num_generations=2 "
+    "generation.max_generation_steps=24 evaluation.num_questions=4"
+)
+# Words that make a command's work small, or take a small model in place of one that would be downloaded.
+SMALLER = {
+    r"run_training\.py model=hf": f"{FEW} generation.max_prompt_length=1000",
+    r"run_training\.py reward\.custom": f"{TINY} {FEW}",
+    r"run_training\.py \+experiment": "",
+    r"benchmark\.py .*device=cpu": "steps=1 grpo.num_generations=2 generation.max_generation_steps=8",
+}
+
+
+def commands(page: Path) -> list[str]:
+    """Returns the commands of a page, without their comments."""
+    fenced, found = False, []
+    for line in page.read_text().splitlines():
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+        elif fenced or line.startswith("    "):
+            command = re.sub(r"\s+# .*", "", line.strip())
+            found += [command] if COMMAND.match(command) else []
+    return found
+
+
+def shown_files(page: Path) -> dict[str, str]:
+    """Returns the files that a page shows: fenced Python whose first line is `# its/path.py`."""
+    return dict(re.findall(r"^```python\n# (\S+\.py)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE))
+
+
+def first_match(patterns: dict[str, str], command: str) -> str | None:
+    """Returns the value of the first pattern that is found in the command."""
+    return next((value for pattern, value in patterns.items() if re.search(pattern, command)), None)
+
+
+def here(command: str) -> str:
+    """Returns the command with the words that make it small."""
+    command = re.sub(r"^make ", "make -o .venv/.installed ", command)  # .venv is complete
+    program, redirected = re.match(r"(.*?)(\s>\s.*)?$", command).groups()
+    return f"{program} {first_match(SMALLER, command) or ''}{redirected or ''}"
+
+
+def run(command: str, place: Path) -> None:
+    """Runs a command in the copy of the tree, by its own `.venv`, with a home of its own."""
+    environment = {
+        **os.environ,
+        "HOME": str(place.parent / "home"),
+        "PATH": f"{place}/.venv/bin:{os.environ['PATH']}",
+        "PYTHONPATH": f"{place}/src",
+    }
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=place, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A copy of the tree that has what the pages take as given: models, a run and its exports, files."""
+    folder = tmp_path_factory.mktemp("docs") / "tree"
+    left = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "outputs", "checkpoints")
+    shutil.copytree(ROOT, folder, ignore=left)
+    (folder / ".venv").symlink_to(sys.prefix)
+    for model in (folder / "DIR", folder / "SMOLLM2", folder.parent / "home/models/Qwen3-0.6B"):
+        model.parent.mkdir(parents=True, exist_ok=True)
+        write_model("qwen3", model, num_hidden_layers=2, vocab_size=300, max_position_embeddings=2048)
+        write_tokenizer(model, bos_token="<bos>", eos_token="<end>", pad_token="<pad>")
+    (folder / "questions.txt").write_text("What is 12 + 30?\nWhat is 7 + 8?\n")
+    (folder / "questions.jsonl").write_text(
+        "".join(f'{{"question": "What is {n} + 1?", "answer": "{n + 1}"}}\n' for n in range(40))
+    )
+    for page in PAGES:
+        for name, text in shown_files(page).items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+    run(
+        f"python run_training.py {TINY} {FEW} model.lora_rank=4 hydra.run.dir=RUN checkpoint_dir=RUN/checkpoints",
+        folder,
+    )
+    run("python scripts/export.py run=RUN to=MERGED format=merged", folder)
+    run("python scripts/export.py run=RUN to=ADAPTER format=adapter", folder)
+    for name in ("DAY/TIME", "2026-01-31/12-00-00"):
+        (folder / "outputs/tunix-grpo" / name).parent.mkdir(parents=True)
+        (folder / "outputs/tunix-grpo" / name).symlink_to(folder / "RUN")
+    return folder
+
+
+@pytest.mark.docs
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_of_a_page_run(page, place):
+    for command in commands(page):
+        if first_match(NOT_HERE, command) is None:
+            run(here(command), place)
+            # Two pages may write the same folder.
+            shutil.rmtree(place / "my-model", ignore_errors=True)
+
+
+def test_the_tables_name_commands_of_the_pages():
+    found = [command for page in PAGES for command in commands(page)]
+    for pattern in [*NOT_HERE, *SMALLER]:
+        assert any(re.search(pattern, command) for command in found), pattern
+    assert len([command for command in found if first_match(NOT_HERE, command) is None]) >= 15
