@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 from safetensors import SafetensorError, safe_open
 
+from tunix_grpo import seeds
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.errors import UserError
 from tunix_grpo.model.layout import Tensor, module_class, tensors
@@ -98,7 +99,8 @@ def random_module(spec: DecoderSpec, seed: int, mesh: jax.sharding.Mesh, dtype: 
         for index, tensor in enumerate(tensors(spec)):
             shape = tensor.load([np.empty(s, np.bool_) for s in tensor.shapes]).shape
             if len(shape) > 1:
-                leaf = np.random.default_rng([seed, index]).standard_normal(shape, np.float32) * np.float32(0.02)
+                draw = seeds.generator("random weights", seed, index).standard_normal
+                leaf = draw(shape, np.float32) * np.float32(0.02)
             else:
                 is_scale = "norm" in str(tensor.path) and not spec.norm_plus_one
                 leaf = np.full(shape, 1.0 if is_scale else 0.0, np.float32)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_STREAM = 1  # keeps this use of the seed apart from all others
+from tunix_grpo import seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,5 +69,5 @@ def step_indices(step: int, size: int, prompts_per_step: int, seed: int) -> np.n
     """
     places = np.arange((step - 1) * prompts_per_step, step * prompts_per_step)
     passes, offsets = places // size, places % size
-    orders = {p: np.random.default_rng([seed, _STREAM, p]).permutation(size) for p in np.unique(passes)}
+    orders = {p: seeds.generator("training order", seed, int(p)).permutation(size) for p in np.unique(passes)}
     return np.array([orders[p][offset] for p, offset in zip(passes, offsets, strict=True)])
