@@ -73,7 +73,7 @@ def test_numbered_streams_of_a_run_do_not_share_a_number():
 
 
 def unnamed_draws(program: str) -> Iterator[str]:
-    """Yields the calls of a program that make random numbers by themselves, not from a key or generator it was given."""
+    """Yields the calls of a program that make random numbers by themselves, not from what they were given."""
     for node in ast.walk(ast.parse(program)):
         if not isinstance(node, ast.Call):
             continue

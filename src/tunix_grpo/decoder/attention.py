@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tunix_grpo import seeds
+from tunix_grpo.errors import one_line
 
 PLAIN, FUSED = "plain", "fused"
 
@@ -167,8 +168,7 @@ def usable_form(num_heads: int, num_kv_heads: int, head_dim: int, window: int | 
     try:
         difference = _difference((num_heads, num_kv_heads, head_dim), window, dtype, "cudnn")
     except (RuntimeError, ValueError, NotImplementedError) as error:  # what JAX and cuDNN raise for what they lack
-        reason = str(error).partition("\n")[0]
-        _log.info("flash attention does not take these shapes (%s); plain attention is used", reason)
+        _log.info("flash attention does not take these shapes (%s); plain attention is used", one_line(error))
         return PLAIN
     if not difference < _BFLOAT16_TOLERANCE:
         _log.warning("flash attention is off by %.2g here; plain attention is used", difference)
