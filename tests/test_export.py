@@ -30,8 +30,14 @@ from tunix_grpo.config import Config
 from tunix_grpo.config.export import ExportConfig
 from tunix_grpo.errors import UserError
 from tunix_grpo.export import exporting
+<<<<<<< HEAD
 from tunix_grpo.export.exporting import compare, export
 from tunix_grpo.export.publishing import in_place_of, push
+=======
+from tunix_grpo.export.exporting import QUESTIONS, compare, export
+from tunix_grpo.export.upload import push
+from tunix_grpo.files import whole_folder
+>>>>>>> record
 from tunix_grpo.model import saving
 from tunix_grpo.model.model import Model, load_model
 from tunix_grpo.model.sources import resolve_directory
@@ -435,7 +441,7 @@ def test_a_folder_that_cannot_be_put_in_its_place_leaves_the_old_one(tmp_path, m
     monkeypatch.setattr(Path, "rename", failing)
     with (
         pytest.raises(UserError, match="cannot be written .the disk went away."),
-        in_place_of(tmp_path / "out") as new,
+        whole_folder(tmp_path / "out", "to") as new,
     ):
         (new / "new").write_text("new")
     assert [file.name for file in tmp_path.rglob("*")] == ["out", "old"]

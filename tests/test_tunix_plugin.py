@@ -10,8 +10,8 @@ from flax import nnx
 from tunix.rl import rl_cluster
 from tunix.rl.grpo.grpo_learner import GRPOLearner
 
-from families import load, one_device_mesh, write_model
-from parts import NumberTokenizer, mean_token, number_prompts, small_learner
+from helpers.models import load, one_device_mesh, write_model
+from helpers.trainer import NumberTokenizer, mean_token, number_prompts, small_learner
 from tunix_grpo.errors import UserError
 from tunix_grpo.rewards.base import Reward
 from tunix_grpo.tasks.base import ExactTask

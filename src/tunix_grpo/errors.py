@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+_LONGEST_LINE = 300  # characters
+
 
 class UserError(Exception):
     """Says in one sentence what is wrong and what to do about it; the program exits with code 1."""
@@ -22,3 +24,9 @@ class ConfigError(UserError):
         else:
             lines = "".join(f"\n  {problem}" for problem in self.problems)
             super().__init__(f"{len(self.problems)} settings are wrong:{lines}")
+
+
+def one_line(error: BaseException) -> str:
+    """Returns what an error says in one line of at most 300 characters; its type's name where it says nothing."""
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]}..."

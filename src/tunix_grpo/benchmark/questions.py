@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tunix_grpo import seeds
 from tunix_grpo.benchmark.job import worth
 from tunix_grpo.errors import UserError
 from tunix_grpo.rewards.base import Reward
@@ -14,7 +15,6 @@ from tunix_grpo.tasks.base import Question
 from tunix_grpo.text.prompt_set import PromptSet
 from tunix_grpo.text.tokenizer import Tokenizer
 
-_STREAM = 6  # keeps this use of the seed apart from all others
 _LONG_SENTENCE = 32  # tokens, more than a sentence of the story ever has
 
 
@@ -79,7 +79,7 @@ def apple_prompts(tokenizer: Tokenizer, count: int, width: int, seed: int) -> Pr
     Raises:
         UserError: even the shortest question is too long.
     """
-    rng = np.random.default_rng([seed, _STREAM])
+    rng = seeds.generator("benchmark questions", seed)
     questions, texts, rows = [], [], []
     for _ in range(count):
         question, text, ids = _longest_question(tokenizer, rng, width)
@@ -91,7 +91,7 @@ def apple_prompts(tokenizer: Tokenizer, count: int, width: int, seed: int) -> Pr
 
 def random_prompts(vocab_size: int, count: int, width: int, seed: int) -> PromptSet:
     """Returns `count` prompts of exactly `width` random tokens."""
-    rows = np.random.default_rng([seed, _STREAM]).integers(0, vocab_size, (count, width)).tolist()
+    rows = seeds.generator("benchmark questions", seed).integers(0, vocab_size, (count, width)).tolist()
     texts = [" ".join(map(str, row)) for row in rows]
     return PromptSet([Question(text, str(row[0])) for text, row in zip(texts, rows, strict=True)], texts, rows, 0)
 

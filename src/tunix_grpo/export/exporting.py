@@ -27,8 +27,10 @@ from tunix_grpo.config.export import ExportConfig
 from tunix_grpo.decoder.forward import forward, head_logits, text_positions
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.errors import UserError
+from tunix_grpo.export.destination import require_replaceable
 from tunix_grpo.export.model_card import MARK, model_card
-from tunix_grpo.export.publishing import in_place_of, push, require_replaceable, require_repository
+from tunix_grpo.export.upload import push, require_repository
+from tunix_grpo.files import read_json, whole_folder
 from tunix_grpo.model import saving
 from tunix_grpo.model.layout import decoder_weights
 from tunix_grpo.model.loading import load_module, read_config, read_spec
@@ -109,7 +111,7 @@ def export(config: ExportConfig) -> Check:
     adapter = _wants_adapter(run, config.format)
     step = choose_step(run, config.step)
 
-    with in_place_of(to) as folder:
+    with whole_folder(to, "to") as folder:
         devices = open_devices(config.device, MeshConfig(fsdp=None, tp=1), config.jax_cache)
         model = load_trained(run, step, devices.mesh)
         source = _tokenizer_directory(run, model)
@@ -224,7 +226,7 @@ def generation_config(directory: Path, tokenizer: Tokenizer) -> dict[str, Any]:
     """Returns the base model's generation_config.json with the stop tokens that the model was trained with."""
     file = directory / "generation_config.json"
     if file.is_file():
-        own = json.loads(file.read_text())
+        own = read_json(file)
     else:
         own = {"bos_token_id": tokenizer.bos_id(), "pad_token_id": tokenizer.pad_id()}
     stop_ids = tokenizer.stop_ids

@@ -1,7 +1,7 @@
 """The rollout engine: prompts in, completions out, on the decoder that also trains.
 
-`decoding.generate` does the work, in one compiled program. Row i of step s draws from key (seed, stream, s, i), so that
-two runs with one seed are equal and a resumed run continues with the same numbers.
+`decoder.generation.generate` does the work, in one compiled program. Row i of step s draws from key (seed, stream, s,
+i), so that two runs with one seed are equal and a resumed run continues with the same numbers.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from tunix_grpo import seeds
 from tunix_grpo.config import Config
 from tunix_grpo.decoder.generation import Drawn, Sampling, generate
 from tunix_grpo.decoder.rows import Completions, left_padded
 from tunix_grpo.model.model import Model
-
-_STREAM = 2  # keeps this use of the seed apart from all others
 
 
 def train_sampling(config: Config) -> Sampling:
@@ -61,7 +60,7 @@ class Rollout:
 
 def row_keys(seed: int, step: int, rows: int) -> jax.Array:
     """Returns key[rows]: what row i of a step draws its tokens from."""
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _STREAM), step)
+    key = jax.random.fold_in(seeds.key("rollout", seed), step)
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
 
 

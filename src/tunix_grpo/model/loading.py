@@ -6,7 +6,6 @@ config.json promises before anything is placed on a device, and what is missing,
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +17,10 @@ import numpy as np
 from flax import nnx
 from safetensors import SafetensorError, safe_open
 
+from tunix_grpo import seeds
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.errors import UserError
+from tunix_grpo.files import read_json
 from tunix_grpo.model.layout import Tensor, module_class, tensors
 from tunix_grpo.model.spec_reader import spec_from_config
 
@@ -49,7 +50,7 @@ def read_config(directory: Path) -> dict:
     file = directory / "config.json"
     if not file.is_file():
         raise UserError(f"{directory}: config.json is missing; model.path wants a Hugging Face model directory")
-    return _read_json(file)
+    return read_json(file)
 
 
 def read_spec(directory: Path) -> DecoderSpec:
@@ -98,7 +99,8 @@ def random_module(spec: DecoderSpec, seed: int, mesh: jax.sharding.Mesh, dtype: 
         for index, tensor in enumerate(tensors(spec)):
             shape = tensor.load([np.empty(s, np.bool_) for s in tensor.shapes]).shape
             if len(shape) > 1:
-                leaf = np.random.default_rng([seed, index]).standard_normal(shape, np.float32) * np.float32(0.02)
+                draw = seeds.generator("random weights", seed, index).standard_normal
+                leaf = draw(shape, np.float32) * np.float32(0.02)
             else:
                 is_scale = "norm" in str(tensor.path) and not spec.norm_plus_one
                 leaf = np.full(shape, 1.0 if is_scale else 0.0, np.float32)
@@ -154,7 +156,7 @@ def _index(directory: Path) -> list[_Stored]:
     """Returns the tensors of the files that the index names, of model.safetensors, or of all there are."""
     index = directory / "model.safetensors.index.json"
     if index.is_file():
-        files = _read_json(index).get("weight_map")
+        files = read_json(index).get("weight_map")
         if not isinstance(files, dict):
             raise UserError(f"{index}: it has no weight_map; download it again")
         shards = sorted({directory / name for name in files.values()})
@@ -180,16 +182,6 @@ def _tensors_of(file: Path) -> list[_Stored]:
     with _open(file) as opened:
         slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
         return [_Stored(file, name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()]
-
-
-def _read_json(file: Path) -> dict:
-    try:
-        content = json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file}: not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: not a JSON object")
-    return content
 
 
 def _open(file: Path):

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import qwix
 from flax import nnx
 
+from tunix_grpo import seeds
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.errors import UserError
 from tunix_grpo.model.loading import abstract_module, fitting_sharding
 
-_STREAM = 4  # keeps this use of the seed apart from all others
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "q_einsum", "kv_einsum", "qkv_einsum", "attn_vec_einsum")
 _MLP = ("gate_proj", "up_proj", "down_proj")
 TARGETS = {"attention": _ATTENTION, "mlp": _MLP, "all": _ATTENTION + _MLP}
@@ -65,7 +65,7 @@ def add_lora(
     adapted = sorted(path for path in matched if path[2:] in shapes)
     if not adapted:
         raise UserError(f"model.lora_target_modules={targets!r} matches no module of a {spec.family} model")
-    stream = jax.random.fold_in(jax.random.key(seed), _STREAM)
+    stream = seeds.key("lora", seed)
     for index, path in enumerate(adapted):
         shape_a, shape_b = shapes[path[2:]]
         bound = (6.0 / math.prod(shape_a[:-1])) ** 0.5

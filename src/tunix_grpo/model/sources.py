@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tunix_grpo.config import ModelConfig
 from tunix_grpo.config.rules import BUNDLED
-from tunix_grpo.errors import UserError
+from tunix_grpo.errors import UserError, one_line
 
 _ASSETS = Path(__file__).parent.parent / "assets"
 _KAGGLE_ID = re.compile(r"(?:\w[\w.-]*/){3}\w[\w.-]*(?:/[1-9]\d*)?")
@@ -120,8 +120,7 @@ def _from_kaggle(kaggle_id: str) -> Path:
             OSError,
             ValueError,  # of a kaggle.json that is none, of an archive of another kind
         ) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-            raise _not_downloaded(kaggle_id, reason) from error
+            raise _not_downloaded(kaggle_id, one_line(error)) from error
     _log.warning("Kaggle cannot be reached; reading %s, which was downloaded earlier", cached)
     return cached
 

@@ -1,15 +1,18 @@
 """The learning curve: reward, held-out accuracy, KL and completion length against the step."""
 
-import json
-import os
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from tunix_grpo.files import read_json_lines, whole_file
+
+if TYPE_CHECKING:  # matplotlib takes half a second to load, and only a drawing needs it
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _BLUE, _GREEN, _ORANGE, _PURPLE = "#2563a8", "#2e8b57", "#c96a1b", "#7b4fa3"
 _INK, _GRID = "#333333", "#dddddd"
@@ -29,12 +32,11 @@ def write_learning_curve(metrics_file: Path, output: Path) -> None:
 
     Args:
         metrics_file: the run's `metrics.jsonl`; metrics it does not have yet leave a panel empty.
-        output: the picture's path, replaced in one step.
+        output: the picture's path, which appears whole or not at all.
     """
-    figure = draw_learning_curve(_read_lines(metrics_file), _run_name(metrics_file))
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    figure.savefig(temporary, format="png", metadata={"Software": None})
-    os.replace(temporary, output)
+    figure = draw_learning_curve(read_json_lines(metrics_file), _run_name(metrics_file))
+    with whole_file(output) as written:
+        figure.savefig(written, format="png", metadata={"Software": None})
 
 
 def draw_learning_curve(lines: list[dict], run_name: str) -> Figure:
@@ -44,6 +46,10 @@ def draw_learning_curve(lines: list[dict], run_name: str) -> Figure:
         lines: the objects of `metrics.jsonl`.
         run_name: what the title calls the run.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     figure = Figure(figsize=(11, 7.5), dpi=120, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     figure.suptitle(f"Learning curve of {run_name}", fontsize=13, color=_INK)
@@ -74,6 +80,8 @@ def _draw_reward(axes: Axes, lines: list[dict]) -> None:
 
 
 def _draw_accuracy(axes: Axes, lines: list[dict]) -> None:
+    from matplotlib.ticker import PercentFormatter
+
     series = _series(lines, "eval/accuracy")
     _decorate(axes, "Held-out accuracy", "questions answered right, greedy", series)
     axes.set_ylim(-0.06, 1.1)
@@ -146,12 +154,6 @@ def _decorate(axes: Axes, title: str, ylabel: str, *series: Series) -> None:
         axes.set_yticks([])
         place = {"ha": "center", "va": "center", "transform": axes.transAxes}
         axes.text(0.5, 0.5, "no data yet", color="#999999", **place)
-
-
-def _read_lines(metrics_file: Path) -> list[dict]:
-    """Reads the whole lines of the file; one that is still being written has no end yet."""
-    whole = metrics_file.read_text("utf-8").rpartition("\n")[0]
-    return [json.loads(line) for line in whole.split("\n") if line]
 
 
 def _series(lines: list[dict], name: str) -> Series:

@@ -3,9 +3,9 @@
 import dataclasses
 import json
 import logging
-import os
 from pathlib import Path
 
+from tunix_grpo.files import parse_json_line, whole_file
 from tunix_grpo.record.tracker import CompletionRecord
 
 logger = logging.getLogger(__name__)
@@ -53,33 +53,26 @@ def _to_line(content: dict) -> str:
 
 
 def drop_lines_after(path: Path, step: int) -> None:
-    """Rewrites a JSONL file without the lines of later steps, in one atomic replacement.
+    """Rewrites a file of JSON lines, whole or not at all, without the lines of later steps.
 
     A line that a killed process left unfinished is dropped too, with a warning.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     num_broken = 0
-    with path.open("rb") as old, temporary.open("wb") as new:
+    with whole_file(path) as written, path.open("rb") as old, written.open("wb") as new:
         for line in old:
             line_step = _step_of(line)
             if line_step is None:
                 num_broken += 1
             elif line_step <= step:
                 new.write(line)
-        new.flush()
-        os.fsync(new.fileno())
-    os.replace(temporary, path)
     if num_broken:
         logger.warning("dropped %d unreadable line(s) from %s", num_broken, path)
 
 
 def _step_of(line: bytes) -> int | None:
     """Reads the step of a line; None if the line is not a whole JSON object with a step."""
-    if not line.endswith(b"\n"):
-        return None
     try:
-        content = json.loads(line)
+        step = parse_json_line(line).get("step")
     except ValueError:
         return None
-    step = content.get("step") if isinstance(content, dict) else None
     return step if isinstance(step, int) else None

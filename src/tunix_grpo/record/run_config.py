@@ -1,13 +1,13 @@
 """The resolved config of a run as plain data and as `config.yaml`, without secrets."""
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from tunix_grpo.config import Config
+from tunix_grpo.files import whole_file
 
 _MASK = "***"
 _SECRET_WORDS = frozenset({"key", "apikey", "token", "secret", "password", "passwd", "passphrase", "credential"})
@@ -39,7 +39,6 @@ def write_config(config: Config, output_dir: str | Path) -> Path:
     """Writes the resolved config to `<output_dir>/config.yaml` and gives its path."""
     path = Path(output_dir) / "config.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(public_config(config))), "utf-8")
-    os.replace(temporary, path)
+    with whole_file(path) as written:
+        written.write_text(OmegaConf.to_yaml(OmegaConf.create(public_config(config))), "utf-8")
     return path

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from tunix_grpo.errors import UserError
+from tunix_grpo.errors import UserError, one_line
 
 RewardFunction = Callable[..., Sequence[float]]
 
@@ -52,8 +52,8 @@ class Reporting:
 
 def describe_error(error: BaseException) -> str:
     """Returns the error's type, message and place in one line."""
-    message = " ".join(str(error).split())
-    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    kind, message = type(error).__name__, one_line(error)
+    text = f"{kind}: {message}" if message != kind else kind
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, SyntaxError) or not frames:  # its message has the place
         return text

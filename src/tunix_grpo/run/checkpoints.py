@@ -24,6 +24,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from tunix_grpo.errors import UserError
+from tunix_grpo.files import read_json, whole_file
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
@@ -60,7 +61,7 @@ class SavedSteps:
 
     def run_of(self, step: int) -> dict[str, Any]:
         """Returns what `save` was told about the run."""
-        return json.loads((self.root / str(step) / "run" / "metadata").read_text())
+        return read_json(self.root / str(step) / "run" / "metadata")
 
     def size(self, step: int) -> int:
         """Returns the bytes that a step takes on disk."""
@@ -236,9 +237,8 @@ def _sha256(file: Path) -> str:
 
 def _write_manifest(folder: Path) -> None:
     manifest = {str(file.relative_to(folder)): _sha256(file) for file in _files(folder)}
-    temporary = folder / f"{MANIFEST}.tmp"
-    temporary.write_text(json.dumps(manifest, indent=1))
-    os.replace(temporary, folder / MANIFEST)
+    with whole_file(folder / MANIFEST) as file:
+        file.write_text(json.dumps(manifest, indent=1))
 
 
 def _fault(folder: Path) -> str | None:
@@ -247,10 +247,10 @@ def _fault(folder: Path) -> str | None:
     if not manifest_file.is_file():
         return "it was not finished: no manifest.json"
     try:
-        manifest = json.loads(manifest_file.read_text())
-    except ValueError:
-        manifest = None
-    if not isinstance(manifest, dict) or not manifest:
+        manifest = read_json(manifest_file)
+    except UserError:
+        manifest = {}
+    if not manifest:
         return "manifest.json is damaged"
     for name, digest in manifest.items():
         if not (folder / name).is_file():

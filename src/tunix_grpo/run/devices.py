@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tunix_grpo.config import MeshConfig
-from tunix_grpo.errors import UserError
+from tunix_grpo.errors import UserError, one_line
 
 _WAY_OUT = {
     "cuda": "choose device=cpu, or, on a machine with an NVIDIA GPU, run `make cuda12` or `make cuda13` (by driver)",
@@ -59,7 +59,7 @@ def open_devices(device: str, mesh: MeshConfig, jax_cache: str | None) -> Device
     try:
         found = jax.devices()
     except (RuntimeError, AssertionError) as error:  # JAX only asserts that it found a GPU
-        reason = str(error).partition("\n")[0].partition(" (set JAX_PLATFORMS")[0] or "none is visible"
+        reason = one_line(error).partition(" (set JAX_PLATFORMS")[0] if str(error) else "none is visible"
         raise UserError(f"device={device}: JAX finds no such device ({reason}); {_WAY_OUT[device]}") from error
     if jax.process_count() > 1:
         raise UserError("several hosts are not supported: start one process on one machine")

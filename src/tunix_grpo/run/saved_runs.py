@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from pathlib import Path
 
@@ -13,7 +12,8 @@ from flax import nnx
 from omegaconf import OmegaConf
 
 from tunix_grpo.config import Config, load
-from tunix_grpo.errors import UserError
+from tunix_grpo.errors import UserError, one_line
+from tunix_grpo.files import read_json_lines
 from tunix_grpo.model.model import Model, load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.run.checkpoints import SavedSteps, differences
@@ -62,7 +62,7 @@ def open_run(folder: Path, checkpoint_dir: str | None = None) -> SavedRun:
     try:
         content = OmegaConf.create(yaml.safe_load(file.read_text()))
     except yaml.YAMLError as error:
-        raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from error
+        raise UserError(f"{file}: not valid YAML ({one_line(error)})") from error
     examined = load.examine(content)
     if examined.config is None:
         raise UserError(f"{file}: {examined.problems[0]}")
@@ -131,16 +131,9 @@ def load_trained(run: SavedRun, step: int, mesh: jax.sharding.Mesh) -> Model:
 
 
 def _read_metrics(file: Path) -> dict[int, dict[str, float]]:
-    """Reads metrics.jsonl, if there is one; a line that is still being written does not count."""
+    """Reads metrics.jsonl, if there is one."""
     metrics: dict[int, dict[str, float]] = {}
-    lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
-    for number, line in enumerate(lines, 1):
-        if not line.endswith("\n"):
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file}:{number}: not valid JSON ({error}); remove the line") from error
+    for row in read_json_lines(file) if file.is_file() else []:
         metrics.setdefault(row.pop("step"), {}).update(row)
     return metrics
 

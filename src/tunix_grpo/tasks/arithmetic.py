@@ -1,7 +1,6 @@
 """Additions and subtractions of two numbers, made up without a download."""
 
-import random
-
+from tunix_grpo import seeds
 from tunix_grpo.config import TaskConfig
 from tunix_grpo.tasks.base import ExactTask, Question, TaskError, split_questions
 
@@ -17,7 +16,7 @@ def build_arithmetic(config: TaskConfig, seed: int) -> ExactTask:
     size = num_possible(config.max_operand)
     indices = range(size)
     if config.num_questions is not None and config.num_questions < size:
-        indices = random.Random(seed).sample(indices, config.num_questions)
+        indices = seeds.python_random("arithmetic", seed).sample(indices, config.num_questions)
     train, heldout = split_questions(
         [question_at(index, config.max_operand) for index in indices],
         config.heldout_fraction,

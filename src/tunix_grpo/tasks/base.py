@@ -1,11 +1,11 @@
 """What every task is made of: questions, their split in two, and the exact score."""
 
 import hashlib
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tunix_grpo import seeds
 from tunix_grpo.errors import UserError
 from tunix_grpo.text.answers import answers_match, extract_answer
 
@@ -129,7 +129,7 @@ def arrange_splits(
     hashes, so that the first n of them are a fair sample and the same in every run.
     """
     train, heldout = list(train), sorted(heldout, key=_hash_of)
-    random.Random(seed).shuffle(train)
+    seeds.python_random("split order", seed).shuffle(train)
     total = len(train) + len(heldout)
     if num_questions is None or num_questions >= total:
         return train, heldout

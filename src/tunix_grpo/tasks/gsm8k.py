@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tunix_grpo.config import TaskConfig
+from tunix_grpo.errors import one_line
 from tunix_grpo.tasks.base import ExactTask, Question, TaskError, arrange_splits, split_questions, without_heldout
 from tunix_grpo.tasks.files import find_files, make_questions, read_questions
 
@@ -71,7 +72,7 @@ def _hub_splits(config: TaskConfig) -> dict[str, list[Question]]:
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise TaskError(
             f"task.dataset={config.dataset} could not be loaded from the Hugging Face hub "
-            f"({_first_line(error)}); check the name and the network, or give the data with "
+            f"({one_line(error)}); check the name and the network, or give the data with "
             "task.path=FOLDER of train and test files, parquet or jsonl"
         ) from error
     return {
@@ -82,7 +83,3 @@ def _hub_splits(config: TaskConfig) -> dict[str, list[Question]]:
         )
         for split, rows in loaded.items()
     }
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -5,20 +5,19 @@ are fixed, the questions are a function of the arguments alone.
 """
 
 import pickle
-import random
 import sys
 import time
 
-import numpy as np
 import reasoning_gym
+
+from tunix_grpo import seeds
 
 REPORT_INTERVAL_S = 30.0
 
 
 def main(name: str, seed: int, size: int, output: str) -> None:
     """Writes the list of entries to a file, and progress to the standard error stream."""
-    random.seed(seed)
-    np.random.seed(seed)
+    seeds.seed_globally(seed)
     dataset = reasoning_gym.create_dataset(name, seed=seed, size=size)
     entries, reported = [], time.monotonic()
     for index in range(size):

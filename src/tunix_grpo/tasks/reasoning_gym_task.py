@@ -3,7 +3,6 @@
 import logging
 import os
 import pickle
-import random
 import re
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from tunix_grpo import seeds
 from tunix_grpo.config import TaskConfig
 from tunix_grpo.config.suggestions import did_you_mean
 from tunix_grpo.tasks import expressions
@@ -105,7 +105,7 @@ def make_entries(name: str, *, seed: int, size: int) -> list[Entry]:
     """Returns a data set's entries, the same ones in every process; see `make_entries.py`."""
     logger.info("making %d questions of %s (task.num_questions)", size, name)
     # Entry i is made from seed + i: neighbouring seeds would share nearly all entries.
-    start = random.Random(seed).getrandbits(31)
+    start = seeds.python_random("reasoning_gym", seed).getrandbits(31)
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "entries"
         # -P keeps the modules beside the program from hiding others of the same name.

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+<<<<<<< HEAD
 from tunix_grpo.config import Config
 from tunix_grpo.errors import UserError
 from tunix_grpo.text.prompts import chat_messages, system_prompt_text
@@ -23,6 +24,9 @@ _log = logging.getLogger(__name__)
 _WIDTH_STEP = 16  # prompts are padded to a multiple of it
 
 _STREAM = 1  # keeps this use of the seed apart from all others
+=======
+from tunix_grpo import seeds
+>>>>>>> record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,5 +147,5 @@ def step_indices(step: int, size: int, prompts_per_step: int, seed: int) -> np.n
     """
     places = np.arange((step - 1) * prompts_per_step, step * prompts_per_step)
     passes, offsets = places // size, places % size
-    orders = {p: np.random.default_rng([seed, _STREAM, p]).permutation(size) for p in np.unique(passes)}
+    orders = {p: seeds.generator("training order", seed, int(p)).permutation(size) for p in np.unique(passes)}
     return np.array([orders[p][offset] for p, offset in zip(passes, offsets, strict=True)])

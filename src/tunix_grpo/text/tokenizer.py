@@ -7,12 +7,12 @@ completion; the pad token is one that neither stops a completion nor occurs in t
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from tunix_grpo.errors import UserError
+from tunix_grpo.errors import UserError, one_line
+from tunix_grpo.files import read_json
 
 # For base models without a chat template.
 PLAIN_QUESTION = "Question: {question}\nAnswer:"
@@ -132,9 +132,7 @@ def load_tokenizer(directory: Path, vocab_size: int, generation_directory: Path 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the Rust library raises it bare
-        raise UserError(
-            f"{directory}: no tokenizer can be read from it ({str(error).splitlines()[0]}); {way_out}"
-        ) from error
+        raise UserError(f"{directory}: no tokenizer can be read from it ({one_line(error)}); {way_out}") from error
     added = set(tokenizer.added_tokens_decoder)  # a property that is built anew at every use
     ordinary = max(i for i in tokenizer.get_vocab().values() if i not in added)
     if ordinary >= vocab_size:
@@ -173,20 +171,13 @@ def _stop_ids(tokenizer, directories: list[Path]) -> list[int]:
     for directory in directories:
         for name in ("generation_config.json", "config.json"):
             file = directory / name
-            named = _read_json(file).get("eos_token_id") if file.is_file() else None
+            named = read_json(file).get("eos_token_id") if file.is_file() else None
             if named is not None:
                 ids |= set(named if isinstance(named, list) else [named])
                 break
     if tokenizer.eos_token_id is not None:
         ids.add(tokenizer.eos_token_id)
     return sorted(ids)
-
-
-def _read_json(file: Path) -> dict:
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file}: not valid JSON ({error})") from error
 
 
 def _choose_pad(tokenizer, stop_ids: tuple[int, ...], vocab_size: int) -> int:

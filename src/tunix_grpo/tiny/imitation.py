@@ -13,6 +13,7 @@ import optax
 from flax import traverse_util
 from tokenizers import Tokenizer
 
+from tunix_grpo import seeds
 from tunix_grpo.decoder.rows import Completions, left_padded
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.grpo.loss import completion_logprobs
@@ -66,7 +67,7 @@ def warm_start(spec: DecoderSpec, tokenizer: Tokenizer, num_steps: int, seed: in
 
 def _random_params(spec: DecoderSpec, seed: int) -> dict:
     """Returns matrices whose outputs have the size of their inputs, and norms as the identity."""
-    rng = np.random.default_rng([seed, 0])
+    rng = seeds.generator("tiny weights", seed)
 
     def draw(shape: tuple[int, ...]) -> np.ndarray:
         if len(shape) == 1:
@@ -80,7 +81,7 @@ def _random_params(spec: DecoderSpec, seed: int) -> dict:
 
 def batches(tokenizer: Tokenizer, num_steps: int, seed: int) -> Iterator[Completions]:
     """Yields fresh demonstrations, pass after pass over the training questions."""
-    rng = np.random.default_rng([seed, 1])
+    rng = seeds.generator("tiny demonstrations", seed)
     texts = [question.question for question in training_questions()]
     sums = [Sum.of(text) for text in texts]
     prompts = _encode(tokenizer, [prompt_text(text) for text in texts])
