@@ -30,14 +30,9 @@ from tunix_grpo.config import Config
 from tunix_grpo.config.export import ExportConfig
 from tunix_grpo.errors import UserError
 from tunix_grpo.export import exporting
-<<<<<<< HEAD
 from tunix_grpo.export.exporting import compare, export
-from tunix_grpo.export.publishing import in_place_of, push
-=======
-from tunix_grpo.export.exporting import QUESTIONS, compare, export
 from tunix_grpo.export.upload import push
 from tunix_grpo.files import whole_folder
->>>>>>> record
 from tunix_grpo.model import saving
 from tunix_grpo.model.model import Model, load_model
 from tunix_grpo.model.sources import resolve_directory

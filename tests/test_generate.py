@@ -310,7 +310,7 @@ def test_a_run_brings_its_prompt_and_lengths(run_folder):
         (["run=a", "path=b", "question=a"], "run=a and path=b: there can be only one model"),
         (["run=a", "model=tiny", "question=a"], "run=a: the run knows its model; leave out model"),
         (["run=a", "model.dtype=float32", "question=a"], "leave out model.dtype"),
-        (["run=nowhere", "question=a"], "it holds no config.yaml; give the folder of a run"),
+        (["run=nowhere", "question=a"], "nowhere: no such folder; give the folder of a run"),
         (["model=tiny", "step=3", "question=a"], "step=3 and run=null: steps belong to a run"),
         (["model=tiny", "question=a", "samples=0"], "samples=0 and show_prompt=false: there is nothing to do"),
         (["model=tiny", "question=a", "samples=-1"], "samples=-1: must be at least 0"),

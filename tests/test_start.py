@@ -8,6 +8,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
+from tunix_grpo.config.history import BEFORE
 from tunix_grpo.errors import UserError
 from tunix_grpo.run.checkpoints import MANIFEST, Checkpoints
 from tunix_grpo.run.start import RunState, find_start, identity, settings
@@ -119,6 +120,22 @@ def test_a_checkpoint_of_another_run_is_refused(compose, checkpoints, tmp_path):
         assert difference in full
     saved = checkpoints.run_of(20)["identity"]
     assert set(saved) == {*REFUSED, "model weights", "task prompts", "prompts per step"}  # nothing left untested
+
+
+def test_an_older_version_s_checkpoint_lacks_what_was_added_later(compose, checkpoints, tmp_path, monkeypatch, caplog):
+    """It is compared with what was in effect then: the same goes on without a word, anything else is refused."""
+    monkeypatch.setitem(BEFORE, "model.dtype", "auto")
+    monkeypatch.setitem(BEFORE, "grpo.beta", 0.08)
+    config, directory = compose(*LORA, "grpo.beta=0.08"), model_directory(tmp_path / "model")
+    run = {"identity": identity(config, directory, PROMPTS, 8), "settings": settings(config)}
+    del run["identity"]["model.dtype"], run["settings"]["grpo.beta"]
+    run["state"] = dataclasses.asdict(STATE)
+    checkpoints.save(STATE.step, {"w": jnp.zeros(2)}, {"count": jnp.int32(1)}, run)
+    with caplog.at_level(logging.WARNING):
+        assert start(checkpoints, config, directory) == STATE
+    assert caplog.messages == []
+    with pytest.raises(UserError, match='model.dtype: "auto" -> "bfloat16"'):
+        start(checkpoints, compose(*LORA, "model.dtype=bfloat16"), directory)
 
 
 def test_the_way_out_in_the_sentence_is_a_folder_per_run(compose, tmp_path):

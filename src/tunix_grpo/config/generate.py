@@ -4,16 +4,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from tunix_grpo.config import relations, rules
+from tunix_grpo.config.history import read_run_config
 from tunix_grpo.config.loading import Loader
 from tunix_grpo.config.relations import Relation
 from tunix_grpo.config.schema import MAX_SEED, GenerationConfig, MeshConfig, ModelConfig
-from tunix_grpo.errors import ConfigError
+from tunix_grpo.errors import ConfigError, UserError
 
 # What a run's config.yaml says of how it is asked; what the command line says wins over the last three.
 _OF_A_RUN = (
@@ -89,16 +89,10 @@ def with_model_asked(cfg: DictConfig) -> DictConfig:
 
 
 def _read_run(folder: Path) -> DictConfig:
-    file = folder / "config.yaml"
-    if not file.is_file():
-        raise ConfigError([f"run={folder}: it holds no config.yaml; give the folder of a run"])
     try:
-        run = OmegaConf.create(yaml.safe_load(file.read_text()))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError([f"{file}: not valid YAML ({' '.join(str(error).split())})"]) from error
-    if not isinstance(run, DictConfig) or any(name not in run for name in ("model", "task", "generation")):
-        raise ConfigError([f"{file}: it is not the config of a run"])
-    return run
+        return read_run_config(folder)
+    except UserError as error:
+        raise ConfigError([str(error)]) from error
 
 
 def _given_keys() -> set[str]:

@@ -7,12 +7,11 @@ import logging
 from pathlib import Path
 
 import jax
-import yaml
 from flax import nnx
-from omegaconf import OmegaConf
 
 from tunix_grpo.config import Config, load
-from tunix_grpo.errors import UserError, one_line
+from tunix_grpo.config.history import read_run_config, with_former_entries
+from tunix_grpo.errors import UserError
 from tunix_grpo.files import read_json_lines
 from tunix_grpo.model.model import Model, load_model
 from tunix_grpo.model.sources import resolve_directory
@@ -54,18 +53,9 @@ def open_run(folder: Path, checkpoint_dir: str | None = None) -> SavedRun:
     Raises:
         UserError: it is not the folder of a run, or its settings cannot be used any more.
     """
-    file = folder / "config.yaml"
-    if not folder.is_dir():
-        raise UserError(f"run={folder}: no such folder; give the folder of a run, such as outputs/tunix-grpo/DATE/TIME")
-    if not file.is_file():
-        raise UserError(f"run={folder}: it holds no config.yaml; give the folder of a run")
-    try:
-        content = OmegaConf.create(yaml.safe_load(file.read_text()))
-    except yaml.YAMLError as error:
-        raise UserError(f"{file}: not valid YAML ({one_line(error)})") from error
-    examined = load.examine(content)
+    examined = load.examine(read_run_config(folder))
     if examined.config is None:
-        raise UserError(f"{file}: {examined.problems[0]}")
+        raise UserError(f"{folder / 'config.yaml'}: {examined.problems[0]}")
     checkpoints = SavedSteps(checkpoint_dir or examined.config.checkpoint_dir)
     return SavedRun(folder, examined.config, _read_metrics(folder / "metrics.jsonl"), checkpoints)
 
@@ -117,7 +107,7 @@ def load_trained(run: SavedRun, step: int, mesh: jax.sharding.Mesh) -> Model:
     """
     directory = resolve_directory(run.config.model)
     current = model_identity(run.config, directory)
-    saved = run.checkpoints.run_of(step)["identity"]
+    saved = with_former_entries(run.checkpoints.run_of(step)["identity"], current)
     other = differences({key: saved.get(key) for key in current}, current)
     if other:
         raise UserError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunix_grpo.config import Config
+from tunix_grpo.config.history import with_former_entries
 from tunix_grpo.errors import UserError
 from tunix_grpo.run.checkpoints import Checkpoints, differences
 from tunix_grpo.text.prompt_set import PromptSet
@@ -96,13 +97,13 @@ def find_start(
             )
         return RunState(total_steps=total_steps)
     saved = checkpoints.run_of(step)
-    other = differences(saved["identity"], this_run)
+    other = differences(with_former_entries(saved["identity"], this_run), this_run)
     if other:
         raise UserError(
             f"the checkpoint {checkpoints.root / str(step)} belongs to another run ({'; '.join(other)}); "
             f"give the settings it was made with, or {_ANOTHER_FOLDER}"
         )
-    for change in differences(saved["settings"], these_settings):
+    for change in differences(with_former_entries(saved["settings"], these_settings), these_settings):
         _log.warning("resuming with a changed setting: %s", change)
     state = RunState(**saved["state"])
     if state.total_steps != total_steps:

@@ -15,18 +15,13 @@ from typing import Any
 
 import numpy as np
 
-<<<<<<< HEAD
+from tunix_grpo import seeds
 from tunix_grpo.config import Config
 from tunix_grpo.errors import UserError
 from tunix_grpo.text.prompts import chat_messages, system_prompt_text
 
 _log = logging.getLogger(__name__)
 _WIDTH_STEP = 16  # prompts are padded to a multiple of it
-
-_STREAM = 1  # keeps this use of the seed apart from all others
-=======
-from tunix_grpo import seeds
->>>>>>> record
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,61 @@
+"""Reads the settings of runs that earlier versions made: what they lack has the value that was in effect then."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from tunix_grpo.config.loading import value_keys
+from tunix_grpo.errors import UserError
+
+# Every setting that was added after runs had been made, with what the program did before it had the setting.
+# A new setting of a run is entered here in the change that adds it.
+BEFORE: dict[str, Any] = {
+    "model.family": None,  # config.json alone told the family
+    "model.kaggle_id": None,
+    "model.quantization": None,
+    "training.remat": "none",  # an update kept all that its layers had computed
+    "tracker.custom": None,
+}
+# Without one of these it is not the config of a run.
+_GROUPS = ("model", "training", "generation", "task", "tracker")
+
+
+def read_run_config(folder: Path) -> DictConfig:
+    """Returns the content of a run's config.yaml, with a value for every setting that is younger than it.
+
+    Raises:
+        UserError: the folder is not that of a run.
+    """
+    file = folder / "config.yaml"
+    if not folder.is_dir():
+        raise UserError(f"run={folder}: no such folder; give the folder of a run, such as outputs/tunix-grpo/DATE/TIME")
+    if not file.is_file():
+        raise UserError(f"run={folder}: it holds no config.yaml; give the folder of a run")
+    try:
+        content = yaml.safe_load(file.read_text())
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), dict) for name in _GROUPS):
+        raise UserError(f"{file}: it is not the config of a run; give the folder of a run")
+    return with_former_values(OmegaConf.create(content))
+
+
+def with_former_values(cfg: DictConfig) -> DictConfig:
+    """Returns the config of an old run with a value for every setting that is younger than it."""
+    cfg = cfg.copy()
+    for key in BEFORE.keys() & set(value_keys()):
+        group, _, name = key.rpartition(".")
+        if name not in OmegaConf.select(cfg, group):
+            OmegaConf.update(cfg, key, BEFORE[key], force_add=True)
+    return cfg
+
+
+def with_former_entries(saved: Mapping[str, Any], wanted: Iterable[str]) -> dict[str, Any]:
+    """Returns what an old checkpoint says of its run, by setting, with an entry for the wanted ones that are younger.
+
+    A wanted key that is no setting of the table stays away, so that a comparison shows it.
+    """
+    return {key: BEFORE[key] for key in wanted if key in BEFORE} | dict(saved)

@@ -1,0 +1,69 @@
+"""Settings that are younger than a run: its files are read with what was in effect when it was made."""
+
+import tarfile
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from helpers import golden
+from tunix_grpo.config import load
+from tunix_grpo.config.history import BEFORE, read_run_config, with_former_entries
+from tunix_grpo.config.loading import value_keys
+from tunix_grpo.errors import UserError
+
+ARCHIVES = sorted((golden.FOLDER / "old_runs").glob("*.tar.xz"))
+
+
+@pytest.fixture(params=ARCHIVES, ids=lambda file: file.name.removesuffix(".tar.xz"))
+def old_config(request) -> dict:
+    """The config.yaml of a run that an earlier version made."""
+    with tarfile.open(request.param) as archive:
+        return yaml.safe_load(archive.extractfile("run/config.yaml"))
+
+
+def write(folder, content) -> None:
+    (folder / "config.yaml").write_text(yaml.safe_dump(content))
+
+
+def test_every_setting_that_is_younger_than_an_old_run_has_a_former_value(old_config):
+    old = OmegaConf.create(old_config)
+    younger = {key for key in value_keys() if OmegaConf.select(old, key, default="lacks") == "lacks"}
+    assert younger - set(BEFORE) == set()
+
+
+def test_a_config_without_the_younger_settings_has_the_values_of_then(old_config, tmp_path):
+    for key in BEFORE:
+        group, name = key.split(".")
+        old_config[group].pop(name, None)
+    write(tmp_path, old_config)
+    config = load(read_run_config(tmp_path))
+    assert (config.model.kaggle_id, config.model.quantization, config.training.remat) == (None, None, "none")
+    assert config.task.name == old_config["task"]["name"]
+
+
+def test_what_an_old_config_says_itself_stays(old_config, tmp_path):
+    old_config["training"]["remat"] = "full"
+    write(tmp_path, old_config)
+    assert load(read_run_config(tmp_path)).training.remat == "full"
+
+
+def test_a_missing_setting_that_was_always_there_is_an_error(old_config, tmp_path):
+    del old_config["grpo"]["beta"]
+    write(tmp_path, old_config)
+    assert load.examine(read_run_config(tmp_path)).problems == [
+        "grpo.beta: has no value; give grpo.beta=VALUE, a number"
+    ]
+
+
+@pytest.mark.parametrize("content", [[1, 2], "text", None, {"model": {}}, {"model": 1, "training": {}}])
+def test_what_is_no_config_of_a_run_is_refused(tmp_path, content):
+    write(tmp_path, content)
+    with pytest.raises(UserError, match="config.yaml: it is not the config of a run"):
+        read_run_config(tmp_path)
+
+
+def test_an_old_checkpoint_is_compared_with_what_was_in_effect_then():
+    saved = {"seed": 42, "model.dtype": "auto"}
+    wanted = ["seed", "model.quantization", "a new kind of digest"]
+    assert with_former_entries(saved, wanted) == {"seed": 42, "model.dtype": "auto", "model.quantization": None}
