@@ -61,7 +61,9 @@ def key(stream: str, seed: int) -> jax.Array:
     """Returns jax's key of a stream with a number; the places are folded into it."""
     import jax
 
-    return jax.random.fold_in(jax.random.key(seed), STREAMS[stream].number)
+    number = STREAMS[stream].number
+    assert number is not None, stream
+    return jax.random.fold_in(jax.random.key(seed), number)
 
 
 def seed_globally(seed: int) -> None:

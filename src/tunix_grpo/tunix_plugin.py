@@ -82,6 +82,7 @@ def plug_in(
             num_iterations=config.grpo.num_iterations,
             beta=0.0,  # Tunix would compute the reference with its own arithmetic; our loss does it
             epsilon=config.grpo.epsilon,
+            temperature=generation.temperature,
             kl_weight=config.grpo.beta,
             kl_estimator=config.grpo.kl_estimator,
             model=model,
@@ -95,6 +96,7 @@ def plug_in(
 class Algorithm(grpo_learner.GRPOConfig):
     """Tunix's GRPO settings, and what our loss and rewards need beside them."""
 
+    temperature: float
     kl_weight: float
     kl_estimator: str
     model: Model
@@ -221,6 +223,8 @@ def advantages(rewards: np.ndarray, num_generations: int) -> np.ndarray:
 @function_registry.register_reward_manager(NAME)
 class RewardManager(reward_manager.AbstractRewardManager):
     """Weighted rewards that stop the run when one of them is broken; Tunix's own turns NaN into 0."""
+
+    algo_config: Algorithm
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: Any) -> dict[str, Any]:
         """Returns float[B] under "rewards"; the column `questions` holds the question of each completion."""

@@ -50,6 +50,8 @@ class Worker:
             env=os.environ | {"TMPDIR": self._folder.name} | dict(environment or {}),
             start_new_session=True,  # Ctrl-C stops this process, and this process stops the worker
         )
+        assert self._process.stdin is not None and self._process.stdout is not None  # both are pipes
+        self._to, self._from = self._process.stdin, self._process.stdout
 
     def __enter__(self) -> Worker:
         return self
@@ -66,9 +68,9 @@ class Worker:
             UserError: the worker says that it cannot, or it has ended.
         """
         with contextlib.suppress(BrokenPipeError):  # it has ended; what it has still said is to be read
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
-        line = self._process.stdout.readline()
+            self._to.write(json.dumps(message) + "\n")
+            self._to.flush()
+        line = self._from.readline()
         if not line:
             raise self._ended()
         answer = json.loads(line)
@@ -82,8 +84,8 @@ class Worker:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         with contextlib.suppress(BrokenPipeError):  # what was still to be written
-            self._process.stdin.close()
-        self._process.stdout.close()
+            self._to.close()
+        self._from.close()
         self._errors.close()
         self._folder.cleanup()
 

@@ -59,11 +59,10 @@ def closing_summary(
 
 
 def _accuracy_change(before: float | None, after: float | None) -> str:
-    if before is None and after is None:
-        return "not measured"
-    if before is None or after is None:
-        known = after if before is None else before
-        return f"{format_percent(known)} {'after' if before is None else 'before'}"
+    if before is None:
+        return "not measured" if after is None else f"{format_percent(after)} after"
+    if after is None:
+        return f"{format_percent(before)} before"
     points = 100 * (after - before)
     return f"{format_percent(before)} before, {format_percent(after)} after ({points:+.1f} points)"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from tunix_grpo import seeds
 from tunix_grpo.errors import one_line
 
 PLAIN, FUSED = "plain", "fused"
+Implementation = Literal["cudnn", "xla"]  # of jax.nn.dot_product_attention
 
 # Finite, so that a row without any visible key (padding) gives a number instead of NaN.
 MASKED_SCORE = -1e30
@@ -63,7 +65,7 @@ def attend(
     if form == FUSED:
         return fused(q, k, v, key_valid, window=window, scale=scale, implementation="cudnn")
     by_head = (_by_head(q, k.shape[2]), k.swapaxes(1, 2), v.swapaxes(1, 2))
-    return _plain(*by_head, (query_positions, key_positions, key_valid), window, scale)
+    return _plain(*by_head, _Sight(query_positions, key_positions, key_valid, window), scale)
 
 
 def visible(
@@ -81,37 +83,44 @@ def _by_head(q: jax.Array, kv_heads: int) -> jax.Array:
     return q.reshape(batch, length, kv_heads, heads // kv_heads, head_dim).transpose(0, 2, 3, 1, 4)
 
 
-def _plain(q: jax.Array, k: jax.Array, v: jax.Array, places: tuple, window: int | None, scale: float) -> jax.Array:
+class _Sight(NamedTuple):
+    """What decides which keys a query sees: arguments of `visible`."""
+
+    query_positions: jax.Array
+    key_positions: jax.Array
+    key_valid: jax.Array
+    window: int | None
+
+
+def _plain(q: jax.Array, k: jax.Array, v: jax.Array, sight: _Sight, scale: float) -> jax.Array:
     """Attention of [B, K, R, T, H] queries to [B, K, S, H] keys, in blocks of queries if there are many."""
     batch, kv_heads, repeat, length, head_dim = q.shape
     blocks = -(-4 * batch * kv_heads * repeat * length * k.shape[2] // _SCORE_BYTES)
     if blocks == 1:
-        out = _plain_block(q, k, v, places, window, scale)
+        out = _plain_block(q, k, v, sight, scale)
     else:
         size = -(-length // blocks)
         padding = blocks * size - length
         q = jnp.pad(q, ((0, 0),) * 3 + ((0, padding), (0, 0)))
-        positions = jnp.pad(places[0], ((0, 0), (0, padding)))
+        positions = jnp.pad(sight.query_positions, ((0, 0), (0, padding)))
         q = jnp.moveaxis(q.reshape(batch, kv_heads, repeat, blocks, size, head_dim), 3, 0)
         positions = jnp.moveaxis(positions.reshape(batch, blocks, size), 1, 0)
 
         @jax.checkpoint
         def of_block(block: tuple[jax.Array, jax.Array]) -> jax.Array:
-            return _plain_block(block[0], k, v, (block[1], *places[1:]), window, scale)
+            return _plain_block(block[0], k, v, sight._replace(query_positions=block[1]), scale)
 
         out = jnp.moveaxis(jax.lax.map(of_block, (q, positions)), 0, 3)
         out = out.reshape(batch, kv_heads, repeat, blocks * size, head_dim)[..., :length, :]
     return out.transpose(0, 3, 1, 2, 4).reshape(batch, length, kv_heads * repeat, head_dim)
 
 
-def _plain_block(
-    q: jax.Array, k: jax.Array, v: jax.Array, places: tuple, window: int | None, scale: float
-) -> jax.Array:
+def _plain_block(q: jax.Array, k: jax.Array, v: jax.Array, sight: _Sight, scale: float) -> jax.Array:
     batch, kv_heads, repeat, length, head_dim = q.shape
     flat = (batch, kv_heads, repeat * length)
     score = jnp.einsum("bkqh,bksh->bkqs", q.reshape(*flat, head_dim), k, preferred_element_type=jnp.float32)
     score = score.reshape(batch, kv_heads, repeat, length, -1) * scale
-    score = jnp.where(visible(*places, window)[:, None, None], score, MASKED_SCORE)
+    score = jnp.where(visible(*sight)[:, None, None], score, MASKED_SCORE)
     probs = jax.nn.softmax(score, axis=-1).astype(q.dtype).reshape(*flat, -1)
     out = jnp.einsum("bkqs,bksh->bkqh", probs, v, preferred_element_type=jnp.float32)
     return out.astype(q.dtype).reshape(q.shape)
@@ -125,7 +134,7 @@ def fused(
     *,
     window: int | None,
     scale: float,
-    implementation: str,
+    implementation: Implementation,
 ) -> jax.Array:
     """The same through `jax.nn.dot_product_attention`, whose kernels want padding at the end of a row and causality
     by index: every row is rolled to its first valid key, and the queries stand at the places of their own keys.
@@ -146,7 +155,9 @@ def fused(
 
     q = jnp.pad(q, ((0, 0), (ends - length, slots - ends), (0, 0), (0, 0)))
     out = jax.nn.dot_product_attention(
-        *(rolled(x, there) for x in (q, k, v)),
+        rolled(q, there),
+        rolled(k, there),
+        rolled(v, there),
         scale=scale,
         is_causal=True,
         query_seq_lengths=counts,
@@ -161,7 +172,8 @@ def fused(
 def usable_form(num_heads: int, num_kv_heads: int, head_dim: int, window: int | None, dtype: jnp.dtype) -> str:
     """Returns `fused` if this device's flash attention takes these shapes and gives the plain form's numbers.
 
-    It is tried: on a small padded batch, values and gradients. Kernels have been seen to ignore masks silently.
+    Both forms run on a small padded batch, and their values and gradients are compared: kernels have been seen to
+    ignore masks silently.
     """
     if jax.default_backend() != "gpu" or dtype not in (jnp.bfloat16, jnp.float16):
         return PLAIN
@@ -176,7 +188,9 @@ def usable_form(num_heads: int, num_kv_heads: int, head_dim: int, window: int | 
     return FUSED
 
 
-def _difference(heads: tuple[int, int, int], window: int | None, dtype: jnp.dtype, implementation: str) -> float:
+def _difference(
+    heads: tuple[int, int, int], window: int | None, dtype: jnp.dtype, implementation: Literal["cudnn", "xla"]
+) -> float:
     """Returns the largest difference between the two forms, values and gradients, as a part of the largest number."""
     num_heads, kv_heads, head_dim = heads
     rows, length, slots = 2, 128, 255

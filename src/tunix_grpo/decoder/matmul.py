@@ -7,13 +7,10 @@ the wide operand instead of the narrow one.
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def product(x: jax.Array, w: jax.Array, transposed: bool = False) -> jax.Array:
     """Returns float32[..., out], the sums of x[..., in] times w.
 
@@ -22,7 +19,7 @@ def product(x: jax.Array, w: jax.Array, transposed: bool = False) -> jax.Array:
     Args:
         w: [in, out], or [out, in] if `transposed`.
     """
-    return _product(x, w, transposed)
+    return _differentiable_product(x, w, transposed)
 
 
 def _product(x: jax.Array, w: jax.Array, transposed: bool) -> jax.Array:
@@ -45,4 +42,5 @@ def _backward(transposed: bool, inputs: tuple[jax.Array, jax.Array], g: jax.Arra
     return dx, dw if narrow_first == transposed else dw.T
 
 
-product.defvjp(_forward, _backward)
+_differentiable_product = jax.custom_vjp(_product, nondiff_argnums=(2,))
+_differentiable_product.defvjp(_forward, _backward)

@@ -85,8 +85,12 @@ class Evaluator:
             right += [self.task.score(text, asked) == 1.0 for text, asked in zip(texts, batch.questions, strict=True)]
             rewards += model.score(batch.texts, texts, batch.questions).total
             truncated += list(rollout.truncated[: len(batch)])
-        means = (float(np.mean(values)) for values in (right, rewards, truncated))
-        return Evaluation(*means, time.perf_counter() - begun)
+        return Evaluation(
+            accuracy=float(np.mean(right)),
+            reward=float(np.mean(rewards)),
+            truncated=float(np.mean(truncated)),
+            seconds=time.perf_counter() - begun,
+        )
 
 
 def batch_size_for(wanted: int, num_questions: int, data_parallel_devices: int) -> int:

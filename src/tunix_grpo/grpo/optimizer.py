@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -20,7 +22,7 @@ def build_schedule(optimizer: OptimizerConfig, scheduler: SchedulerConfig, total
     warmup = int(scheduler.warmup_ratio * total_updates)
     rest = max(total_updates - warmup, 1)
 
-    def schedule(update: jax.Array | int) -> jax.Array:
+    def schedule(update: Any) -> jax.Array:
         progress = jnp.clip((update - warmup) / rest, 0.0, 1.0)
         if scheduler.name == "constant":
             fallen = jnp.ones_like(progress)

@@ -33,8 +33,9 @@ def laid_out(tree: Any, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
     """Returns a tree placed on the mesh, each leaf where it is or replicated, and the shardings."""
 
     def layout(leaf: jax.Array) -> jax.sharding.NamedSharding:
-        named = isinstance(leaf.sharding, jax.sharding.NamedSharding)
-        return leaf.sharding if named else jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        if isinstance(leaf.sharding, jax.sharding.NamedSharding):
+            return leaf.sharding
+        return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
     layouts = jax.tree.map(layout, tree)
     return jax.device_put(tree, layouts), layouts

@@ -168,6 +168,7 @@ def _questions(config: GenerateConfig) -> list[tuple[str, str]]:
     """Returns (where it is from, the question) of every question."""
     if config.question is not None:
         return [("question", config.question)]
+    assert config.file is not None  # the settings were checked: there is one of the two
     name = "standard input" if config.file == "-" else config.file
     try:
         content = sys.stdin.buffer.read() if config.file == "-" else Path(config.file).expanduser().read_bytes()
@@ -230,7 +231,7 @@ def _stream(config: GenerateConfig, model: Model, tokenizer: Tokenizer, prompt: 
             stop_ids=tokenizer.stop_ids,
             pad_id=tokenizer.pad_id(),
         ):
-            if stop:
+            if stop.signal is not None:
                 signal.raise_signal(stop.signal)
             drawn.append(token)
             if token not in tokenizer.stop_ids:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -101,7 +101,9 @@ def completion_records(step: int, batch: Batch, done: StepResult) -> list[Comple
     ]
 
 
-def reward_metrics(total: Sequence[float], parts: dict[str, Sequence[float]], num_generations: int) -> dict[str, float]:
+def reward_metrics(
+    total: Sequence[float], parts: Mapping[str, Sequence[float]], num_generations: int
+) -> dict[str, float]:
     """Returns the reward metrics of a step.
 
     `reward_std` is the mean over groups of the sample standard deviation within a group, as TRL logs it;

@@ -8,11 +8,15 @@ import resource
 import stat
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tunix_grpo.config import MeshConfig
 from tunix_grpo.errors import UserError, one_line
+
+if TYPE_CHECKING:  # the device is chosen before jax is imported
+    import jax
 
 _WAY_OUT = {
     "cuda": "choose device=cpu, or, on a machine with an NVIDIA GPU, run `make cuda12` or `make cuda13` (by driver)",
@@ -30,7 +34,7 @@ class Devices:
         kind: what the hardware calls itself, for people.
     """
 
-    mesh: object
+    mesh: jax.sharding.Mesh
     kind: str
 
     @property
@@ -120,7 +124,7 @@ class CompilationCounter:
         self.count = 0
         jax.monitoring.register_event_duration_secs_listener(self._note)
 
-    def _note(self, event: str, duration: float, **_: object) -> None:
-        del duration
+    def _note(self, event: str, duration_secs: float, **_: Any) -> None:
+        del duration_secs
         if event == "/jax/core/compile/backend_compile_duration":
             self.count += 1

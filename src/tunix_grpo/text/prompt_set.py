@@ -74,8 +74,12 @@ class PromptSet:
 
     def batch(self, rows: Sequence[int] | np.ndarray, num_generations: int) -> Batch:
         """Returns the prompts at the indices int[P], to be answered G times each."""
-        questions, texts, ids = ([column[row] for row in rows] for column in (self.questions, self.texts, self.ids))
-        return Batch(questions, texts, ids, num_generations)
+        return Batch(
+            [self.questions[row] for row in rows],
+            [self.texts[row] for row in rows],
+            [self.ids[row] for row in rows],
+            num_generations,
+        )
 
 
 def build_prompts(

@@ -35,7 +35,9 @@ class Sum:
     @classmethod
     def of(cls, question: str) -> Sum:
         """Reads `What is 27 + 48?`."""
-        a, sign, b = re.fullmatch(r"What is (\d+) ([+-]) (\d+)\?", question).groups()
+        found = re.fullmatch(r"What is (\d+) ([+-]) (\d+)\?", question)
+        assert found is not None, question
+        a, sign, b = found.groups()
         return cls(int(a), sign, int(b))
 
     def kind(self) -> str:

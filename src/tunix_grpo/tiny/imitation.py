@@ -49,7 +49,7 @@ def warm_start(spec: DecoderSpec, tokenizer: Tokenizer, num_steps: int, seed: in
         return -jnp.sum(logps * batch.mask()) / jnp.sum(batch.lengths)
 
     @jax.jit
-    def update(params: dict, state: Any, batch: Completions) -> tuple[dict, Any, jax.Array]:
+    def update(params: Any, state: Any, batch: Completions) -> tuple[Any, Any, jax.Array]:
         value, gradient = jax.value_and_grad(loss)(params, batch)
         updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, value
