@@ -20,8 +20,8 @@ from tunix_grpo.decoder.attention import PLAIN
 from tunix_grpo.decoder.forward import forward, head_logits, text_positions
 from tunix_grpo.decoder.generation import decode_step, empty_cache, prefill
 from tunix_grpo.decoder.spec import Rope
+from tunix_grpo.model.config_json import spec_from_config
 from tunix_grpo.model.model import Model
-from tunix_grpo.model.spec_reader import spec_from_config
 
 TOLERANCE = 1e-4
 LENGTH, PROMPT = 21, 10  # longer than the sliding windows of the variants
@@ -196,11 +196,13 @@ def test_lora_off_gives_the_base_logits_exactly(tmp_path):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"model_type": "mamba"}, "model_type='mamba' is not supported"),
-        ({"model_type": "llama"}, "vocab_size is missing"),
-        ({"attention_bias": True}, "attention_bias=True is not supported"),
-        ({"hidden_act": "relu"}, "activation 'relu' is not supported"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope type 'yarn' is not supported"),
+        ({"model_type": "mamba"}, 'model_type="mamba" is not supported; supported are gemma3, gemma3_text, llama'),
+        ({"attention_bias": True}, "attention_bias=true is not supported"),
+        ({"hidden_act": "relu"}, 'hidden_act="relu" is not supported; supported are silu, gelu_pytorch_tanh'),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+            'rope_scaling.rope_type="yarn" is not supported; supported are default, linear',
+        ),
     ],
 )
 def test_what_the_arithmetic_does_not_cover_is_refused(config, words):

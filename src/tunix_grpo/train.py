@@ -16,7 +16,7 @@ from tunix_grpo.grpo.evaluation import Evaluation, evaluate
 from tunix_grpo.grpo.optimizer import build_optimizer, build_schedule
 from tunix_grpo.grpo.rollout import greedy_sampling
 from tunix_grpo.grpo.trainer import StepResult, Trainer
-from tunix_grpo.model.loading import read_spec
+from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.model import load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.record.curve import write_learning_curve

@@ -29,13 +29,15 @@ from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.errors import UserError
 from tunix_grpo.export.model_card import MARK, model_card
 from tunix_grpo.export.publishing import in_place_of, push, require_replaceable, require_repository
+from tunix_grpo.json_fields import read_json
 from tunix_grpo.model import saving
-from tunix_grpo.model.layout import decoder_weights
-from tunix_grpo.model.loading import load_module, read_config, read_spec
+from tunix_grpo.model.config_json import read_config, read_spec
+from tunix_grpo.model.layout import decoder_weights, projection_names
+from tunix_grpo.model.loading import load_module
 from tunix_grpo.model.model import Model
 from tunix_grpo.model.saving import (
     ADAPTER_FILE,
-    Leaves,
+    Arrays,
     own_dtypes,
     read_adapter,
     text_config,
@@ -211,9 +213,10 @@ def write_adapter(run: SavedRun, model: Model, folder: Path) -> Callable[[], Wei
     def read_back() -> Weights:
         pairs, scale = read_adapter(folder)
         base = model.decoder_weights(nnx.state(model.reference))
+        places = projection_names(model.spec)
         for module, (a, b) in pairs.items():
-            _, _, index, _, name = module.split(".")
-            leaf = base["layers"][int(index)][name.removesuffix("_proj")]
+            layer, role = places[module]
+            leaf = base["layers"][layer][role]
             leaf |= {"a": jnp.asarray(a.T, model.dtype), "b": jnp.asarray(b.T, model.dtype) * scale}
         return base
 
@@ -224,14 +227,15 @@ def generation_config(directory: Path, tokenizer: Tokenizer) -> dict[str, Any]:
     """Returns the base model's generation_config.json with the stop tokens that the model was trained with."""
     file = directory / "generation_config.json"
     if file.is_file():
-        own = json.loads(file.read_text())
+        own = read_json(file)
     else:
         own = {"bos_token_id": tokenizer.bos_id(), "pad_token_id": tokenizer.pad_id()}
     stop_ids = tokenizer.stop_ids
+    own.pop("use_cache", None)  # false only suits training
     return own | {"eos_token_id": stop_ids[0] if len(stop_ids) == 1 else list(stop_ids)}
 
 
-def _leaves(model: Model) -> Leaves:
+def _leaves(model: Model) -> Arrays:
     """Returns the arrays of the trained module; a quantized base as the numbers that it stands for."""
     leaves = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(model.actor)))
     return {path: qwix.dequantize(leaf) if isinstance(leaf, qwix.QArray) else leaf for path, leaf in leaves.items()}

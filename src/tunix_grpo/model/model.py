@@ -17,8 +17,9 @@ from flax import nnx
 from tunix_grpo.config import ModelConfig
 from tunix_grpo.decoder.attention import FUSED, PLAIN, usable_form
 from tunix_grpo.decoder.spec import DecoderSpec
+from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.layout import decoder_weights
-from tunix_grpo.model.loading import load_module, random_module, read_spec
+from tunix_grpo.model.loading import load_module, random_module
 from tunix_grpo.model.lora import add_lora
 from tunix_grpo.model.quantization import quantize_projections
 
@@ -106,7 +107,7 @@ def _load_base(
     else:
         base = load_module(spec, directory, mesh, stored)
     if config.quantization is not None:
-        quantize_projections(base, config.quantization)
+        quantize_projections(base, spec, config.quantization)
     return base
 
 

@@ -7,12 +7,12 @@ completion; the pad token is one that neither stops a completion nor occurs in t
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from tunix_grpo.errors import UserError
+from tunix_grpo.json_fields import Fields, read_json
 
 # For base models without a chat template.
 PLAIN_QUESTION = "Question: {question}\nAnswer:"
@@ -173,20 +173,13 @@ def _stop_ids(tokenizer, directories: list[Path]) -> list[int]:
     for directory in directories:
         for name in ("generation_config.json", "config.json"):
             file = directory / name
-            named = _read_json(file).get("eos_token_id") if file.is_file() else None
-            if named is not None:
-                ids |= set(named if isinstance(named, list) else [named])
+            named = Fields(str(file), read_json(file)).tokens("eos_token_id") if file.is_file() else []
+            if named:
+                ids |= set(named)
                 break
     if tokenizer.eos_token_id is not None:
         ids.add(tokenizer.eos_token_id)
     return sorted(ids)
-
-
-def _read_json(file: Path) -> dict:
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file}: not valid JSON ({error})") from error
 
 
 def _choose_pad(tokenizer, stop_ids: tuple[int, ...], vocab_size: int) -> int:
