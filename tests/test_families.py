@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import qwix
+import torch
 import transformers
 from flax import nnx
 
-from families import LLAMA3_ROPE, SHAPES, VARIANTS
+from families import LLAMA3_ROPE, SHAPES, VARIANTS, model_config, one_device_mesh
+from tunix_grpo.decoder.forward import forward, head_logits, text_positions
 from tunix_grpo.decoder.spec import DecoderSpec, Rope
 from tunix_grpo.errors import UserError
 from tunix_grpo.model.config_json import spec_from_config
 from tunix_grpo.model.layout import leaves
 from tunix_grpo.model.lora import target_pattern
+from tunix_grpo.model.model import load_model
 from tunix_grpo.model.tunix_modules import abstract_module
 
 TYPES = {
@@ -179,6 +185,79 @@ def test_what_stands_beside_the_kinds_of_layers_is_named(caplog):
     )
     assert {rope.theta for rope in spec.ropes} == {1e6, 1e4}
     assert "full attention has rope_theta=1e+06" in caplog.text
+
+
+# --- a family of the user's own ---
+
+GRANITE = """
+import dataclasses
+
+from tunix_grpo.model.families.llama import LLAMA
+
+
+def read(fields):
+    spec = LLAMA.read(fields)
+    return dataclasses.replace(
+        spec,
+        embedding_scale=fields.number("embedding_multiplier", 1.0),
+        attention_scale=fields.number("attention_multiplier", 1.0),
+    )
+
+
+OWN = dataclasses.replace(LLAMA, model_types=("granite",), read=read)
+"""
+
+
+@pytest.fixture
+def granite(tmp_path) -> tuple[Path, torch.nn.Module]:
+    """A random model of a type that is none of ours: a Llama with two factors more."""
+    factors = {"embedding_multiplier": 3.0, "attention_multiplier": 0.5, "residual_multiplier": 1.0}
+    sizes = {name: size for name, size in SHAPES.items() if name != "head_dim"}
+    config = transformers.GraniteConfig(**sizes, **factors, logits_scaling=1.0, tie_word_embeddings=False)
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter + 0.15 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "own.py").write_text(GRANITE)
+    return tmp_path / "model", model
+
+
+def test_a_family_from_a_file_has_the_logits_of_transformers(granite, tmp_path):
+    folder, theirs = granite
+    with pytest.raises(UserError, match='model_type="granite" is not supported; .*model.family=FILE.py:NAME adds one'):
+        load_model(model_config(), folder, one_device_mesh(), 0)
+    model = load_model(model_config(family=f"{tmp_path}/own.py:OWN", lora_rank=2), folder, one_device_mesh(), 0)
+    tokens = np.random.default_rng(0).integers(0, 97, (2, 9)).astype(np.int32)
+    with torch.no_grad():
+        expected = theirs(torch.tensor(tokens)).logits.numpy()
+    valid = jnp.ones(tokens.shape, bool)
+    weights = model.decoder_weights(nnx.as_pure(nnx.state(model.actor)))
+    hidden, _ = forward(model.spec, weights, tokens, text_positions(valid), valid)
+    assert np.abs(np.asarray(head_logits(weights, hidden)) - expected).max() < 1e-4  # as test_decoder.py has it
+    assert np.abs(expected).max() > 1
+    changed = dataclasses.replace(model.spec, embedding_scale=1.0)
+    other, _ = forward(changed, weights, tokens, text_positions(valid), valid)
+    assert np.abs(np.asarray(other - hidden)).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [
+        ("lama", "model.family=lama: there is no such family; give one of gemma3, qwen2, qwen3, llama, FILE.py:NAME"),
+        ("nowhere.py:OWN", "model.family=nowhere.py:OWN: there is no file nowhere.py; give one of"),
+        ("own.py:MINE", "model.family=own.py:MINE: own.py has no family MINE; it has OWN, LLAMA|LLAMA, OWN"),
+        ("broken.py:OWN", r"broken.py cannot be run \(ZeroDivisionError: division by zero\)"),
+    ],
+)
+def test_a_family_that_is_not_there_is_one_sentence(family, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(GRANITE)
+    (tmp_path / "broken.py").write_text("1 / 0")
+    with pytest.raises(UserError, match=words) as caught:
+        spec_from_config({"model_type": "granite"}, family)
+    assert "\n" not in str(caught.value)
 
 
 def test_matrices_have_the_sizes_of_their_roles():

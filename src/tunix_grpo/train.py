@@ -72,7 +72,7 @@ def _train(config: Config, closing: contextlib.ExitStack) -> Summary:
     compilations = CompilationCounter()
     rewards = build_rewards(config.reward)
     directory = resolve_directory(config.model)
-    spec = read_spec(directory)
+    spec = read_spec(directory, config.model.family)
     tokenizer = model_tokenizer(config.model.tokenizer, directory, spec.vocab_size)
     task = build_task(config.task, config.seed)
     training_set, heldout_set = _prompt_sets(config, task, tokenizer)

@@ -50,7 +50,7 @@ def serve(settings: Mapping[str, Any], link: Link) -> None:
     compilations = CompilationCounter()
     config = config.on(jax.default_backend())
     directory = resolve_directory(config.model)
-    spec = read_spec(directory)
+    spec = read_spec(directory, config.model.family)
     prompts, tokenizer = _prompts(config, spec, directory, config.prompts_per_step(devices.data_parallel))
 
     model = load_model(config.model, directory, devices.mesh, config.seed)

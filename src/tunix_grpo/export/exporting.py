@@ -125,7 +125,7 @@ def export(config: ExportConfig) -> Check:
         else:
             _write_json(folder / "generation_config.json", generation_config(model.directory, tokenizer))
             dtypes = file_dtypes(run, model, config.dtype)
-            read_back = write_model(model, dtypes, devices.mesh, folder)
+            read_back = write_model(run, model, dtypes, devices.mesh, folder)
         if _prompts(run, load_tokenizer(folder, model.spec.vocab_size, model.directory)) != prompts:
             raise UserError(
                 f"{source}: its tokenizer has files of an unknown kind, without which it gives other tokens"
@@ -172,7 +172,7 @@ def file_dtypes(run: SavedRun, model: Model, wanted: str) -> dict[str, np.dtype]
 
 
 def write_model(
-    model: Model, dtypes: dict[str, np.dtype], mesh: jax.sharding.Mesh, folder: Path
+    run: SavedRun, model: Model, dtypes: dict[str, np.dtype], mesh: jax.sharding.Mesh, folder: Path
 ) -> Callable[[], Weights]:
     """Writes config.json and the weights, adapters merged."""
     lost = write_weights(
@@ -188,7 +188,7 @@ def write_model(
     _write_json(folder / "config.json", text_config(config, model.spec, dtype))
 
     def read_back() -> Weights:
-        spec = read_spec(folder)
+        spec = read_spec(folder, run.config.model.family)
         module = load_module(spec, folder, mesh, model.dtype)
         return decoder_weights(spec, nnx.to_pure_dict(nnx.state(module)), 0.0, model.dtype)
 

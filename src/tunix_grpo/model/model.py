@@ -67,7 +67,7 @@ def load_model(config: ModelConfig, directory: Path, mesh: jax.sharding.Mesh, se
     Raises:
         UserError: an unsupported model, or weights that do not fit config.json.
     """
-    spec = read_spec(directory)
+    spec = read_spec(directory, config.family)
     dtype = _dtype(config.dtype)
     full = config.lora_rank is None
     base = _load_base(config, spec, directory, mesh, seed, jnp.dtype(jnp.float32) if full else dtype)
@@ -92,7 +92,7 @@ def load_frozen(config: ModelConfig, directory: Path, mesh: jax.sharding.Mesh, s
     Raises:
         UserError: an unsupported model, or weights that do not fit config.json.
     """
-    spec = read_spec(directory)
+    spec = read_spec(directory, config.family)
     dtype = _dtype(config.dtype)
     base = _load_base(config, spec, directory, mesh, seed, dtype)
     return Model(spec, directory, base, base, nnx.Param, 0.0, dtype)
