@@ -27,7 +27,7 @@ from tunix_grpo.cli import checked_command_line, composed
 from tunix_grpo.config.benchmark import BenchmarkConfig, from_values, load, to_values
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.errors import ConfigError, UserError
-from tunix_grpo.model.spec_reader import spec_from_config
+from tunix_grpo.model.config_json import spec_from_config
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"

@@ -70,6 +70,7 @@ DEFAULTS = {
     "model.lora_rank": 32,
     "model.lora_alpha": 32.0,
     "model.lora_target_modules": "all",
+    "model.family": None,
     "task.name": "gsm8k",
     "task.dataset": "openai/gsm8k",
     "tracker.tensorboard": True,

@@ -26,7 +26,7 @@ from helpers.logits import (
 from helpers.models import VARIANTS, load, write_model
 from tunix_grpo.decoder.forward import forward, head_logits, text_positions
 from tunix_grpo.decoder.spec import Rope
-from tunix_grpo.model.spec_reader import spec_from_config
+from tunix_grpo.model.config_json import spec_from_config
 
 TOLERANCE = 1e-4
 
@@ -119,11 +119,13 @@ def test_lora_off_gives_the_base_logits_exactly(tmp_path):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"model_type": "mamba"}, "model_type='mamba' is not supported"),
-        ({"model_type": "llama"}, "vocab_size is missing"),
-        ({"attention_bias": True}, "attention_bias=True is not supported"),
-        ({"hidden_act": "relu"}, "activation 'relu' is not supported"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope type 'yarn' is not supported"),
+        ({"model_type": "mamba"}, 'model_type="mamba" is not supported; supported are gemma3, gemma3_text, llama'),
+        ({"attention_bias": True}, "attention_bias=true is not supported"),
+        ({"hidden_act": "relu"}, 'hidden_act="relu" is not supported; supported are silu, gelu_pytorch_tanh'),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+            'rope_scaling.rope_type="yarn" is not supported; supported are default, linear',
+        ),
     ],
 )
 def test_what_the_arithmetic_does_not_cover_is_refused(config, words):

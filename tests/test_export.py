@@ -295,7 +295,11 @@ def test_random_weights_can_be_exported(make_run, tmp_path):
 def test_the_folder_is_complete(make_run, tmp_path):
     """Tokenizer, generation config with the stop tokens of training, card with settings and scores, nothing private."""
     write_base("gemma3", tmp_path / "base")
-    (tmp_path / "base" / "generation_config.json").write_text('{"eos_token_id": 1, "temperature": 0.6}')
+    (tmp_path / "base" / "generation_config.json").write_text(
+        '{"eos_token_id": 1, "temperature": 0.6, "use_cache": false}'
+    )
+    config = tmp_path / "base" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"use_cache": False}))
     run = make_run("tracker.entity=someone")
     rows = [(0, 0.25), (1, 0.75), (2, 0.5), (3, 0.5)]
     lines = [json.dumps({"step": step, "eval/accuracy": score, "eval/reward": 1.0}) + "\n" for step, score in rows]
@@ -312,6 +316,7 @@ def test_the_folder_is_complete(make_run, tmp_path):
     ]
     # <eos> of generation_config.json and <end> of the tokenizer
     assert json.loads((out / "generation_config.json").read_text()) == {"eos_token_id": [1, 3], "temperature": 0.6}
+    assert json.loads((out / "config.json").read_text())["use_cache"] is True  # false makes generation slow
     card = (out / "README.md").read_text()
     _, front, text = card.split("---\n", 2)
     assert yaml.safe_load(front)["library_name"] == "transformers"

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "src" / "tunix_grpo"
 # neighbours.
 FLOORS = (
     ("errors", "seeds", "files"),
-    ("config", "console"),
+    ("config", "console", "json_fields"),
     ("decoder", "text"),
     ("model", "tasks"),
     ("rewards", "run"),
@@ -25,7 +25,7 @@ FLOORS = (
     ("cli", "train", "tunix_plugin"),
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
-WITHOUT_JAX = ("errors", "seeds", "files", "config", "console", "text", "tasks", "rewards", "cli")
+WITHOUT_JAX = ("errors", "seeds", "files", "json_fields", "config", "console", "text", "tasks", "rewards", "cli")
 DOORS = [ROOT / "run_training.py", *sorted((ROOT / "scripts").glob("*.py"))]
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py")
 # Other programs, which only a benchmark starts, in processes of their own.
@@ -107,7 +107,7 @@ def test_tunix_stands_at_three_doors():
     speakers = {
         str(file.relative_to(PACKAGE)) for file in FILES if re.search(r"\btunix\b(?!_grpo)[.\w]*", imports_of(file))
     }
-    assert speakers <= {"model/layout.py", "tunix_plugin.py", "benchmark/peer_tunix.py"}
+    assert speakers <= {"model/tunix_modules.py", "tunix_plugin.py", "benchmark/peer_tunix.py"}
 
 
 def test_torch_is_never_imported():

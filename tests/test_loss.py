@@ -15,7 +15,7 @@ from tunix_grpo.decoder.forward import choose_remat, forward, head_logits, text_
 from tunix_grpo.decoder.rows import Completions, left_padded
 from tunix_grpo.grpo import loss
 from tunix_grpo.grpo.loss import completion_logprobs, group_advantages, grpo_loss
-from tunix_grpo.model.spec_reader import spec_from_config
+from tunix_grpo.model.config_json import spec_from_config
 
 TEMPERATURE = 0.7
 

@@ -20,12 +20,12 @@ from safetensors.numpy import save_file
 from helpers.kaggle_server import TOKEN, KaggleServer, serving
 from helpers.models import SHAPES, load, model_config, one_device_mesh
 from tunix_grpo.errors import UserError
-from tunix_grpo.model.layout import tensors
+from tunix_grpo.model.config_json import spec_from_config
+from tunix_grpo.model.layout import leaves as layout_leaves
 from tunix_grpo.model.loading import random_module
 from tunix_grpo.model.lora import target_pattern
 from tunix_grpo.model.model import load_model
 from tunix_grpo.model.sources import resolve_directory
-from tunix_grpo.model.spec_reader import spec_from_config
 
 SMALL = {**SHAPES, "num_hidden_layers": 2, "sliding_window": 4}
 LLAMA = {"model_type": "llama", **SMALL, "tie_word_embeddings": False}
@@ -38,9 +38,9 @@ def arrays_of(config: dict) -> Arrays:
     """Returns random float32 tensors of all names that a model has."""
     numbers = np.random.default_rng(0)
     return {
-        name: numbers.standard_normal(shape, np.float32)
-        for tensor in tensors(spec_from_config(config))
-        for name, shape in zip(tensor.names, tensor.shapes, strict=True)
+        name: numbers.standard_normal(leaf.file_shape, np.float32)
+        for leaf in layout_leaves(spec_from_config(config))
+        for name in leaf.names
     }
 
 
@@ -160,16 +160,15 @@ from pathlib import Path
 import jax, jax.numpy as jnp
 from flax import nnx
 from helpers.models import one_device_mesh
-from tunix_grpo.model import loading
-from tunix_grpo.model.spec_reader import spec_from_config
+from tunix_grpo.model import config_json, loading, tunix_modules
 
 def megabytes(key):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1000 for line in lines if line.startswith(key + ":"))
 
 folder = Path(sys.argv[1])
-spec = loading.read_spec(folder)
-loading.abstract_module(spec)  # jax and the model's code are in memory now
+spec = config_json.read_spec(folder)
+tunix_modules.abstract_module(spec)  # jax and the model's code are in memory now
 kept = []
 for dtype in ("bfloat16", "float32"):
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again
@@ -189,11 +188,10 @@ def test_loading_needs_little_more_memory_than_the_weights(tmp_path):
     """
     shapes = {"vocab_size": 8000, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 5}
     config = {**LLAMA, **shapes, "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 64}
-    names = [(n, s) for t in tensors(spec_from_config(config)) for n, s in zip(t.names, t.shapes, strict=True)]
+    names = [(name, leaf.file_shape) for leaf in layout_leaves(spec_from_config(config)) for name in leaf.names]
     write(tmp_path, config, {name: np.ones(shape, ml_dtypes.bfloat16) for name, shape in names}, files=2)
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path))
-    }  # our helpers, this tree's package
+    found = [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(found)}
     done = subprocess.run(
         [sys.executable, "-c", LOADING, str(tmp_path)], env=environment, capture_output=True, text=True, check=True
     )
@@ -276,7 +274,7 @@ def damage(folder: Path, what: str) -> None:
         ("index without map", r"model\.safetensors\.index\.json: it has no weight_map"),
         ("no config", r"config\.json is missing; model\.path wants a Hugging Face model directory"),
         ("damaged config", r"config\.json: not valid JSON"),
-        ("unknown model type", r"/config\.json: model_type='mamba' is not supported; supported are gemma3"),
+        ("unknown model type", r'/config\.json: model_type="mamba" is not supported; supported are gemma3'),
         ("config is a list", r"config\.json: not a JSON object"),
         ("config is binary", r"config\.json: not valid JSON"),
     ],
@@ -605,8 +603,9 @@ def test_parameters_move_at_rl_learning_rates_and_stock_ones_do_not(tmp_path):
 def test_stock_adapters_follow_the_models_dtype_and_ours_do_not(tmp_path):
     import qwix
 
-    base = random_model({**LLAMA, "num_hidden_layers": 1}, tmp_path, lora_rank=2, dtype="bfloat16").reference
-    provider = qwix.LoraProvider(module_path=target_pattern("attention"), rank=2, alpha=2.0)
+    model = random_model({**LLAMA, "num_hidden_layers": 1}, tmp_path, lora_rank=2, dtype="bfloat16")
+    base = model.reference
+    provider = qwix.LoraProvider(module_path=target_pattern("attention", model.spec), rank=2, alpha=2.0)
     stock = nnx.eval_shape(lambda: qwix.apply_lora_to_model(base, provider, rngs=nnx.Rngs(0), **base.get_model_input()))
     kinds = {variable.dtype for _, variable in nnx.to_flat_state(nnx.state(stock, nnx.LoRAParam))}
     assert kinds == {jnp.dtype(jnp.bfloat16)}

@@ -191,6 +191,10 @@ def broken(folder: Path, what: str) -> None:
         (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     elif what == "stop token beyond the model":
         (folder / "generation_config.json").write_text('{"eos_token_id": 999}')
+    elif what == "stop token below 0":
+        (folder / "generation_config.json").write_text('{"eos_token_id": -1}')
+    elif what == "stop token as text":
+        (folder / "generation_config.json").write_text('{"eos_token_id": ["1"]}')
 
 
 @pytest.mark.parametrize(
@@ -208,6 +212,12 @@ def broken(folder: Path, what: str) -> None:
         ("damaged generation config", 300, "generation_config.json: not valid JSON"),
         ("no stop token", 300, "names an end-of-text token; give one as eos_token_id"),
         ("stop token beyond the model", 300, "stop token 999 is beyond the model's 300 tokens"),
+        (
+            "stop token below 0",
+            300,
+            r"generation_config.json: eos_token_id=-1 is not a token id of at least 0, or a list",
+        ),
+        ("stop token as text", 300, r'generation_config.json: eos_token_id=\["1"\] is not a token id'),
         ("another model's", 200, "has a token 260, but the model has 200 tokens; set model.tokenizer"),
     ],
 )

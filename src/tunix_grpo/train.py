@@ -27,7 +27,7 @@ from tunix_grpo.grpo.evaluation import Evaluation, Evaluator, batch_size_for
 from tunix_grpo.grpo.optimizer import build_optimizer, build_schedule
 from tunix_grpo.grpo.rollout import greedy_sampling
 from tunix_grpo.grpo.trainer import StepResult, Trainer
-from tunix_grpo.model.loading import read_spec
+from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.model import load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.record.curve import write_learning_curve
@@ -103,7 +103,8 @@ def train(config: Config) -> Summary:
     compilations = CompilationCounter()
     rewards = build_rewards(config.reward)
     directory = resolve_directory(config.model)
-    tokenizer = model_tokenizer(config.model.tokenizer, directory, read_spec(directory).vocab_size)
+    spec = read_spec(directory, config.model.family)
+    tokenizer = model_tokenizer(config.model.tokenizer, directory, spec.vocab_size)
     task = build_task(config.task, config.seed)
     training_set = prompt_set("training", task.train, tokenizer, config)
     heldout_set = prompt_set("held-out", task.heldout, tokenizer, config, limit=config.evaluation.num_questions)

@@ -78,6 +78,7 @@ def model_config(**changes):
         "lora_target_modules": "all",
         "quantization": None,
         "random_weights": False,
+        "family": None,
     }
     return types.SimpleNamespace(**{**values, **changes})
 

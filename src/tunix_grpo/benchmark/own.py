@@ -26,7 +26,7 @@ from tunix_grpo.config.benchmark import BenchmarkConfig, from_values
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.grpo.optimizer import build_optimizer
 from tunix_grpo.grpo.trainer import Trainer
-from tunix_grpo.model.loading import read_spec
+from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.model import Model, load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.run.devices import CompilationCounter, Devices, open_devices, peak_memory_bytes
@@ -50,7 +50,7 @@ def serve(settings: Mapping[str, Any], link: Link) -> None:
     compilations = CompilationCounter()
     config = config.on(jax.default_backend())
     directory = resolve_directory(config.model)
-    spec = read_spec(directory)
+    spec = read_spec(directory, config.model.family)
     prompts, tokenizer = _prompts(config, spec, directory, config.prompts_per_step(devices.data_parallel))
 
     model = load_model(config.model, directory, devices.mesh, config.seed)

@@ -24,7 +24,8 @@ from tunix.rl.rollout import base_rollout
 from tunix_grpo.benchmark.job import Job, worth
 from tunix_grpo.benchmark.link import Link
 from tunix_grpo.config import MeshConfig
-from tunix_grpo.model.loading import load_module, read_spec
+from tunix_grpo.model.config_json import read_spec
+from tunix_grpo.model.loading import load_module
 from tunix_grpo.model.lora import target_pattern
 from tunix_grpo.run.devices import open_devices, peak_memory_bytes
 
@@ -66,7 +67,7 @@ def _models(job: Job, mesh: jax.sharding.Mesh) -> tuple[nnx.Module, nnx.Module]:
     reference = load_module(spec, directory, mesh, jnp.dtype(job.dtype))
     if job.lora_rank is None:
         return load_module(spec, directory, mesh, jnp.dtype(job.dtype)), reference
-    provider = qwix.LoraProvider(module_path=target_pattern("all"), rank=job.lora_rank, alpha=job.lora_alpha)
+    provider = qwix.LoraProvider(module_path=target_pattern("all", spec), rank=job.lora_rank, alpha=job.lora_alpha)
     actor = qwix.apply_lora_to_model(reference, provider, rngs=nnx.Rngs(job.seed), **reference.get_model_input())
     return actor, reference
 

@@ -18,6 +18,7 @@ _PEERS_NEED = {
     "model.random_weights": False,
     "model.quantization": None,
     "model.lora_target_modules": "all",
+    "model.family": None,
     "grpo.num_iterations": 1,
     "generation.top_p": 1.0,
     "generation.top_k": None,

@@ -44,6 +44,8 @@ class ModelConfig:
     """Layers that get an adapter: all, attention, mlp, or a regular expression on module paths."""
     quantization: str | None = rules.choice("nf4", "int8")
     """Type of the frozen attention and MLP weights under LoRA (QLoRA): nf4, int8; null keeps them as they are."""
+    family: str | None = rules.text(hint="give FILE.py:NAME of a family of your own, or null for config.json's")
+    """Family of the model, also FILE.py:NAME of one of your own; null goes by model_type in config.json."""
 
 
 @dataclass(kw_only=True, slots=True)

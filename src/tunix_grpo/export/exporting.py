@@ -32,12 +32,13 @@ from tunix_grpo.export.model_card import MARK, model_card
 from tunix_grpo.export.upload import push, require_repository
 from tunix_grpo.files import read_json, whole_folder
 from tunix_grpo.model import saving
-from tunix_grpo.model.layout import decoder_weights
-from tunix_grpo.model.loading import load_module, read_config, read_spec
+from tunix_grpo.model.config_json import read_config, read_spec
+from tunix_grpo.model.layout import decoder_weights, projection_names
+from tunix_grpo.model.loading import load_module
 from tunix_grpo.model.model import Model
 from tunix_grpo.model.saving import (
     ADAPTER_FILE,
-    Leaves,
+    Arrays,
     own_dtypes,
     read_adapter,
     text_config,
@@ -125,7 +126,7 @@ def export(config: ExportConfig) -> Check:
         else:
             _write_json(folder / "generation_config.json", generation_config(model.directory, tokenizer))
             dtypes = file_dtypes(run, model, config.dtype)
-            read_back = write_model(model, dtypes, devices.mesh, folder)
+            read_back = write_model(run, model, dtypes, devices.mesh, folder)
         if _prompts(run, load_tokenizer(folder, model.spec.vocab_size, model.directory)) != prompts:
             raise UserError(
                 f"{source}: its tokenizer has files of an unknown kind, without which it gives other tokens"
@@ -172,7 +173,7 @@ def file_dtypes(run: SavedRun, model: Model, wanted: str) -> dict[str, np.dtype]
 
 
 def write_model(
-    model: Model, dtypes: dict[str, np.dtype], mesh: jax.sharding.Mesh, folder: Path
+    run: SavedRun, model: Model, dtypes: dict[str, np.dtype], mesh: jax.sharding.Mesh, folder: Path
 ) -> Callable[[], Weights]:
     """Writes config.json and the weights, adapters merged."""
     lost = write_weights(
@@ -188,7 +189,7 @@ def write_model(
     _write_json(folder / "config.json", text_config(config, model.spec, dtype))
 
     def read_back() -> Weights:
-        spec = read_spec(folder)
+        spec = read_spec(folder, run.config.model.family)
         module = load_module(spec, folder, mesh, model.dtype)
         return decoder_weights(spec, nnx.to_pure_dict(nnx.state(module)), 0.0, model.dtype)
 
@@ -213,9 +214,10 @@ def write_adapter(run: SavedRun, model: Model, folder: Path) -> Callable[[], Wei
     def read_back() -> Weights:
         pairs, scale = read_adapter(folder)
         base = model.decoder_weights(nnx.state(model.reference))
+        places = projection_names(model.spec)
         for module, (a, b) in pairs.items():
-            _, _, index, _, name = module.split(".")
-            leaf = base["layers"][int(index)][name.removesuffix("_proj")]
+            layer, role = places[module]
+            leaf = base["layers"][layer][role]
             leaf |= {"a": jnp.asarray(a.T, model.dtype), "b": jnp.asarray(b.T, model.dtype) * scale}
         return base
 
@@ -230,10 +232,11 @@ def generation_config(directory: Path, tokenizer: Tokenizer) -> dict[str, Any]:
     else:
         own = {"bos_token_id": tokenizer.bos_id(), "pad_token_id": tokenizer.pad_id()}
     stop_ids = tokenizer.stop_ids
+    own.pop("use_cache", None)  # false only suits training
     return own | {"eos_token_id": stop_ids[0] if len(stop_ids) == 1 else list(stop_ids)}
 
 
-def _leaves(model: Model) -> Leaves:
+def _leaves(model: Model) -> Arrays:
     """Returns the arrays of the trained module; a quantized base as the numbers that it stands for."""
     leaves = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(model.actor)))
     return {path: qwix.dequantize(leaf) if isinstance(leaf, qwix.QArray) else leaf for path, leaf in leaves.items()}

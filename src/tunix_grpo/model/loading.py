@@ -21,8 +21,8 @@ from tunix_grpo import seeds
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.errors import UserError
 from tunix_grpo.files import read_json
-from tunix_grpo.model.layout import Tensor, module_class, tensors
-from tunix_grpo.model.spec_reader import spec_from_config
+from tunix_grpo.model.layout import Leaf, leaves
+from tunix_grpo.model.tunix_modules import abstract_module
 
 # The text model's tensors, wherever a multimodal file keeps them.
 _TEXT_PREFIX = re.compile(r"^(?:model\.language_model\.|language_model\.model\.)")
@@ -43,50 +43,26 @@ class _Stored(NamedTuple):
             return opened.get_tensor(self.name)
 
 
-def read_config(directory: Path) -> dict:
-    """Returns the parsed config.json of a model directory."""
-    if not directory.is_dir():
-        raise UserError(f"model.path={directory}: no such directory")
-    file = directory / "config.json"
-    if not file.is_file():
-        raise UserError(f"{directory}: config.json is missing; model.path wants a Hugging Face model directory")
-    return read_json(file)
-
-
-def read_spec(directory: Path) -> DecoderSpec:
-    """Returns what the config.json of a model directory says the decoder computes.
-
-    Raises:
-        UserError: it is missing, or says something that is not covered; the sentence names the folder.
-    """
-    config = read_config(directory)
-    try:
-        return spec_from_config(config)
-    except UserError as error:
-        raise UserError(f"{directory}/{error}") from error
-
-
 def load_module(spec: DecoderSpec, directory: Path, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> nnx.Module:
     """Returns Tunix's module with the directory's weights, in `dtype`, placed on the mesh leaf by leaf.
 
     Beside what the mesh holds, the host's memory never has more than the tensors of one leaf.
     """
-    table = tensors(spec)
+    table = leaves(spec)
     stored = _checked(spec, table, _index(directory), directory)
     module = abstract_module(spec)
     shardings = _shardings(module, mesh)
 
-    def placed(tensor: Tensor) -> jax.Array:
-        arrays = [stored[name].read() for name in tensor.names]
-        leaf = np.asarray(tensor.load(arrays), dtype, order="C")
-        return jax.device_put(leaf, shardings[tensor.path])
+    def placed(leaf: Leaf) -> jax.Array:
+        arrays = [stored[name].read() for name in leaf.names]
+        return jax.device_put(np.asarray(leaf.load(arrays), dtype, order="C"), shardings[leaf.path])
 
-    return _filled(module, {tensor.path: placed(tensor) for tensor in table})
+    return _filled(module, {leaf.path: placed(leaf) for leaf in table})
 
 
 def stored_types(spec: DecoderSpec, directory: Path) -> dict[str, str]:
     """Returns the type of every tensor of the table in the directory's files, in safetensors' words, such as BF16."""
-    stored = _checked(spec, tensors(spec), _index(directory), directory)
+    stored = _checked(spec, leaves(spec), _index(directory), directory)
     return {plain: tensor.dtype for plain, tensor in stored.items()}
 
 
@@ -95,43 +71,22 @@ def random_module(spec: DecoderSpec, seed: int, mesh: jax.sharding.Mesh, dtype: 
     module = abstract_module(spec)
     shardings = _shardings(module, mesh)
 
-    def leaves() -> Iterator[tuple[tuple, jax.Array]]:
-        for index, tensor in enumerate(tensors(spec)):
-            shape = tensor.load([np.empty(s, np.bool_) for s in tensor.shapes]).shape
-            if len(shape) > 1:
+    def drawn() -> Iterator[tuple[tuple, jax.Array]]:
+        for index, leaf in enumerate(leaves(spec)):
+            if len(leaf.shape) > 1:
                 draw = seeds.generator("random weights", seed, index).standard_normal
-                leaf = draw(shape, np.float32) * np.float32(0.02)
+                array = draw(leaf.shape, np.float32) * np.float32(0.02)
             else:
-                is_scale = "norm" in str(tensor.path) and not spec.norm_plus_one
-                leaf = np.full(shape, 1.0 if is_scale else 0.0, np.float32)
-            yield tensor.path, jax.device_put(leaf.astype(dtype), shardings[tensor.path])
+                is_scale = leaf.roles[0].endswith("norm") and not spec.norm_plus_one
+                array = np.full(leaf.shape, 1.0 if is_scale else 0.0, np.float32)
+            yield leaf.path, jax.device_put(array.astype(dtype), shardings[leaf.path])
 
-    return _filled(module, dict(leaves()))
-
-
-class _OneKey(nnx.RngStream):
-    """Random keys that are all the same, for shapes alone: flax counts keys, in a trace at a cost that grows with their
-    number squared (7 seconds for Gemma 3 27B)."""
-
-    def __call__(self) -> jax.Array:
-        return self.key[...]
+    return _filled(module, dict(drawn()))
 
 
-def abstract_module(spec: DecoderSpec) -> nnx.Module:
-    """Returns Tunix's module with shapes instead of arrays."""
-    module, config = module_class(spec)
-
-    def made() -> nnx.Module:
-        rngs = nnx.Rngs(0)
-        rngs.default = _OneKey(0, tag="default")
-        return module(config, rngs=rngs)
-
-    return nnx.eval_shape(made)
-
-
-def _filled(module: nnx.Module, leaves: dict[tuple, jax.Array]) -> nnx.Module:
+def _filled(module: nnx.Module, arrays: dict[tuple, jax.Array]) -> nnx.Module:
     state = nnx.to_flat_state(nnx.state(module, nnx.Param))
-    filled = [(path, variable.replace(leaves[path])) for path, variable in state]
+    filled = [(path, variable.replace(arrays[path])) for path, variable in state]
     nnx.update(module, nnx.from_flat_state(filled))
     return module
 
@@ -191,7 +146,7 @@ def _open(file: Path):
         raise UserError(f"{file}: not a whole safetensors file ({error}); download it again") from error
 
 
-def _checked(spec: DecoderSpec, table: list[Tensor], found: list[_Stored], directory: Path) -> dict[str, _Stored]:
+def _checked(spec: DecoderSpec, table: list[Leaf], found: list[_Stored], directory: Path) -> dict[str, _Stored]:
     """Returns, per name in the table, the tensor that is stored for it.
 
     Raises:
@@ -202,7 +157,7 @@ def _checked(spec: DecoderSpec, table: list[Tensor], found: list[_Stored], direc
         plain = _TEXT_PREFIX.sub("model.", tensor.name).removeprefix("language_model.")
         if not _NOT_TEXT.search(tensor.name) and not (plain == "lm_head.weight" and spec.tied_head):
             stored[plain] = tensor
-    wanted = {name: shape for t in table for name, shape in zip(t.names, t.shapes, strict=True)}
+    wanted = {name: leaf.file_shape for leaf in table for name in leaf.names}
     if missing := sorted(set(wanted) - set(stored)):
         raise UserError(f"{directory}: {_some(missing)} missing from the weights")
     if extra := sorted(set(stored) - set(wanted)):

@@ -17,8 +17,9 @@ from flax import nnx
 from tunix_grpo.config import ModelConfig
 from tunix_grpo.decoder.attention import FUSED, PLAIN, usable_form
 from tunix_grpo.decoder.spec import DecoderSpec
+from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.layout import decoder_weights
-from tunix_grpo.model.loading import load_module, random_module, read_spec
+from tunix_grpo.model.loading import load_module, random_module
 from tunix_grpo.model.lora import add_lora
 from tunix_grpo.model.quantization import quantize_projections
 
@@ -66,7 +67,7 @@ def load_model(config: ModelConfig, directory: Path, mesh: jax.sharding.Mesh, se
     Raises:
         UserError: an unsupported model, or weights that do not fit config.json.
     """
-    spec = read_spec(directory)
+    spec = read_spec(directory, config.family)
     dtype = _dtype(config.dtype)
     full = config.lora_rank is None
     base = _load_base(config, spec, directory, mesh, seed, jnp.dtype(jnp.float32) if full else dtype)
@@ -91,7 +92,7 @@ def load_frozen(config: ModelConfig, directory: Path, mesh: jax.sharding.Mesh, s
     Raises:
         UserError: an unsupported model, or weights that do not fit config.json.
     """
-    spec = read_spec(directory)
+    spec = read_spec(directory, config.family)
     dtype = _dtype(config.dtype)
     base = _load_base(config, spec, directory, mesh, seed, dtype)
     return Model(spec, directory, base, base, nnx.Param, 0.0, dtype)
@@ -106,7 +107,7 @@ def _load_base(
     else:
         base = load_module(spec, directory, mesh, stored)
     if config.quantization is not None:
-        quantize_projections(base, config.quantization)
+        quantize_projections(base, spec, config.quantization)
     return base
 
 

@@ -13,35 +13,25 @@ from typing import Any
 import qwix
 from flax import nnx
 
+from tunix_grpo.decoder.spec import DecoderSpec
+from tunix_grpo.model.layout import leaves
+
 _BLOCK = 64  # inputs that share a scale, as in the paper
-# Module names -> the axis of the leaf that the projection sums over.
-_INPUT_AXIS = {
-    "gate_proj": 0,
-    "up_proj": 0,
-    "down_proj": 0,
-    "q_proj": 0,
-    "k_proj": 0,
-    "v_proj": 0,
-    "o_proj": 1,
-    "q_einsum": 1,
-    "kv_einsum": 2,
-    "qkv_einsum": 2,
-    "attn_vec_einsum": 1,
-}
 
 
-def quantize_projections(module: nnx.Module, qtype: str) -> None:
+def quantize_projections(module: nnx.Module, spec: DecoderSpec, qtype: str) -> None:
     """Replaces the attention and MLP weights of a module by quantized ones, leaf by leaf, in place.
 
     Args:
         module: one of Tunix's.
         qtype: `nf4` or `int8`.
     """
-    leaves = nnx.to_flat_state(nnx.state(module, nnx.Param))
-    for path, variable in leaves:
-        if str(path[-1]) in ("w", "kernel") and path[-2] in _INPUT_AXIS:
-            quantized = quantize_leaf(variable.get_value(), _INPUT_AXIS[path[-2]], qtype)
-            nnx.update(module, nnx.from_flat_state([(path, variable.replace(quantized))]))
+    variables = dict(nnx.to_flat_state(nnx.state(module, nnx.Param)))
+    for leaf in leaves(spec):
+        if leaf.is_projection:
+            variable = variables[leaf.path]
+            quantized = quantize_leaf(variable.get_value(), leaf.input_axis, qtype)
+            nnx.update(module, nnx.from_flat_state([(leaf.path, variable.replace(quantized))]))
 
 
 def quantize_leaf(leaf: Any, axis: int, qtype: str) -> qwix.QArray:

@@ -1,12 +1,13 @@
 """Writes trained weights as Hugging Face files: a whole model, or a PEFT adapter.
 
-A leaf of the module becomes the tensors that `families.tensors` names for it. Adapters are merged in float32 and
+A leaf of the module becomes the tensors that `layout.leaves` names for it. Adapters are merged in float32 and
 rounded once, to the type of the file.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from safetensors.numpy import load_file, save_file
 
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.errors import UserError
+from tunix_grpo.model.finding import find_family
+from tunix_grpo.model.layout import Leaf, leaves
 from tunix_grpo.model.layout import Path as LeafPath
-from tunix_grpo.model.layout import Tensor, tensors
 from tunix_grpo.model.loading import stored_types
 
 _DTYPES = {
@@ -34,7 +36,7 @@ ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 _PEFT_PREFIX = "base_model.model."
 
-Leaves = Mapping[LeafPath, Any]
+Arrays = Mapping[LeafPath, Any]  # of the trained module, by leaf
 Adapters = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -53,25 +55,25 @@ def own_dtypes(spec: DecoderSpec, directory: Path) -> dict[str, np.dtype]:
 
 def uniform_dtypes(spec: DecoderSpec, dtype: np.dtype) -> dict[str, np.dtype]:
     """Returns one type for all tensors."""
-    return {name: dtype for tensor in tensors(spec) for name in tensor.names}
+    return {name: dtype for leaf in leaves(spec) for name in leaf.names}
 
 
-def adapters(spec: DecoderSpec, leaves: Leaves) -> Adapters:
+def adapters(spec: DecoderSpec, arrays: Arrays) -> Adapters:
     """Returns Hugging Face module name -> (A float32[rank, in], B float32[out, rank]) of every adapted module.
 
     Where Tunix stacks projections, they share one A.
     """
     return {
         name.removesuffix(".weight"): pair
-        for tensor in tensors(spec)
-        for name, pair in zip(tensor.names, _pairs_of(tensor, leaves), strict=False)
+        for leaf in leaves(spec)
+        for name, pair in zip(leaf.names, _pairs_of(leaf, arrays), strict=False)
     }
 
 
 def write_weights(
     folder: Path,
     spec: DecoderSpec,
-    leaves: Leaves,
+    arrays: Arrays,
     *,
     lora_scale: float,
     dtypes: Mapping[str, np.dtype],
@@ -80,7 +82,7 @@ def write_weights(
     """Writes safetensors files, several with an index where one would be too large.
 
     Args:
-        leaves: of the trained module, adapters beside the base.
+        arrays: of the trained module, adapters beside the base.
         lora_scale: alpha / rank.
         dtypes: Hugging Face tensor name -> type in the file.
         shard_bytes: a file is not larger, unless one leaf alone is.
@@ -93,31 +95,31 @@ def write_weights(
     lost = changed = 0.0
     for number, shard in enumerate(shards, 1):
         name = MODEL_FILE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        arrays = {}
-        for tensor in shard:
-            pairs = _pairs_of(tensor, leaves)
-            stored = tensor.save(np.asarray(leaves[tensor.path]))
-            for index, (tensor_name, array) in enumerate(zip(tensor.names, stored, strict=True)):
+        tensors = {}
+        for leaf in shard:
+            pairs = _pairs_of(leaf, arrays)
+            stored = leaf.save(np.asarray(arrays[leaf.path]))
+            for index, (tensor_name, tensor) in enumerate(zip(leaf.names, stored, strict=True)):
                 dtype = dtypes[tensor_name]
                 if pairs:
                     a, b = pairs[index]
                     delta = lora_scale * (b @ a)
-                    merged = array.astype(np.float32) + delta
-                    array = merged.astype(dtype)
-                    lost += float(np.sum(np.square(array.astype(np.float32) - merged)))
+                    merged = tensor.astype(np.float32) + delta
+                    tensor = merged.astype(dtype)
+                    lost += float(np.sum(np.square(tensor.astype(np.float32) - merged)))
                     changed += float(np.sum(np.square(delta)))
-                arrays[tensor_name] = np.ascontiguousarray(array.astype(dtype))
-        _save(arrays, folder / name)
-        weight_map |= dict.fromkeys(arrays, name)
+                tensors[tensor_name] = np.ascontiguousarray(tensor.astype(dtype))
+        _save(tensors, folder / name)
+        weight_map |= dict.fromkeys(tensors, name)
     if len(shards) > 1:
-        total = sum(_bytes(tensor, dtypes) for shard in shards for tensor in shard)
+        total = sum(_bytes(leaf, dtypes) for shard in shards for leaf in shard)
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         (folder / MODEL_INDEX).write_text(json.dumps(index, indent=2) + "\n")
     return (lost / changed) ** 0.5 if changed else 0.0
 
 
 def text_config(config: Mapping[str, Any], spec: DecoderSpec, dtype: np.dtype) -> dict[str, Any]:
-    """Returns the config.json of the model that is written: of a multimodal Gemma 3 its text model.
+    """Returns the config.json of the model that is written: of a multimodal one its text model.
 
     Args:
         config: of the base model.
@@ -125,6 +127,8 @@ def text_config(config: Mapping[str, Any], spec: DecoderSpec, dtype: np.dtype) -
     """
     named = "torch_dtype" if "torch_dtype" in config else "dtype"  # transformers reads either
     config = {**config, named: dtype.name}
+    if "use_cache" in config:
+        config["use_cache"] = True  # a base that was saved in training says false, which makes generation slow
     if "text_config" not in config:
         return config
     outer = ("bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype")
@@ -144,15 +148,15 @@ def text_config(config: Mapping[str, Any], spec: DecoderSpec, dtype: np.dtype) -
         **config["text_config"],
         **{key: config[key] for key in outer if config.get(key) is not None},
         **shapes,
-        "architectures": ["Gemma3ForCausalLM"],
-        "model_type": "gemma3_text",
+        **find_family(spec.family).text_model,
+        "use_cache": True,
     }
 
 
 def write_adapter(
     folder: Path,
     spec: DecoderSpec,
-    leaves: Leaves,
+    arrays: Arrays,
     *,
     rank: int,
     alpha: float,
@@ -167,14 +171,14 @@ def write_adapter(
         revision: of the hub id.
         multimodal: the base keeps its text model as `model.language_model`.
     """
-    pairs = adapters(spec, leaves)
+    pairs = adapters(spec, arrays)
     if multimodal:
         pairs = {name.replace("model.", "model.language_model.", 1): pair for name, pair in pairs.items()}
-    arrays = {}
+    tensors = {}
     for name, (a, b) in pairs.items():
-        arrays[f"{_PEFT_PREFIX}{name}.lora_A.weight"] = np.ascontiguousarray(a)
-        arrays[f"{_PEFT_PREFIX}{name}.lora_B.weight"] = np.ascontiguousarray(b)
-    _save(arrays, folder / ADAPTER_FILE)
+        tensors[f"{_PEFT_PREFIX}{name}.lora_A.weight"] = np.ascontiguousarray(a)
+        tensors[f"{_PEFT_PREFIX}{name}.lora_B.weight"] = np.ascontiguousarray(b)
+    _save(tensors, folder / ADAPTER_FILE)
     config = {
         "base_model_name_or_path": base,
         "bias": "none",
@@ -213,16 +217,13 @@ def _save(arrays: dict[str, np.ndarray], file: Path) -> None:
         raise UserError(f"{file}: cannot be written ({error}); choose another folder") from error
 
 
-def _pairs_of(tensor: Tensor, leaves: Leaves) -> list[tuple[np.ndarray, np.ndarray]]:
+def _pairs_of(leaf: Leaf, arrays: Arrays) -> list[tuple[np.ndarray, np.ndarray]]:
     """Returns (A [rank, in], B [out, rank]) for each Hugging Face tensor of an adapted leaf, nothing for another."""
-    *parents, name = tensor.path
-    path_a, path_b = (*parents, f"{name}_lora_a"), (*parents, f"{name}_lora_b")
-    if path_a not in leaves:
+    path_a, path_b = leaf.adapter_paths
+    if path_a not in arrays:
         return []
-    a, b = (np.asarray(leaves[path], np.float32) for path in (path_a, path_b))
-    rank = a.shape[-1]
-    parts = [b] if len(tensor.names) == 1 else [b[:, part] for part in range(len(tensor.names))]
-    return [(a.reshape(-1, rank).T, part.reshape(rank, -1).T) for part in parts]
+    pairs = leaf.adapters(*(np.asarray(arrays[path], np.float32) for path in (path_a, path_b)))
+    return [(a.T, b.T) for a, b in pairs]
 
 
 def _targets(spec: DecoderSpec, pairs: Adapters, multimodal: bool) -> list[str]:
@@ -233,20 +234,19 @@ def _targets(spec: DecoderSpec, pairs: Adapters, multimodal: bool) -> list[str]:
     return short
 
 
-def _bytes(tensor: Tensor, dtypes: Mapping[str, np.dtype]) -> int:
-    sizes = (np.prod(shape, dtype=np.int64) for shape in tensor.shapes)
-    return sum(int(size) * dtypes[name].itemsize for size, name in zip(sizes, tensor.names, strict=True))
+def _bytes(leaf: Leaf, dtypes: Mapping[str, np.dtype]) -> int:
+    return sum(math.prod(leaf.file_shape) * dtypes[name].itemsize for name in leaf.names)
 
 
-def _shards(spec: DecoderSpec, dtypes: Mapping[str, np.dtype], shard_bytes: int) -> list[list[Tensor]]:
+def _shards(spec: DecoderSpec, dtypes: Mapping[str, np.dtype], shard_bytes: int) -> list[list[Leaf]]:
     """Returns the table cut into files, in its order."""
-    shards: list[list[Tensor]] = [[]]
+    shards: list[list[Leaf]] = [[]]
     filled = 0
-    for tensor in tensors(spec):
-        size = _bytes(tensor, dtypes)
+    for leaf in leaves(spec):
+        size = _bytes(leaf, dtypes)
         if shards[-1] and filled + size > shard_bytes:
             shards.append([])
             filled = 0
-        shards[-1].append(tensor)
+        shards[-1].append(leaf)
         filled += size
     return shards

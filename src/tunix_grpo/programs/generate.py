@@ -20,7 +20,7 @@ from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.decoder.streaming import stream_tokens, text_pieces
 from tunix_grpo.errors import UserError
 from tunix_grpo.grpo.rollout import Sampler, row_keys
-from tunix_grpo.model.loading import read_spec
+from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.model import Model, load_frozen
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.run.devices import Devices, open_devices
@@ -152,7 +152,7 @@ def prompt_table(prompt: Prompt, tokenizer: Tokenizer) -> str:
 
 
 def _tokenizer(config: GenerateConfig, directory: Path) -> Tokenizer:
-    vocab_size = read_spec(directory).vocab_size
+    vocab_size = read_spec(directory, config.model.family).vocab_size
     return model_tokenizer(config.model.tokenizer, directory, vocab_size)
 
 

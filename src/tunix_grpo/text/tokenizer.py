@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tunix_grpo.errors import UserError, one_line
 from tunix_grpo.files import read_json
+from tunix_grpo.json_fields import Fields
 
 # For base models without a chat template.
 PLAIN_QUESTION = "Question: {question}\nAnswer:"
@@ -171,9 +172,9 @@ def _stop_ids(tokenizer, directories: list[Path]) -> list[int]:
     for directory in directories:
         for name in ("generation_config.json", "config.json"):
             file = directory / name
-            named = read_json(file).get("eos_token_id") if file.is_file() else None
-            if named is not None:
-                ids |= set(named if isinstance(named, list) else [named])
+            named = Fields(str(file), read_json(file)).tokens("eos_token_id") if file.is_file() else []
+            if named:
+                ids |= set(named)
                 break
     if tokenizer.eos_token_id is not None:
         ids.add(tokenizer.eos_token_id)

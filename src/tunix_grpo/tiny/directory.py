@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
 from tunix_grpo.decoder.spec import DecoderSpec
-from tunix_grpo.model.layout import tensors
+from tunix_grpo.model.layout import leaves
 from tunix_grpo.tiny.tokenizer import BOS, CHAT_TEMPLATE, END_OF_TURN, EOS, PAD, SPECIAL_TOKENS, UNK, VOCAB_SIZE
 
 CONFIG: dict[str, Any] = {
@@ -51,11 +51,11 @@ CONFIG: dict[str, Any] = {
 def write_directory(directory: Path, tokenizer: Tokenizer, spec: DecoderSpec, params: dict) -> None:
     """Writes a Hugging Face model directory."""
     directory.mkdir(parents=True, exist_ok=True)
-    leaves = traverse_util.flatten_dict(params)
+    trained = traverse_util.flatten_dict(params)
     arrays = {
         name: np.ascontiguousarray(array)
-        for tensor in tensors(spec)
-        for name, array in zip(tensor.names, tensor.save(np.asarray(leaves[tensor.path])), strict=True)
+        for leaf in leaves(spec)
+        for name, array in zip(leaf.names, leaf.save(np.asarray(trained[leaf.path])), strict=True)
     }
     save_file(arrays, directory / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save(str(directory / "tokenizer.json"))

@@ -17,7 +17,7 @@ from tunix_grpo import seeds
 from tunix_grpo.decoder.rows import Completions, left_padded
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.grpo.loss import completion_logprobs
-from tunix_grpo.model.layout import decoder_weights, tensors
+from tunix_grpo.model.layout import decoder_weights, leaves
 from tunix_grpo.tiny.demonstrations import Sum, demonstration, training_questions
 from tunix_grpo.tiny.tokenizer import prompt_text
 
@@ -75,7 +75,7 @@ def _random_params(spec: DecoderSpec, seed: int) -> dict:
         return rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))
 
     return traverse_util.unflatten_dict(
-        {tensor.path: tensor.load([draw(s) for s in tensor.shapes]) for tensor in tensors(spec)}
+        {leaf.path: leaf.load([draw(leaf.file_shape) for _ in leaf.names]) for leaf in leaves(spec)}
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tunix_grpo.model.spec_reader import spec_from_config
+from tunix_grpo.model.config_json import spec_from_config
 from tunix_grpo.tiny.directory import CONFIG, write_directory
 from tunix_grpo.tiny.imitation import warm_start
 from tunix_grpo.tiny.tokenizer import build_tokenizer

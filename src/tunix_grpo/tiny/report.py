@@ -64,6 +64,7 @@ def answer_questions(
         lora_alpha=1.0,
         lora_target_modules="all",
         quantization=None,
+        family=None,
     )
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("fsdp", "tp"))
     model = load_model(config, directory, mesh, seed=0)
