@@ -96,6 +96,17 @@ def test_lower_floors_never_load_jax():
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
+def test_heavy_libraries_are_loaded_where_they_are_used():
+    """Not by importing a module of ours: torch takes 2 s, tunix brings pandas and all of its trainers."""
+    # A program around reasoning_gym, which loads matplotlib.
+    others = {PACKAGE / "tasks" / "make_entries.py", *PEERS}
+    names = [".".join(file.relative_to(PACKAGE).with_suffix("").parts) for file in FILES if file not in others]
+    imports = "; ".join(f"import tunix_grpo.{name.removesuffix('.__init__')}" for name in names)
+    program = f"import sys; {imports}; print([m for m in ('torch', 'matplotlib', 'tunix') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
 def test_the_doorstep_holds_no_code():
     """An `__init__` says what is inside and may pass on names; a definition belongs into a module."""
     for file in PACKAGE.rglob("__init__.py"):

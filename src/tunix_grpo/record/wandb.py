@@ -1,26 +1,25 @@
 """The Weights & Biases copy: online with a key, offline without one, never in the way of training.
 
-Calls into wandb run on threads of their own, because some of them wait for the server. Only the
-start and the end of a run wait for those threads, and only so long. What wandb raises ends this
-copy, not the run. A run that is resumed goes on under the same id.
+Calls into wandb run on threads of their own, because some of them wait for the server. Only the start and the end of a
+run wait for those threads, and only so long. Whatever wandb raises (its errors have no common base, and those of its
+side process change with its versions) ends this copy, not the run. A run that is resumed goes on under the same id.
 """
 
+import functools
 import logging
 import os
 import secrets
-from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import wandb
 
-from tunix_grpo.record.completion_tables import WANDB_ERRORS, CompletionTables, one_line
+from tunix_grpo.config import Config
+from tunix_grpo.errors import one_line
+from tunix_grpo.record.completion_tables import CompletionTables
+from tunix_grpo.record.run_config import public_config
 from tunix_grpo.record.tracker import CompletionRecord, TrackerError, spread
 from tunix_grpo.record.worker import Worker
-
-logger = logging.getLogger(__name__)
 
 INIT_TIMEOUT_S = 20.0
 """How long the start of a run may wait for the W&B server."""
@@ -30,22 +29,13 @@ TABLES_TIMEOUT_S = 15.0
 """How long the end of a run may wait for the last completions table."""
 GRACE_S = 5.0
 """How much longer than its own time limit a wandb call may take before it is given up."""
+_log = logging.getLogger(__name__)
 
 
 class WandbTracker:
     """Logs metrics and completion tables to one W&B run."""
 
-    def __init__(
-        self,
-        config: dict[str, Any],
-        output_dir: Path,
-        *,
-        project: str,
-        entity: str | None,
-        run_name: str | None,
-        num_completions: int,
-        run_id: str | None,
-    ) -> None:
+    def __init__(self, config: Config, *, run_id: str | None) -> None:
         """Starts the run, or goes on with `run_id`; files go to `<output_dir>/wandb`.
 
         A new run without a name is called after its folder, `2026-01-31/12-30-00`.
@@ -53,122 +43,94 @@ class WandbTracker:
         Raises:
             TrackerError: wandb is switched off in its own settings, or cannot even log offline.
         """
-        if run_name is None and run_id is None:
-            run_name = os.environ.get("WANDB_NAME", "/".join(output_dir.resolve().parts[-2:]))
+        self._config = config
+        self._output_dir = Path(config.output_dir)
+        self._is_new = run_id is None
         self.run_id = run_id or secrets.token_hex(4)
-        self._num_completions = num_completions
         self._worker = Worker("wandb")
-        self._pending: list[Future[None]] = []
-
-        def init(mode: str) -> wandb.Run:
-            return wandb.init(
-                project=project,
-                entity=entity,
-                name=run_name,
-                id=self.run_id,
-                resume="allow",
-                reinit="create_new",
-                dir=output_dir,
-                config=config,
-                mode=mode,
-                settings=wandb.Settings(
-                    silent=True,
-                    console="off",
-                    init_timeout=INIT_TIMEOUT_S,
-                    finish_timeout=FINISH_TIMEOUT_S,
-                    finish_timeout_raises=True,
-                ),
-            )
-
+        self._error: Exception | None = None
         try:
-            output_dir.mkdir(parents=True, exist_ok=True)
-            self._run = self._start(init)
+            self._output_dir.mkdir(parents=True, exist_ok=True)
+            self._run = self._start()
             # `step`, an ordinary value, is the x axis: W&B's own steps cannot go back at a resume.
             self._run.define_metric("step")
             self._run.define_metric("*", step_metric="step")
-        except WANDB_ERRORS as error:
+        except TrackerError:
+            raise
+        except Exception as error:
             raise TrackerError(f"W&B cannot start: {one_line(error)}") from error
-        self._tables = CompletionTables(self._run, output_dir / "wandb" / "data")
+        self._tables = CompletionTables(self._run, self._output_dir / "wandb" / "data")
 
     def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
-        """Queues one set of numbers.
+        """Queues one set of numbers; raises TrackerError where something that was queued earlier has failed."""
+        self._check()
 
-        Raises:
-            TrackerError: something that was queued earlier has failed.
-        """
-        self._check_pending()
-        values = {"step": step, **metrics}
-        self._pending.append(self._worker.submit(lambda: self._run.log(values)))
+        def log() -> None:
+            try:
+                self._run.log({"step": step, **metrics})
+            except Exception as error:
+                self._error = error
+
+        self._worker.submit(log)
 
     def log_completions(self, step: int, records: list[CompletionRecord]) -> None:
-        """Queues sample completions.
-
-        Raises:
-            TrackerError: something that was queued earlier has failed.
-        """
-        self._check_pending()
-        self._pending.append(self._tables.add(spread(records, self._num_completions)))
+        """Queues sample completions."""
+        self._tables.add(spread(records, self._config.tracker.num_completions))
 
     def close(self, *, failed: bool = False) -> None:
         """Finishes the run, waiting for uploads no longer than the limits above."""
-        try:
-            self._tables.add([]).result(TABLES_TIMEOUT_S)
-        except TimeoutError:
-            self._tables.give_up()
-            logger.warning("W&B: the last completions did not arrive, completions.jsonl has them")
+        self._tables.close(TABLES_TIMEOUT_S)
         finish = self._worker.submit(lambda: self._run.finish(exit_code=int(failed)))
         try:
             finish.result(FINISH_TIMEOUT_S + GRACE_S)
-        except WANDB_ERRORS as error:
+        except Exception as error:
             # Otherwise wandb tries again at exit, and prints a traceback when that fails too.
             with suppress(TimeoutError):
                 self._worker.submit(_end_side_process).result(GRACE_S)
             raise TrackerError(
                 f"W&B did not finish cleanly ({one_line(error)}); upload what is missing with "
-                f"`wandb sync {self._run_folder}`"
+                f"`wandb sync {Path(self._run.dir).parent}`"
             ) from error
-        self._check_pending()
+        self._check()
 
-    @property
-    def _run_folder(self) -> Path:
-        return Path(self._run.dir).parent
-
-    def _start(self, init: Callable[[str], wandb.Run]) -> wandb.Run:
+    def _start(self) -> wandb.Run:
         """Starts where the settings and the network allow, and says in one line where that is."""
         try:
             reason = self._worker.submit(_reason_to_stay_offline).result(GRACE_S)
             if reason is None:
-                run = self._worker.submit(lambda: init("online")).result(INIT_TIMEOUT_S + GRACE_S)
-                logger.info("W&B: logging to %s", run.url)
+                run = self._init("online")
+                _log.info("W&B: logging to %s", run.url)
                 return run
-        except WANDB_ERRORS as error:
+        except TrackerError:
+            raise
+        except Exception as error:
             reason = one_line(error)
             # The failed start keeps the run's id taken until the side process ends.
             self._worker.submit(_end_side_process).result(GRACE_S)
-        run = self._worker.submit(lambda: init("offline")).result(INIT_TIMEOUT_S + GRACE_S)
-        logger.info(
-            "W&B: %s; logging offline, upload later with `wandb sync %s`",
-            reason,
-            Path(run.dir).parent,
-        )
+        run = self._init("offline")
+        _log.info("W&B: %s; logging offline, upload later with `wandb sync %s`", reason, Path(run.dir).parent)
         return run
 
-    def _check_pending(self) -> None:
-        done: list[Future[None]] = []
-        waiting: list[Future[None]] = []
-        for future in self._pending:
-            (done if future.done() else waiting).append(future)
-        self._pending = waiting
-        for future in done:
-            try:
-                future.result()
-            except WANDB_ERRORS as error:
-                raise TrackerError(f"W&B stopped working: {one_line(error)}") from error
+    def _init(self, mode: str) -> wandb.Run:
+        tracker = self._config.tracker
+        name = tracker.run_name
+        if name is None and self._is_new:
+            name = os.environ.get("WANDB_NAME", "/".join(self._output_dir.resolve().parts[-2:]))
+        limits = {"init_timeout": INIT_TIMEOUT_S, "finish_timeout": FINISH_TIMEOUT_S, "finish_timeout_raises": True}
+        settings = wandb.Settings(silent=True, console="off", **limits)
+        where = {"project": tracker.project, "entity": tracker.entity, "dir": self._output_dir, "mode": mode}
+        run = {"name": name, "id": self.run_id, "resume": "allow", "reinit": "create_new"}
+        init = functools.partial(wandb.init, config=public_config(self._config), settings=settings, **where, **run)
+        return self._worker.submit(init).result(INIT_TIMEOUT_S + GRACE_S)
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise TrackerError(f"W&B stopped working: {one_line(self._error)}") from self._error
 
 
 def _end_side_process() -> None:
     """Ends wandb's process; a later start makes a new one. It may be dead already, in any way."""
-    with suppress(SystemExit, *WANDB_ERRORS):
+    with suppress(SystemExit, Exception):
         wandb.teardown()
 
 
