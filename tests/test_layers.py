@@ -15,7 +15,7 @@ PACKAGE = ROOT / "src" / "tunix_grpo"
 # From the ground up; a room (a folder, or a module beside them) imports from the floors below its own, never from its
 # neighbours.
 FLOORS = (
-    ("errors", "seeds", "files"),
+    ("errors", "seeds", "files", "without_torch"),
     ("config", "console"),
     ("decoder", "text"),
     ("model", "tasks"),
@@ -25,7 +25,7 @@ FLOORS = (
     ("cli", "train", "tunix_plugin"),
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
-WITHOUT_JAX = ("errors", "seeds", "files", "config", "console", "text", "tasks", "rewards", "cli")
+WITHOUT_JAX = ("errors", "seeds", "files", "without_torch", "config", "console", "text", "tasks", "rewards", "cli")
 DOORS = [ROOT / "run_training.py", *sorted((ROOT / "scripts").glob("*.py"))]
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py")
 # Other programs, which only a benchmark starts, in processes of their own.

@@ -1,30 +1,14 @@
 """The TensorBoard copy: scalars and sample completions in `<output_dir>/tensorboard/`."""
 
 import os
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from tunix_grpo.errors import one_line
 from tunix_grpo.record.tracker import CompletionRecord, TrackerError, spread
+from tunix_grpo.without_torch import torch_hidden
 
-
-@contextmanager
-def _torch_hidden() -> Iterator[None]:
-    """Lets `import torch` fail: tensorboardX tries it for a type hint, which takes 2 s where it is installed."""
-    if "torch" in sys.modules:
-        yield
-        return
-    sys.modules["torch"] = None
-    try:
-        yield
-    finally:
-        del sys.modules["torch"]
-
-
-with _torch_hidden():
+with torch_hidden():  # tensorboardX tries torch for a type hint
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog
     from tensorboardX.proto.summary_pb2 import Summary
