@@ -5,7 +5,6 @@ import logging
 import os
 from concurrent.futures import Future
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import wandb
@@ -32,8 +31,7 @@ class CompletionTables:
         """Begins without a table; `staging_dir` gets the files that wait for upload, unless the user chose where."""
         self._run = run
         self._worker = Worker("wandb tables")
-        self._new: SimpleQueue[dict[str, Any]] = SimpleQueue()
-        self._unsent: list[dict[str, Any]] = []
+        self._rows: list[dict[str, Any]] = []  # not sent yet
         self._table: wandb.Table | None = None
         self._name, self._num_increments = "", 0
         self._has_warned = False
@@ -43,8 +41,7 @@ class CompletionTables:
 
     def add(self, records: list[CompletionRecord]) -> Future:
         """Queues rows; the future is done when they have been sent or kept for later."""
-        for record in records:
-            self._new.put(_row(record))
+        self._rows.extend([_row(record) for record in records])
         return self._worker.submit(self._send)
 
     def close(self, timeout_s: float) -> None:
@@ -57,23 +54,22 @@ class CompletionTables:
             os.environ.pop(_STAGING, None)
 
     def _send(self) -> None:
-        while not self._new.empty():
-            self._unsent.append(self._new.get())
-        if not self._unsent:
+        rows = self._rows[:]  # more may come while these are sent
+        if not rows:
             return
         if self._table is None or self._num_increments == INCREMENTS_PER_TABLE:
-            self._table = wandb.Table(columns=list(self._unsent[0]), log_mode="INCREMENTAL")
-            self._name, self._num_increments = f"completions/from_step_{self._unsent[0]['step']:06d}", 0
-        for row in self._unsent:
+            self._table = wandb.Table(columns=list(rows[0]), log_mode="INCREMENTAL")
+            self._name, self._num_increments = f"completions/from_step_{rows[0]['step']:06d}", 0
+        for row in rows:
             self._table.add_data(*row.values())
         try:
-            self._run.log({"step": self._unsent[-1]["step"], self._name: self._table})
+            self._run.log({"step": rows[-1]["step"], self._name: self._table})
         except Exception as error:  # wandb's errors have no common base
             if not self._has_warned:
                 _log.warning("W&B did not take a completions table, its rows go with the next: %s", one_line(error))
             self._has_warned, self._table = True, None
             return
-        self._unsent.clear()
+        del self._rows[: len(rows)]
         self._num_increments += 1
 
 

@@ -9,8 +9,11 @@ import functools
 import logging
 import os
 import secrets
+from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import wandb
 
@@ -43,15 +46,21 @@ class WandbTracker:
         Raises:
             TrackerError: wandb is switched off in its own settings, or cannot even log offline.
         """
-        self._config = config
-        self._output_dir = Path(config.output_dir)
-        self._is_new = run_id is None
-        self.run_id = run_id or secrets.token_hex(4)
+        self._num_completions = config.tracker.num_completions
         self._worker = Worker("wandb")
-        self._error: Exception | None = None
+        self._logged: Future | None = None
+        self.run_id = run_id or secrets.token_hex(4)
+        output_dir = Path(config.output_dir)
+        name = config.tracker.run_name
+        if name is None and run_id is None:
+            name = os.environ.get("WANDB_NAME", "/".join(output_dir.resolve().parts[-2:]))
+        limits = {"init_timeout": INIT_TIMEOUT_S, "finish_timeout": FINISH_TIMEOUT_S, "finish_timeout_raises": True}
+        run = {"id": self.run_id, "name": name, "project": config.tracker.project, "entity": config.tracker.entity}
         try:
-            self._output_dir.mkdir(parents=True, exist_ok=True)
-            self._run = self._start()
+            output_dir.mkdir(parents=True, exist_ok=True)
+            settings = wandb.Settings(silent=True, console="off", **limits)
+            how = {"resume": "allow", "reinit": "create_new", "dir": output_dir, "settings": settings}
+            self._run = self._start(config=public_config(config), **run, **how)
             # `step`, an ordinary value, is the x axis: W&B's own steps cannot go back at a resume.
             self._run.define_metric("step")
             self._run.define_metric("*", step_metric="step")
@@ -59,73 +68,58 @@ class WandbTracker:
             raise
         except Exception as error:
             raise TrackerError(f"W&B cannot start: {one_line(error)}") from error
-        self._tables = CompletionTables(self._run, self._output_dir / "wandb" / "data")
+        self._tables = CompletionTables(self._run, output_dir / "wandb" / "data")
 
     def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
-        """Queues one set of numbers; raises TrackerError where something that was queued earlier has failed."""
+        """Queues one set of numbers; raises TrackerError where an earlier one could not be logged."""
         self._check()
-
-        def log() -> None:
-            try:
-                self._run.log({"step": step, **metrics})
-            except Exception as error:
-                self._error = error
-
-        self._worker.submit(log)
+        self._logged = self._worker.submit(functools.partial(self._run.log, {"step": step, **metrics}))
 
     def log_completions(self, step: int, records: list[CompletionRecord]) -> None:
         """Queues sample completions."""
-        self._tables.add(spread(records, self._config.tracker.num_completions))
+        self._tables.add(spread(records, self._num_completions))
 
     def close(self, *, failed: bool = False) -> None:
         """Finishes the run, waiting for uploads no longer than the limits above."""
         self._tables.close(TABLES_TIMEOUT_S)
-        finish = self._worker.submit(lambda: self._run.finish(exit_code=int(failed)))
         try:
-            finish.result(FINISH_TIMEOUT_S + GRACE_S)
+            self._call(functools.partial(self._run.finish, exit_code=int(failed)), FINISH_TIMEOUT_S + GRACE_S)
         except Exception as error:
             # Otherwise wandb tries again at exit, and prints a traceback when that fails too.
             with suppress(TimeoutError):
-                self._worker.submit(_end_side_process).result(GRACE_S)
+                self._call(_end_side_process, GRACE_S)
             raise TrackerError(
                 f"W&B did not finish cleanly ({one_line(error)}); upload what is missing with "
                 f"`wandb sync {Path(self._run.dir).parent}`"
             ) from error
         self._check()
 
-    def _start(self) -> wandb.Run:
+    def _start(self, **run: Any) -> wandb.Run:
         """Starts where the settings and the network allow, and says in one line where that is."""
+        online, offline = (functools.partial(wandb.init, mode=mode, **run) for mode in ("online", "offline"))
         try:
-            reason = self._worker.submit(_reason_to_stay_offline).result(GRACE_S)
+            reason = self._call(_reason_to_stay_offline, GRACE_S)
             if reason is None:
-                run = self._init("online")
-                _log.info("W&B: logging to %s", run.url)
-                return run
+                started = self._call(online, INIT_TIMEOUT_S + GRACE_S)
+                _log.info("W&B: logging to %s", started.url)
+                return started
         except TrackerError:
             raise
         except Exception as error:
             reason = one_line(error)
             # The failed start keeps the run's id taken until the side process ends.
-            self._worker.submit(_end_side_process).result(GRACE_S)
-        run = self._init("offline")
-        _log.info("W&B: %s; logging offline, upload later with `wandb sync %s`", reason, Path(run.dir).parent)
-        return run
+            self._call(_end_side_process, GRACE_S)
+        started = self._call(offline, INIT_TIMEOUT_S + GRACE_S)
+        _log.info("W&B: %s; logging offline, upload later with `wandb sync %s`", reason, Path(started.dir).parent)
+        return started
 
-    def _init(self, mode: str) -> wandb.Run:
-        tracker = self._config.tracker
-        name = tracker.run_name
-        if name is None and self._is_new:
-            name = os.environ.get("WANDB_NAME", "/".join(self._output_dir.resolve().parts[-2:]))
-        limits = {"init_timeout": INIT_TIMEOUT_S, "finish_timeout": FINISH_TIMEOUT_S, "finish_timeout_raises": True}
-        settings = wandb.Settings(silent=True, console="off", **limits)
-        where = {"project": tracker.project, "entity": tracker.entity, "dir": self._output_dir, "mode": mode}
-        run = {"name": name, "id": self.run_id, "resume": "allow", "reinit": "create_new"}
-        init = functools.partial(wandb.init, config=public_config(self._config), settings=settings, **where, **run)
-        return self._worker.submit(init).result(INIT_TIMEOUT_S + GRACE_S)
+    def _call(self, function: Callable[[], Any], timeout_s: float) -> Any:
+        return self._worker.submit(function).result(timeout_s)
 
     def _check(self) -> None:
-        if self._error is not None:
-            raise TrackerError(f"W&B stopped working: {one_line(self._error)}") from self._error
+        error = self._logged.exception() if self._logged is not None and self._logged.done() else None
+        if error is not None:
+            raise TrackerError(f"W&B stopped working: {one_line(error)}") from error
 
 
 def _end_side_process() -> None:
@@ -141,6 +135,4 @@ def _reason_to_stay_offline() -> str | None:
         raise TrackerError("W&B is switched off by its own settings (WANDB_MODE=disabled)")
     if settings.mode in ("offline", "dryrun"):
         return "set to offline by its own settings"
-    if not wandb.login(prompt=False, verify=False):
-        return "no API key found"
-    return None
+    return None if wandb.login(prompt=False, verify=False) else "no API key found"
