@@ -5,10 +5,12 @@ from pathlib import Path
 
 from tunix_grpo.cli import run
 from tunix_grpo.config import Config
+from tunix_grpo.without_torch import load_libraries
 
 
 def main(config: Config) -> None:
     """Trains; jax is imported only here, after the settings are checked."""
+    load_libraries(config)
     from tunix_grpo.train import train
 
     exit_code = train(config).exit_code

@@ -5,10 +5,12 @@ from pathlib import Path
 
 from tunix_grpo.cli import run
 from tunix_grpo.config.export import ExportConfig, load
+from tunix_grpo.without_torch import load_libraries
 
 
 def main(config: ExportConfig) -> None:
     """Exports; jax is imported only here, after the settings are checked."""
+    load_libraries(config)
     from tunix_grpo.export.exporting import export
 
     export(config)

@@ -5,10 +5,12 @@ from pathlib import Path
 
 from tunix_grpo.cli import run
 from tunix_grpo.config.generate import GenerateConfig, load
+from tunix_grpo.without_torch import load_libraries
 
 
 def main(config: GenerateConfig) -> None:
     """Answers; jax is imported only here, after the settings are checked."""
+    load_libraries(config)
     from tunix_grpo.programs.generate import generate
 
     generate(config)

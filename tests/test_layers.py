@@ -15,7 +15,7 @@ PACKAGE = ROOT / "src" / "tunix_grpo"
 # From the ground up; a room (a folder, or a module beside them) imports from the floors below its own, never from its
 # neighbours.
 FLOORS = (
-    ("errors", "seeds", "files"),
+    ("errors", "seeds", "files", "without_torch"),
     ("config", "console", "json_fields"),
     ("decoder", "text"),
     ("model", "tasks"),
@@ -25,7 +25,7 @@ FLOORS = (
     ("cli", "train", "tunix_plugin"),
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
-WITHOUT_JAX = ("errors", "seeds", "files", "json_fields", "config", "console", "text", "tasks", "rewards", "cli")
+WITHOUT_JAX = (*FLOORS[0], *FLOORS[1], "text", "tasks", "rewards", "cli")
 DOORS = [ROOT / "run_training.py", *sorted((ROOT / "scripts").glob("*.py"))]
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py")
 # Other programs, which only a benchmark starts, in processes of their own.
@@ -92,6 +92,17 @@ def test_lower_floors_never_load_jax():
     ]
     imports = "; ".join(f"import tunix_grpo.{name.removesuffix('.__init__')}" for name in names)
     program = f"import sys; {imports}; print([m for m in ('jax', 'tunix', 'torch') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_heavy_libraries_are_loaded_where_they_are_used():
+    """Not by importing a module of ours: torch takes 2 s, tunix brings pandas and all of its trainers."""
+    # A program around reasoning_gym, which loads matplotlib.
+    others = {PACKAGE / "tasks" / "make_entries.py", *PEERS}
+    names = [".".join(file.relative_to(PACKAGE).with_suffix("").parts) for file in FILES if file not in others]
+    imports = "; ".join(f"import tunix_grpo.{name.removesuffix('.__init__')}" for name in names)
+    program = f"import sys; {imports}; print([m for m in ('torch', 'matplotlib', 'tunix') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
 

@@ -9,7 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from threading import Event
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -19,6 +22,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from helpers.wandb_files import FakeWandbServer, history, last_values, run_config
 from tunix_grpo.config import Config, load
+from tunix_grpo.errors import UserError
+from tunix_grpo.record.completion_tables import CompletionTables
 from tunix_grpo.record.jsonl import JsonlTracker
 from tunix_grpo.record.metrics import METRICS, is_metric
 from tunix_grpo.record.run_config import without_secrets, write_config
@@ -355,12 +360,78 @@ def test_copy_that_fails_is_reported_once_and_left_out(tmp_path: Path, caplog: p
     assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2, 3]
 
 
-def test_trackers_hear_of_a_run_that_failed():
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt, None])
+def test_trackers_hear_how_a_run_ended(error: type[BaseException] | None):
     broken = BrokenTracker()
-    with pytest.raises(KeyError), TrackerGroup([broken]):
-        raise KeyError("training")
+    with pytest.raises(error) if error else nullcontext(), TrackerGroup([broken]) as group:
+        if error:
+            raise error
+    group.close()
 
-    assert broken.calls == ["closed, failed=True"]
+    assert broken.calls == [f"closed, failed={error is not None}"]
+
+
+class ListTracker:
+    """A user's tracker: keeps what it hears, and cannot take step 3."""
+
+    heard: ClassVar[list[object]] = []
+
+    def __init__(self, output_dir: Path, config: Config) -> None:
+        self.heard[:] = [output_dir, config.task.name]
+
+    def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
+        self.heard.append(metrics["reward"] / (step - 3))
+
+    def log_completions(self, step: int, records: list[CompletionRecord]) -> None:
+        self.heard.append([record.completion for record in records])
+
+    def close(self, *, failed: bool = False) -> None:
+        self.heard.append(failed)
+
+
+def only_local(compose: Callable[..., Config]) -> Config:
+    return compose("model=tiny", "task=arithmetic", "tracker.wandb=false", "tracker.tensorboard=false")
+
+
+def test_a_tracker_of_the_user_gets_the_record(compose: Callable[..., Config], tmp_path: Path):
+    with build_trackers(only_local(compose), resume_step=0, custom=ListTracker) as trackers:
+        trackers.log_metrics(1, {"reward": 4.0})
+        trackers.log_completions(1, [record(completion="five")])
+
+    assert ListTracker.heard == [tmp_path, "arithmetic", -2.0, ["five"], False]
+
+
+def test_a_tracker_of_the_user_that_fails_is_left_out(
+    compose: Callable[..., Config], tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    with build_trackers(only_local(compose), resume_step=0, custom=ListTracker) as trackers:
+        for step in (3, 4):
+            trackers.log_metrics(step, {"reward": 1.0})
+
+    assert ListTracker.heard == [tmp_path, "arithmetic", True]
+    (message,) = caplog.messages
+    assert re.fullmatch(
+        r"tracker\.custom failed: ZeroDivisionError: .* \(.*test_trackers\.py:\d+\); "
+        r"training goes on, metrics\.jsonl has everything",
+        message,
+    )
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda output_dir: None, r"tracker\.custom cannot be started: TypeError: .* 1 positional argument but 2 were"),
+        (lambda output_dir, config: exit(1), r"tracker\.custom cannot be started: SystemExit: 1"),
+        (lambda output_dir, config: [], "gives a list without log_metrics, log_completions, close; a tracker has"),
+    ],
+)
+def test_a_tracker_of_the_user_that_is_none_is_one_sentence(
+    compose: Callable[..., Config], build: Callable[..., object], message: str
+):
+    with pytest.raises(UserError, match=message) as caught:
+        build_trackers(only_local(compose), resume_step=0, custom=build)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.fixture
@@ -433,14 +504,12 @@ def test_wandb_without_a_key_logs_offline(
 
 
 def test_wandb_tables_keep_every_step_visible(own_wandb: pytest.MonkeyPatch, tmp_path: Path):
-    from tunix_grpo.record import completion_tables
-    from tunix_grpo.record.completion_tables import CompletionTables
-
-    own_wandb.setattr(completion_tables, "INCREMENTS_PER_TABLE", 2)
+    own_wandb.setattr("tunix_grpo.record.completion_tables.INCREMENTS_PER_TABLE", 2)
     run = wandb.init(mode="offline", dir=tmp_path, settings=wandb.Settings(silent=True))
     tables = CompletionTables(run, tmp_path / "data")
     for step in (10, 20, 30, 40, 50):
         tables.add([record(step)]).result(timeout=60)
+    tables.close(timeout_s=60)
     folder = Path(run.dir).parent
     run.finish()
 
@@ -450,6 +519,47 @@ def test_wandb_tables_keep_every_step_visible(own_wandb: pytest.MonkeyPatch, tmp
         "from_step_000030": [30, 40],
         "from_step_000050": [50],
     }
+
+
+def test_wandb_rows_that_were_refused_go_with_the_next_table(
+    own_wandb: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    run = wandb.init(mode="offline", dir=tmp_path, settings=wandb.Settings(silent=True))
+    take, answers = run.log, iter([wandb.Error("quota"), wandb.Error("quota"), None, None])
+
+    def log(values: dict) -> None:
+        if error := next(answers):
+            raise error
+        take(values)
+
+    own_wandb.setattr(run, "log", log)
+    tables = CompletionTables(run, tmp_path / "data")
+    for step in (1, 2, 3, 4):
+        tables.add([record(step)]).result(timeout=60)
+    tables.close(timeout_s=60)
+    folder = Path(run.dir).parent
+    run.finish()
+
+    rows = table_rows(folder)["from_step_000001"]
+    assert [row[0] for row in rows] == [1, 2, 3, 4]
+    warning = "W&B did not take a completions table, its rows go with the next: quota"
+    assert [text for text in caplog.messages if text.startswith("W&B")] == [warning]
+
+
+def test_a_wandb_call_that_hangs_does_not_hold_up_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    release = Event()
+
+    class HangingRun:
+        def log(self, values: dict) -> None:
+            release.wait()
+
+    tables = CompletionTables(HangingRun(), tmp_path / "data")
+    tables.add([record()])
+    tables.close(timeout_s=0.05)
+    release.set()
+
+    assert caplog.messages == ["W&B: the last completions did not arrive, completions.jsonl has them"]
+    assert "WANDB_DATA_DIR" not in os.environ
 
 
 def test_wandb_resumes_under_the_same_id(compose: Callable[..., Config], own_wandb: pytest.MonkeyPatch, tmp_path: Path):
@@ -506,21 +616,16 @@ def test_wandb_mode_is_respected(
 PROGRAM = """
 import logging, os, signal, sys, time
 from pathlib import Path
-from tunix_grpo.record.jsonl import JsonlTracker
-from tunix_grpo.record.tracker import CompletionRecord
-from tunix_grpo.record.trackers import TrackerGroup
+from omegaconf import OmegaConf
+from tunix_grpo.config import load
 from tunix_grpo.record import wandb as weights_biases
+from tunix_grpo.record.tracker import CompletionRecord
+from tunix_grpo.record.trackers import build_trackers
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 weights_biases.INIT_TIMEOUT_S = 2.0
-folder, kill = Path(sys.argv[1]), sys.argv[2] == "kill"
-group = TrackerGroup([
-    JsonlTracker(folder, resume_step=0),
-    weights_biases.WandbTracker(
-        {}, folder, project="p", entity=None, run_name=None, num_completions=1, run_id=None
-    ),
-])
-with group:
+config, kill = load(OmegaConf.load(sys.argv[1])), sys.argv[2] == "kill"
+with build_trackers(config, resume_step=0) as group:
     for step in range(1, 21):
         group.log_metrics(step, {"reward": 0.5})
         group.log_completions(step, [CompletionRecord(step, "p", "c", "a", {}, 1.0, 0.0, 3, False)])
@@ -549,15 +654,18 @@ print("training ended")
     ids=["no server", "bad key", "killed"],
 )
 def test_trouble_with_wandb_does_not_stop_the_run(
+    compose: Callable[..., Config],
     own_wandb: pytest.MonkeyPatch,
     tmp_path: Path,
     environment: dict[str, str],
     action: str,
     message: str,
 ):
+    config = compose("model=tiny", "task=arithmetic", "tracker.num_completions=1", "tracker.tensorboard=false")
+    config.output_dir = str(tmp_path / "run")
     start_s = time.monotonic()
     result = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path / "run"), action],
+        [sys.executable, "-c", PROGRAM, str(write_config(config, tmp_path)), action],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

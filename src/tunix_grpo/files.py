@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and JSON that is read with a clear word where it is damaged."""
+"""Writes files and folders that appear whole or not at all, and reads JSON, naming the file where it is damaged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tunix_grpo.errors import UserError, one_line
 
 @contextlib.contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
-    """Gives a path to write to; that file takes the place of `file` if all goes well, and vanishes otherwise."""
+    """Gives a path to write to; what is written there replaces `file` when the block ends, unless it raises."""
     written = _beside(file, "tmp")
     try:
         yield written
@@ -28,7 +28,7 @@ def whole_file(file: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_folder(folder: Path, setting: str) -> Iterator[Path]:
-    """Gives a new folder to write to; it takes the place of `folder` if all goes well, and vanishes otherwise.
+    """Gives a new folder to write to, which replaces `folder` when the block ends, unless it raises.
 
     Args:
         setting: the key that names the folder, for the error.
@@ -103,5 +103,5 @@ def parse_json_line(line: bytes) -> dict[str, Any]:
 
 
 def _beside(path: Path, ending: str) -> Path:
-    """Returns a name on the same disk that no other process uses."""
+    """Returns a path on the same disk that no other process writes to."""
     return path.with_name(f".{path.name}.{os.getpid()}.{ending}")

@@ -9,7 +9,7 @@ logger = logging.getLogger(__name__)
 
 
 def on_terminal() -> bool:
-    """Says whether a bar can be drawn; colour settings of the environment do not matter."""
+    """Says whether standard output is a terminal that can redraw a line, whatever the environment says of colours."""
     return sys.stdout.isatty() and not Console(file=sys.stdout).is_dumb_terminal
 
 
@@ -22,7 +22,7 @@ def print_lines(lines: list[str]) -> None:
 
 
 def log_handlers() -> list[logging.Handler]:
-    """Gives the handlers that get the log records of this package."""
+    """Returns the handlers of this package's logger and of the loggers above it."""
     handlers: list[logging.Handler] = []
     current: logging.Logger | None = logger
     while current is not None:

@@ -26,7 +26,7 @@ _ON_BAR = ("reward", "eval/accuracy", "kl")
 
 
 class Progress:
-    """Shows how far training is, between `with` and its end.
+    """Shows how far training is while a `with` block runs.
 
     On a terminal a bar, updated at every call; log lines appear above it. Elsewhere one line for
     each call that has metrics.
@@ -38,7 +38,7 @@ class Progress:
         self._step = first_step - 1
         self._clock = clock
         self._shown: dict[str, float] = {}
-        # Step and time: where the pace is measured from, and the latest.
+        # (step, time) that the pace is measured from, and that of the latest step.
         self._since = self._latest = (self._step, 0.0)
         self._num_measured = 0
         self._bar: Bar | None = None
@@ -68,8 +68,8 @@ class Progress:
 
         Args:
             step: the step's number.
-            metrics: what was logged for it, training or evaluation; None when nothing was. The bar
-                goes on showing the values it knows.
+            metrics: what was logged for it, training or evaluation; None when nothing was, so
+                that the bar keeps its values.
         """
         if not self._open:
             return
@@ -86,7 +86,7 @@ class Progress:
                 print_lines([line])
 
     def _line(self, new: Mapping[str, float]) -> str:
-        """One plain line; an evaluation's own line shows only what the evaluation found."""
+        """Returns one plain line; that of an evaluation shows the evaluation's metrics only."""
         width = len(str(self._total_steps))
         shown = self._shown if "reward" in new else new
         parts = [f"step {self._step:>{width}}/{self._total_steps}", *_described(shown, _SHOWN)]
@@ -96,7 +96,7 @@ class Progress:
         return "  ".join(parts)
 
     def _note_time(self, step: int) -> None:
-        """Moves on to a step. The first one compiles, so the pace counts from its end."""
+        """Records when a step ended. The pace counts from the end of the first step, because that one compiles."""
         if self._num_measured == 1:
             self._since = self._latest
         self._num_measured += 1
@@ -149,13 +149,13 @@ class Progress:
 
 
 class _ValuesColumn(ProgressColumn):
-    """The values on the bar; on a narrow terminal they are what gets cut."""
+    """Shows the metrics on the bar; a narrow terminal cuts them and leaves the rest whole."""
 
     def render(self, task: Task) -> Text:
         return Text(task.fields["values"], no_wrap=True, overflow="ellipsis")
 
 
 def _described(values: Mapping[str, float], metrics: Iterable[str]) -> list[str]:
-    """Names and shows the values that are known."""
+    """Returns `name value` for each of the metrics that has a value."""
     known = [(_SHOWN[metric], values[metric]) for metric in metrics if metric in values]
     return [f"{name} {show(value)}" for (name, show), value in known]

@@ -14,7 +14,7 @@ from tunix_grpo.console.units import format_duration, format_percent
 
 
 def start_table(rows: list[tuple[str, str]], title: str) -> None:
-    """Shows what is about to run, as a table of names and values."""
+    """Prints a table of names and values under a title; log files get it as plain lines."""
     lines = [title, *_aligned(rows)]
     if on_terminal():
         table = Table(
@@ -42,7 +42,7 @@ def closing_summary(
     seconds: float,
     paths: Iterable[tuple[str, str | Path]],
 ) -> None:
-    """Shows what came out: accuracy before and after, the time, where everything was written.
+    """Prints the table that ends a run: accuracy before and after, the time, where everything was written.
 
     Args:
         title: headline, such as `Training finished`.

@@ -1,4 +1,4 @@
-"""The folder that an export goes to: what may stand there already."""
+"""Says which folders an export may replace."""
 
 import re
 from pathlib import Path

@@ -90,7 +90,7 @@ def _draw_accuracy(axes: Axes, lines: list[dict]) -> None:
     if not len(series.steps):
         return
     first, last = series.values[0], series.values[-1]
-    # Each label stands on the side that the line does not go to.
+    # A label stands below its point where the line rises above the point, and above it elsewhere.
     places = {0: (7, -12 if series.values.max() > first else 7)}
     if len(series.steps) > 1:
         places[-1] = (0, -15 if series.values.max() > last else 7)
@@ -125,7 +125,7 @@ def _draw_length(axes: Axes, lines: list[dict]) -> None:
 
 
 def _draw_smoothed(axes: Axes, series: Series, color: str, label: str) -> None:
-    """Draws the values; when there are many, faintly, under their moving average."""
+    """Draws the values; where there are many, faintly, and their moving average over them."""
     if len(series.steps) < _MIN_POINTS_TO_SMOOTH:
         marker = "o" if len(series.steps) == 1 else ""
         axes.plot(series.steps, series.values, color=color, marker=marker, label=label)

@@ -14,8 +14,8 @@ logger = logging.getLogger(__name__)
 class JsonlTracker:
     """Appends to `metrics.jsonl` and `completions.jsonl`; a line is on disk when a call returns.
 
-    Floats are written in their shortest exact form, so reading them back loses nothing. A failure
-    to write stops the run: this is the record that everything else is a copy of.
+    Floats are written in their shortest exact form, so reading them back loses nothing. An error while writing stops
+    the run, because all other trackers only hold copies of these files.
     """
 
     def __init__(self, output_dir: Path, *, resume_step: int) -> None:

@@ -12,7 +12,7 @@ from tunix_grpo.record.tracker import CompletionRecord
 from tunix_grpo.run.devices import peak_memory_bytes
 from tunix_grpo.text.prompt_set import Batch
 
-if TYPE_CHECKING:  # the trackers want the names, and no jax
+if TYPE_CHECKING:  # whoever wants the names of the metrics is not to load jax
     from tunix_grpo.grpo.trainer import StepResult
 
 
@@ -68,7 +68,7 @@ def processed_tokens(batch: Batch, done: StepResult) -> int:
 
 
 def step_metrics(batch: Batch, done: StepResult, seconds: float) -> dict[str, float]:
-    """Returns what a step's result says by itself, by the names of `METRICS`."""
+    """Returns the metrics that follow from a step's result alone, named as in `METRICS`."""
     rollout, rewards = done.rollout, done.rewards
     return {
         **reward_metrics(rewards.total, rewards.parts, batch.num_generations),
@@ -107,7 +107,7 @@ def reward_metrics(
     """Returns the reward metrics of a step.
 
     `reward_std` is the mean over groups of the sample standard deviation within a group, as TRL logs it;
-    `frac_reward_zero_std` the share of groups whose completions all got the same reward, and so teach nothing.
+    `frac_reward_zero_std` the share of groups whose completions all got the same reward and have no advantage.
     """
     groups = np.asarray(total, np.float64).reshape(-1, num_generations)
     metrics = {
@@ -122,7 +122,7 @@ def reward_metrics(
 
 
 def length_metrics(lengths: np.ndarray, truncated: np.ndarray) -> dict[str, float]:
-    """Returns the length metrics of a step; without any finished completion there is no mean_terminated_length."""
+    """Returns the length metrics of a step; mean_terminated_length is left out where every completion was cut."""
     finished = lengths[~truncated]
     metrics = {
         "completions/mean_length": float(lengths.mean()),

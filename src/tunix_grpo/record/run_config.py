@@ -14,7 +14,7 @@ _SECRET_WORDS = frozenset({"key", "apikey", "token", "secret", "password", "pass
 
 
 def _is_secret(key: str) -> bool:
-    """Looks at whole words, so that `tokenizer` and `num_tokens` stay readable."""
+    """Says whether a key names a secret: by whole words, so that `tokenizer` and `num_tokens` stay readable."""
     return not _SECRET_WORDS.isdisjoint(key.lower().replace("-", "_").split("_"))
 
 
@@ -31,12 +31,12 @@ def without_secrets(value: Any) -> Any:
 
 
 def public_config(config: Config) -> dict[str, Any]:
-    """Gives the config as nested dicts, with anything that looks like a secret masked."""
+    """Returns the config as nested dicts, with anything that looks like a secret masked."""
     return without_secrets(dataclasses.asdict(config))
 
 
 def write_config(config: Config, output_dir: str | Path) -> Path:
-    """Writes the resolved config to `<output_dir>/config.yaml` and gives its path."""
+    """Writes the resolved config to `<output_dir>/config.yaml` and returns its path."""
     path = Path(output_dir) / "config.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as written:

@@ -56,6 +56,6 @@ def _kept_checkpoints(config: Config, total_steps: int, first_step: int) -> int:
 
 
 def written_paths(output: Path, checkpoint_root: Path) -> list[tuple[str, Path]]:
-    """Returns what a run has left behind, and where."""
+    """Returns the name and the path of everything that a run has written."""
     written = [(name, output / name) for name in _WRITTEN if (output / name).exists()]
     return [*written, ("checkpoints", checkpoint_root)]

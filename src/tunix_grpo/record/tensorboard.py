@@ -4,12 +4,15 @@ import os
 import time
 from pathlib import Path
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.summary import scalar, text
-
+from tunix_grpo.errors import one_line
 from tunix_grpo.record.tracker import CompletionRecord, TrackerError, spread
+from tunix_grpo.without_torch import torch_hidden
+
+with torch_hidden():  # tensorboardX tries torch for a type hint
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.proto.summary_pb2 import Summary
+    from tensorboardX.summary import scalar, text
 
 
 class TensorBoardTracker:
@@ -32,14 +35,14 @@ class TensorBoardTracker:
             self._writer.write_event(Event(step=purge_step, wall_time=time.time(), session_log=start))
             self._writer.flush()
         except OSError as error:
-            raise TrackerError(f"cannot write TensorBoard files to {folder}: {error}") from error
+            raise TrackerError(f"cannot write TensorBoard files to {folder}: {one_line(error)}") from error
 
     def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Writes one scalar per metric."""
         self._write(step, [scalar(name, value) for name, value in metrics.items()])
 
     def log_completions(self, step: int, records: list[CompletionRecord]) -> None:
-        """Writes sample completions as text: one tag per place, a slider over the steps."""
+        """Writes sample completions as text; sample n has the tag `completions/n`, with a slider over the steps."""
         chosen = spread(records, self._num_completions)
         self._write(
             step,
@@ -51,7 +54,7 @@ class TensorBoardTracker:
         try:
             self._writer.close()
         except OSError as error:
-            raise TrackerError(f"cannot finish the TensorBoard file: {error}") from error
+            raise TrackerError(f"cannot finish the TensorBoard file: {one_line(error)}") from error
 
     def _write(self, step: int, summaries: list[Summary]) -> None:
         now = time.time()
@@ -60,7 +63,7 @@ class TensorBoardTracker:
                 self._writer.write_event(Event(step=step, wall_time=now, summary=summary))
             self._writer.flush()
         except OSError as error:
-            raise TrackerError(f"cannot write to the TensorBoard file: {error}") from error
+            raise TrackerError(f"cannot write to the TensorBoard file: {one_line(error)}") from error
 
 
 def _to_markdown(record: CompletionRecord) -> str:

@@ -25,7 +25,7 @@ class CompletionRecord:
 
 
 class Tracker(Protocol):
-    """A place that the numbers of a run go to."""
+    """Keeps the numbers of a run somewhere."""
 
     def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Writes one set of numbers for a step."""

@@ -1,41 +1,34 @@
-"""The record of a run: JSON lines always, TensorBoard and Weights & Biases as copies of them."""
+"""The record of a run: JSON lines always; TensorBoard, Weights & Biases and a tracker of the user's own as copies."""
 
 import logging
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from tunix_grpo.config import Config
+from tunix_grpo.record.custom import BuildTracker, CustomTracker
 from tunix_grpo.record.jsonl import JsonlTracker
 from tunix_grpo.record.metrics import is_metric
-from tunix_grpo.record.run_config import public_config
 from tunix_grpo.record.tracker import CompletionRecord, Tracker, TrackerError
 
-if TYPE_CHECKING:
-    from tunix_grpo.record.tensorboard import TensorBoardTracker
-    from tunix_grpo.record.wandb import WandbTracker
-
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class TrackerGroup:
-    """Passes the numbers on to every tracker.
+    """Passes the numbers on to every tracker, between `with` and its end; an exception marks the run as failed.
 
-    It refuses unknown names and numbers that are not finite: both are mistakes of this program. A
-    tracker that raises `TrackerError` is reported once and left out from then on.
+    It refuses unknown names and numbers that are not finite: both are mistakes of this program. A tracker that raises
+    `TrackerError` is reported once and left out from then on.
     """
 
     def __init__(self, trackers: list[Tracker], *, wandb_run_id: str | None = None) -> None:
+        """Takes the trackers, the local record first, and the W&B run's id for the checkpoint."""
         self._trackers = list(trackers)
-        self._failed: list[Tracker] = []
-        self._wandb_run_id = wandb_run_id
-
-    @property
-    def wandb_run_id(self) -> str | None:
-        """Id of the W&B run, for the checkpoint: a resumed run continues under it."""
-        return self._wandb_run_id
+        self._left_out: list[Tracker] = []
+        self.wandb_run_id = wandb_run_id
 
     def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Logs one set of numbers for a step.
@@ -50,30 +43,22 @@ class TrackerGroup:
             numbers[name] = value if isinstance(value, int) else float(value)
             if not math.isfinite(numbers[name]):
                 raise ValueError(f"metric {name!r} is {value} at step {step}")
-        for tracker in list(self._trackers):
-            try:
-                tracker.log_metrics(step, numbers)
-            except TrackerError as error:
-                self._leave_out(tracker, error)
+        self._to_all(lambda tracker: tracker.log_metrics(step, numbers))
 
     def log_completions(self, step: int, records: list[CompletionRecord]) -> None:
         """Logs the completions of a step."""
-        for tracker in list(self._trackers):
-            try:
-                tracker.log_completions(step, records)
-            except TrackerError as error:
-                self._leave_out(tracker, error)
+        self._to_all(lambda tracker: tracker.log_completions(step, records))
 
     def close(self, *, failed: bool = False) -> None:
         """Closes every tracker, the local record last; calling it again does nothing."""
-        while self._failed:
+        while self._left_out:
             with suppress(TrackerError):  # this tracker's failure has been reported
-                self._failed.pop().close(failed=True)
+                self._left_out.pop().close(failed=True)
         while self._trackers:
             try:
                 self._trackers.pop().close(failed=failed)
             except TrackerError as error:
-                logger.warning("%s", error)
+                _log.warning("%s", error)
 
     def __enter__(self) -> Self:
         return self
@@ -86,60 +71,64 @@ class TrackerGroup:
     ) -> None:
         self.close(failed=error_type is not None)
 
-    def _leave_out(self, tracker: Tracker, error: TrackerError) -> None:
-        logger.warning("%s; training goes on, metrics.jsonl has everything", error)
-        self._trackers.remove(tracker)
-        self._failed.append(tracker)
+    def _to_all(self, log: Callable[[Tracker], None]) -> None:
+        for tracker in list(self._trackers):
+            try:
+                log(tracker)
+            except TrackerError as error:
+                _log.warning("%s; training goes on, metrics.jsonl has everything", error)
+                self._trackers.remove(tracker)
+                self._left_out.append(tracker)
 
 
-def build_trackers(config: Config, *, resume_step: int, wandb_run_id: str | None = None) -> TrackerGroup:
+def build_trackers(
+    config: Config, *, resume_step: int, wandb_run_id: str | None = None, custom: BuildTracker | None = None
+) -> TrackerGroup:
     """Opens the trackers that the config selects, in `config.output_dir`.
 
     Args:
         config: the whole config; W&B gets it with secrets masked.
-        resume_step: last step of the checkpoint that the run continues from, 0 for a new run. What
-            the folder already says about later steps is dropped.
+        resume_step: last step of the checkpoint that the run continues from, 0 for a new run. What the folder already
+            says about later steps is dropped.
         wandb_run_id: id of the W&B run to continue, from the checkpoint.
+        custom: makes a tracker of the user's own.
+
+    Raises:
+        UserError: the user's own tracker cannot be made.
     """
-    trackers: list[Tracker] = [JsonlTracker(Path(config.output_dir), resume_step=resume_step)]
-    if config.tracker.tensorboard:
-        try:
-            trackers.append(_build_tensorboard(config, resume_step))
-        except TrackerError as error:
-            logger.warning("%s", error)
-    if config.tracker.wandb:
-        try:
-            tracker = _build_wandb(config, wandb_run_id)
-        except TrackerError as error:
-            logger.warning("%s", error)
-        else:
-            trackers.append(tracker)
-            wandb_run_id = tracker.run_id
-    return TrackerGroup(trackers, wandb_run_id=wandb_run_id)
+    own = [] if custom is None else [CustomTracker(custom, config)]
+    local = JsonlTracker(Path(config.output_dir), resume_step=resume_step)
+    copies: dict[str, Tracker] = {}
+    for name, build in TRACKERS.items():
+        if getattr(config.tracker, name):
+            try:
+                copies[name] = build(config, resume_step, wandb_run_id)
+            except TrackerError as error:
+                _log.warning("%s", error)
+    if "wandb" in copies:
+        wandb_run_id = copies["wandb"].run_id
+    return TrackerGroup([local, *copies.values(), *own], wandb_run_id=wandb_run_id)
 
 
-# Both import late: tensorboardX brings torch in where that is installed, wandb takes half a second.
+# Both libraries are loaded where they are used: wandb takes half a second.
 
 
-def _build_tensorboard(config: Config, resume_step: int) -> "TensorBoardTracker":
+def _tensorboard(config: Config, resume_step: int, wandb_run_id: str | None) -> Tracker:
     from tunix_grpo.record.tensorboard import TensorBoardTracker
 
     return TensorBoardTracker(
-        Path(config.output_dir),
-        num_completions=config.tracker.num_completions,
-        resume_step=resume_step,
+        Path(config.output_dir), num_completions=config.tracker.num_completions, resume_step=resume_step
     )
 
 
-def _build_wandb(config: Config, run_id: str | None) -> "WandbTracker":
+def _wandb(config: Config, resume_step: int, wandb_run_id: str | None) -> Tracker:
     from tunix_grpo.record.wandb import WandbTracker
 
-    return WandbTracker(
-        public_config(config),
-        Path(config.output_dir),
-        project=config.tracker.project,
-        entity=config.tracker.entity,
-        run_name=config.tracker.run_name,
-        num_completions=config.tracker.num_completions,
-        run_id=run_id,
-    )
+    return WandbTracker(config, run_id=wandb_run_id)
+
+
+TRACKERS: dict[str, Callable[[Config, int, str | None], Tracker]] = {"tensorboard": _tensorboard, "wandb": _wandb}
+"""The copies by name, which is also the setting of `tracker` that switches one on.
+
+A builder gets the config, the step that the run continues from and the id of the W&B run to continue.
+"""

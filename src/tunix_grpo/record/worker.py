@@ -1,29 +1,23 @@
-"""A thread that does slow things in order, for somebody who must not wait for them."""
+"""A thread that runs slow calls in order while its owner goes on."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, TypeVar
-
-_T = TypeVar("_T")
+from typing import Any
 
 
 class Worker:
-    """Runs calls one after another on a daemon thread.
-
-    Unlike an executor of `concurrent.futures`, it does not keep the program alive: a call that
-    hangs is left behind at exit.
-    """
+    """Runs calls one after another on a daemon thread, so that a call that hangs does not keep the program alive."""
 
     def __init__(self, name: str) -> None:
         """Starts the thread."""
         self._calls: SimpleQueue[tuple[Callable[[], Any], Future]] = SimpleQueue()
         Thread(target=self._work, daemon=True, name=name).start()
 
-    def submit(self, function: Callable[[], _T]) -> Future[_T]:
+    def submit(self, function: Callable[[], Any]) -> Future:
         """Queues a call; the future gets its result or what it raised."""
-        future: Future[_T] = Future()
+        future = Future()
         self._calls.put((function, future))
         return future
 
@@ -32,5 +26,5 @@ class Worker:
             function, future = self._calls.get()
             try:
                 future.set_result(function())
-            except BaseException as error:  # not handled here: whoever asks the future gets it
+            except BaseException as error:  # the future raises it for whoever asks
                 future.set_exception(error)
