@@ -70,6 +70,7 @@ def reference(value: str) -> str:
 
 
 Reference = Annotated[Text, AfterValidator(reference)]
+NameOrReference = Annotated[Name, AfterValidator(lambda text: reference(text) if ":" in text else text)]
 
 Count = Annotated[Whole, Field(ge=1)]
 Seed = Annotated[Whole, Field(ge=0, le=MAX_SEED)]

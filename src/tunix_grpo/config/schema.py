@@ -18,6 +18,7 @@ from tunix_grpo.config.rules import (
     Flag,
     Modules,
     Name,
+    NameOrReference,
     Number,
     Path,
     Reference,
@@ -172,9 +173,9 @@ class GenerationConfig:
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
 class TaskConfig:
-    """The questions: which task, and the keys that its builder takes; see `plugins.task_group`."""
+    """The questions: which task, and the keys that its builder takes; see `open_groups.py`."""
 
-    name: Name
+    name: NameOrReference
     """arithmetic, gsm8k, jsonl, reasoning_gym, or FILE.py:FUNCTION, a builder of your own."""
     system_prompt: Text | None
     """System message before every question; `default` asks for reasoning and answer tags; null is
@@ -211,7 +212,7 @@ class OutsideReward(WeightedReward):
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
 class RewardsConfig:
-    """The rewards: the user's own function, and those that are selected by name; see `plugins.reward_group`."""
+    """The rewards: the user's own function, and those that are selected by name; see `open_groups.py`."""
 
     custom: CustomReward
     """The user's own function."""
