@@ -2,23 +2,33 @@
 
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 
 import pytest
 
-from tunix_grpo.config import Config
-from tunix_grpo.config.loading import value_keys
+from tunix_grpo.config import Config, load
 from tunix_grpo.config.overrides import check_words, jobs_of, normalise
 from tunix_grpo.config.suggestions import closest
 from tunix_grpo.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
-OPTION_FILES = sorted(file for file in CONF.glob("*/*.yaml") if file.parent.name not in ("hydra", "experiment"))
+OPTION_FILES = sorted(
+    file
+    for file in CONF.glob("*/*.yaml")
+    if file.parent.name not in ("hydra", "experiment") and file.stem not in ("base", "custom")
+)
 EXPERIMENTS = sorted(file.stem for file in CONF.glob("experiment/*.yaml"))
 # What an option cannot do without.
 NEEDS = {"hf": ["model.path=/some/model"], "jsonl": ["task.path=/some/file.jsonl"]}
+
+
+@pytest.fixture
+def compose(compose) -> Callable[..., Config]:
+    """Composes the shipped config from words as a user writes them."""
+    return lambda *words: compose(*normalise(words))
 
 
 def flat(config: Config) -> dict[str, object]:
@@ -334,7 +344,7 @@ WRONG = [
         ["task=arithmetic", "task.max_operand=null"],
         "task.name=arithmetic needs it; give task.max",
     ),
-    (["task.heldout_fraction=1"], "task.heldout_fraction=1.0: must be above 0 and below 1"),
+    (["task.heldout_fraction=1"], "task.heldout_fraction=1: must be above 0 and below 1"),
     (["task.name=gsm"], "task.name=gsm: must be one of arithmetic, gsm8k, jsonl, reasoning_gym"),
     (["reward=[]"], "reward=[]: no reward is selected, so there is nothing to learn from; give"),
     (["reward=[format]", "reward.format.weight=0"], "reward.format.weight=0: nothing counts"),
@@ -378,10 +388,10 @@ def test_all_problems_are_listed_at_once(compose):
         "grpo.num_generations",
         "model.path",
         "reward",
-        "seed",
         "task.max_operand",
         "training.micro_batch_size",
         "training.num_batches",
+        "training.seed",
     ]
     assert str(caught.value).startswith("8 settings are wrong:\n  ")
 
@@ -449,7 +459,7 @@ def test_numbers_may_be_written_in_any_way(compose):
         ("training=5", "there is no training 5"),
         ("model=tiny,gema3_1b", "there is no model gema3_1b; did you mean gemma3_1b?"),
         ("~training.seed", "a setting cannot be left out; give it a value: training.seed=VALUE"),
-        ("~task", "a group cannot be left out; choose an option of arithmetic, gsm8k"),
+        ("~task", "a group cannot be left out; choose an option of arithmetic, custom, gsm8k"),
         ("--training.seed=1", "settings are written without dashes: training.seed=1"),
         ("--fast", "--fast: unknown option; --help lists what there is"),
         ("seed", "seed: not of the form key=value"),
@@ -528,7 +538,7 @@ def test_every_value_of_a_sweep_is_tried_once():
     ],
 )
 def test_closest(key, guess):
-    assert closest(key, value_keys()) == guess
+    assert closest(key, load.settings()) == guess
 
 
 def test_help_names_every_group_and_option():
@@ -536,10 +546,3 @@ def test_help_names_every_group_and_option():
     for file in [*OPTION_FILES, *CONF.glob("experiment/*.yaml")]:
         assert re.search(rf"^ +{file.parent.name} ", text, re.MULTILINE), file.parent.name
         assert re.search(rf"\b{file.stem}\b", text), file
-
-
-def test_every_setting_is_described():
-    source = (ROOT / "src/tunix_grpo/config/schema.py").read_text()
-    declared = re.findall(r"^    \w+: (?:int|float|str|bool).*?(?=^    \w+: |^@)", source, re.M | re.S)
-    assert len(declared) >= 60
-    assert [text for text in declared if '"""' not in text] == []

@@ -12,9 +12,9 @@ import pytest
 import qwix
 import torch
 import transformers
-from families import LLAMA3_ROPE, SHAPES, VARIANTS, model_config, one_device_mesh
 from flax import nnx
 
+from helpers.models import LLAMA3_ROPE, SHAPES, VARIANTS, model_config, one_device_mesh
 from tunix_grpo.decoder.forward import forward, head_logits, text_positions
 from tunix_grpo.decoder.spec import DecoderSpec, Rope
 from tunix_grpo.errors import UserError
@@ -246,9 +246,10 @@ def test_a_family_from_a_file_has_the_logits_of_transformers(granite, tmp_path):
     ("family", "words"),
     [
         ("lama", "model.family=lama: there is no such family; give one of gemma3, qwen2, qwen3, llama, FILE.py:NAME"),
-        ("nowhere.py:OWN", "model.family=nowhere.py:OWN: there is no file nowhere.py; give one of"),
-        ("own.py:MINE", "model.family=own.py:MINE: own.py has no family MINE; it has OWN, LLAMA|LLAMA, OWN"),
-        ("broken.py:OWN", r"broken.py cannot be run \(ZeroDivisionError: division by zero\)"),
+        ("nowhere.py:OWN", "model.family=nowhere.py:OWN: there is no such file; give a Python file"),
+        ("own.py:MINE", "model.family=own.py:MINE: there is no such family in own.py"),
+        ("own.py:read", "model.family=own.py:read: read is not a Family but function; give one of gemma3"),
+        ("broken.py:OWN", r"broken.py:OWN cannot be run: ZeroDivisionError: division by zero \(.*broken.py:1\)"),
     ],
 )
 def test_a_family_that_is_not_there_is_one_sentence(family, words, tmp_path, monkeypatch):

@@ -7,9 +7,9 @@ import yaml
 from omegaconf import OmegaConf
 
 from helpers import golden
-from tunix_grpo.config import load
-from tunix_grpo.config.history import BEFORE, read_run_config, with_former_entries
-from tunix_grpo.config.loading import value_keys
+from tunix_grpo.config import Config
+from tunix_grpo.config.history import BEFORE, load_recorded, read_run_config, with_former_entries
+from tunix_grpo.config.sentences import value_keys
 from tunix_grpo.errors import UserError
 
 ARCHIVES = sorted((golden.FOLDER / "old_runs").glob("*.tar.xz"))
@@ -28,7 +28,7 @@ def write(folder, content) -> None:
 
 def test_every_setting_that_is_younger_than_an_old_run_has_a_former_value(old_config):
     old = OmegaConf.create(old_config)
-    younger = {key for key in value_keys() if OmegaConf.select(old, key, default="lacks") == "lacks"}
+    younger = {key for key in value_keys(Config) if OmegaConf.select(old, key, default="lacks") == "lacks"}
     assert younger - set(BEFORE) == set()
 
 
@@ -37,21 +37,31 @@ def test_a_config_without_the_younger_settings_has_the_values_of_then(old_config
         group, name = key.split(".")
         old_config[group].pop(name, None)
     write(tmp_path, old_config)
-    config = load(read_run_config(tmp_path))
+    config = load_recorded(read_run_config(tmp_path))
     assert (config.model.kaggle_id, config.model.quantization, config.training.remat) == (None, None, "none")
     assert config.task.name == old_config["task"]["name"]
+
+
+def test_a_run_is_read_when_the_files_of_its_own_parts_are_gone(old_config, tmp_path):
+    old_config["task"] = {"name": "/gone/parity.py:build", "system_prompt": None, "limit": 30}
+    old_config["reward"]["short"] = {"function": "/gone/short.py:short", "weight": 0.2}
+    old_config["tracker"]["custom"] = "/gone/tracker.py:Tracker"
+    write(tmp_path, old_config)
+    config = load_recorded(read_run_config(tmp_path))
+    assert (config.task.name, config.task.limit) == ("/gone/parity.py:build", 30)
+    assert config.reward.short == {"function": "/gone/short.py:short", "weight": 0.2}
 
 
 def test_what_an_old_config_says_itself_stays(old_config, tmp_path):
     old_config["training"]["remat"] = "full"
     write(tmp_path, old_config)
-    assert load(read_run_config(tmp_path)).training.remat == "full"
+    assert load_recorded(read_run_config(tmp_path)).training.remat == "full"
 
 
 def test_a_missing_setting_that_was_always_there_is_an_error(old_config, tmp_path):
     del old_config["grpo"]["beta"]
     write(tmp_path, old_config)
-    assert load.examine(read_run_config(tmp_path)).problems == [
+    assert load_recorded.examine(read_run_config(tmp_path)).problems == [
         "grpo.beta: has no value; give grpo.beta=VALUE, a number"
     ]
 

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tunix_grpo.config import CustomReward, RewardsConfig, WeightedReward
+from tunix_grpo.config import CustomReward
+from tunix_grpo.config.open_groups import REWARD
 from tunix_grpo.errors import UserError
 from tunix_grpo.rewards.base import Reward, RewardError
-from tunix_grpo.rewards.builders import REWARDS, build_rewards
-from tunix_grpo.rewards.format import format_score
+from tunix_grpo.rewards.builders import build_rewards
+from tunix_grpo.rewards.correctness import correctness_reward
+from tunix_grpo.rewards.format import format_reward, format_score
 from tunix_grpo.rewards.scoring import score_completions
 from tunix_grpo.tasks.base import ExactTask, Question
 
@@ -62,7 +64,7 @@ FORMATS = [
 @pytest.mark.parametrize(("completion", "score"), FORMATS)
 def test_format(completion, score):
     assert format_score(completion) == score
-    assert REWARDS["format"](["p"], [completion], QUESTIONS[:1], TASK) == [score]
+    assert format_reward(["p"], [completion], QUESTIONS[:1], TASK) == [score]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_format_of_hostile_completions_takes_less_than_50_ms(completion):
 
 
 def test_correctness_is_the_task_s_score():
-    assert REWARDS["correctness"](PROMPTS, COMPLETIONS, QUESTIONS, TASK) == [1.0, 0.0]
+    assert correctness_reward(PROMPTS, COMPLETIONS, QUESTIONS, TASK) == [1.0, 0.0]
 
 
 # --- building ---
@@ -97,8 +99,9 @@ def custom(path=None, function=None, weight=1.0):
 
 
 def config(*, format=None, correctness=None, own=None):
-    weighted = [None if w is None else WeightedReward(weight=w) for w in (format, correctness)]
-    return RewardsConfig(format=weighted[0], correctness=weighted[1], custom=own or custom())
+    weights = {"format": format, "correctness": correctness}
+    content = {name: None if weight is None else {"weight": weight} for name, weight in weights.items()}
+    return REWARD.section(content)(**content, custom=own or custom())
 
 
 def write(folder, text):

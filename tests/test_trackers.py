@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from threading import Event
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from helpers.wandb_files import FakeWandbServer, history, last_values, run_config
 from tunix_grpo.config import Config, load
+from tunix_grpo.config.plugins import resolve
 from tunix_grpo.errors import UserError
 from tunix_grpo.record.completion_tables import CompletionTables
 from tunix_grpo.record.jsonl import JsonlTracker
@@ -371,47 +371,67 @@ def test_trackers_hear_how_a_run_ended(error: type[BaseException] | None):
     assert broken.calls == [f"closed, failed={error is not None}"]
 
 
-class ListTracker:
-    """A user's tracker: keeps what it hears, and cannot take step 3."""
+OWN_TRACKERS = """
+class ListTracker:  # keeps what it hears, and cannot take step 3
+    heard = []
 
-    heard: ClassVar[list[object]] = []
-
-    def __init__(self, output_dir: Path, config: Config) -> None:
+    def __init__(self, output_dir, config):
         self.heard[:] = [output_dir, config.task.name]
 
-    def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
+    def log_metrics(self, step, metrics):
         self.heard.append(metrics["reward"] / (step - 3))
 
-    def log_completions(self, step: int, records: list[CompletionRecord]) -> None:
+    def log_completions(self, step, records):
         self.heard.append([record.completion for record in records])
 
-    def close(self, *, failed: bool = False) -> None:
+    def close(self, *, failed=False):
         self.heard.append(failed)
 
+def with_one_argument(output_dir):
+    pass
 
-def only_local(compose: Callable[..., Config]) -> Config:
-    return compose("model=tiny", "task=arithmetic", "tracker.wandb=false", "tracker.tensorboard=false")
+def that_exits(output_dir, config):
+    exit(1)
+
+def of_another_kind(output_dir, config):
+    return []
+"""
 
 
-def test_a_tracker_of_the_user_gets_the_record(compose: Callable[..., Config], tmp_path: Path):
-    with build_trackers(only_local(compose), resume_step=0, custom=ListTracker) as trackers:
+@pytest.fixture
+def with_own_tracker(compose: Callable[..., Config], tmp_path: Path) -> Callable[[str], Config]:
+    """Returns the settings of a run whose record goes to a function of a file of the user's, and to no other copy."""
+    (tmp_path / "own.py").write_text(OWN_TRACKERS)
+
+    def configured(name: str) -> Config:
+        own = f"tracker.custom={tmp_path}/own.py:{name}"
+        return compose("model=tiny", "task=arithmetic", "tracker.wandb=false", "tracker.tensorboard=false", own)
+
+    return configured
+
+
+def test_a_tracker_of_the_user_gets_the_record(with_own_tracker: Callable[[str], Config], tmp_path: Path):
+    config = with_own_tracker("ListTracker")
+    with build_trackers(config, resume_step=0) as trackers:
         trackers.log_metrics(1, {"reward": 4.0})
         trackers.log_completions(1, [record(completion="five")])
 
-    assert ListTracker.heard == [tmp_path, "arithmetic", -2.0, ["five"], False]
+    heard = resolve(config.tracker.custom, "tracker.custom").heard
+    assert heard == [tmp_path, "arithmetic", -2.0, ["five"], False]
 
 
 def test_a_tracker_of_the_user_that_fails_is_left_out(
-    compose: Callable[..., Config], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    with_own_tracker: Callable[[str], Config], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    with build_trackers(only_local(compose), resume_step=0, custom=ListTracker) as trackers:
+    config = with_own_tracker("ListTracker")
+    with build_trackers(config, resume_step=0) as trackers:
         for step in (3, 4):
             trackers.log_metrics(step, {"reward": 1.0})
 
-    assert ListTracker.heard == [tmp_path, "arithmetic", True]
+    assert resolve(config.tracker.custom, "tracker.custom").heard == [tmp_path, "arithmetic", True]
     (message,) = caplog.messages
     assert re.fullmatch(
-        r"tracker\.custom failed: ZeroDivisionError: .* \(.*test_trackers\.py:\d+\); "
+        r"tracker\.custom failed: ZeroDivisionError: .* \(.*own\.py:\d+\); "
         r"training goes on, metrics\.jsonl has everything",
         message,
     )
@@ -419,18 +439,19 @@ def test_a_tracker_of_the_user_that_fails_is_left_out(
 
 
 @pytest.mark.parametrize(
-    ("build", "message"),
+    ("name", "message"),
     [
-        (lambda output_dir: None, r"tracker\.custom cannot be started: TypeError: .* 1 positional argument but 2 were"),
-        (lambda output_dir, config: exit(1), r"tracker\.custom cannot be started: SystemExit: 1"),
-        (lambda output_dir, config: [], "gives a list without log_metrics, log_completions, close; a tracker has"),
+        ("with_one_argument", r"tracker\.custom cannot be started: TypeError: .* 1 positional argument but 2 were"),
+        ("that_exits", r"tracker\.custom cannot be started: SystemExit: 1"),
+        ("of_another_kind", "gives a list without log_metrics, log_completions, close; a tracker has"),
+        ("Nobody", r"tracker\.custom=.*own\.py:Nobody: there is no such function in .*own\.py"),
     ],
 )
 def test_a_tracker_of_the_user_that_is_none_is_one_sentence(
-    compose: Callable[..., Config], build: Callable[..., object], message: str
+    with_own_tracker: Callable[[str], Config], name: str, message: str
 ):
     with pytest.raises(UserError, match=message) as caught:
-        build_trackers(only_local(compose), resume_step=0, custom=build)
+        build_trackers(with_own_tracker(name), resume_step=0)
     assert "\n" not in str(caught.value)
 
 

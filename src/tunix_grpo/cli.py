@@ -98,14 +98,14 @@ def checked_command_line(words: Sequence[str], config_dir: Path, config_name: st
     Raises:
         ConfigError: lists all that is wrong.
     """
-    words = normalise(words, aliases=load.aliases, verbatim=load.verbatim)
+    words = normalise(words, load)
     arguments, unknown = get_args_parser().parse_known_args(words)
     config_dirs = [config_dir]
     if arguments.config_dir is not None:
         config_dirs.append(Path(arguments.config_dir).absolute())
         if not config_dirs[-1].is_dir():
             raise ConfigError([f"--config-dir {arguments.config_dir}: there is no such folder"])
-    checked = check_words([*unknown, *arguments.overrides], config_dirs, load.settings())
+    checked = check_words([*unknown, *arguments.overrides], config_dirs, load)
     problems = checked.problems
     jobs = jobs_of(checked.usable) if arguments.multirun else [checked.usable]
     only_shown = arguments.help or arguments.cfg is not None

@@ -1,18 +1,28 @@
 """The settings of `scripts/benchmark.py`; their values are in `conf/benchmark.yaml` and the groups of training."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
-from operator import attrgetter
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from tunix_grpo.config import relations, rules
-from tunix_grpo.config.loading import Loader, build
-from tunix_grpo.config.relations import Relation, show
-from tunix_grpo.config.rules import Advice
-from tunix_grpo.config.schema import MAX_SEED, GrpoConfig, MeshConfig, ModelConfig, OptimizerConfig, StepSize
+from tunix_grpo.config.loading import Loader
+from tunix_grpo.config.relations import Relation
+from tunix_grpo.config.rules import GROUP, Device, Flag, Path, Seed, Whole
+from tunix_grpo.config.schema import (
+    BatchConfig,
+    GenerationConfig,
+    GrpoConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    StepSize,
+)
+from tunix_grpo.config.sentences import show
 
-PEERS = ("trl", "tunix")
 # What the peers are driven with, and only with.
 _PEERS_NEED = {
     "model.random_weights": False,
@@ -27,51 +37,33 @@ _CPU_SIZES = {"prompt": 64, "completion": 64, "steps": 3}
 _SIZES = {"prompt": 256, "completion": 512, "steps": 5}
 
 
-@dataclass(kw_only=True, slots=True)
-class BatchConfig:
-    """How many prompts a step has, and how they pass through the model."""
-
-    micro_batch_size: int = rules.number(minimum=1, advice=Advice(1, 16))
-    """Prompts per device that pass through the model at once, 1 to 16 by GPU memory."""
-    gradient_accumulation_steps: int = rules.number(minimum=1)
-    """Micro batches per update, 1 or more."""
-    remat: str = rules.choice("auto", "none", "block", "full")
-    """What an update computes again instead of keeping it, as in training: none, block, full or auto."""
-
-
-@dataclass(kw_only=True, slots=True)
-class LengthsConfig:
+@dataclass(kw_only=True, slots=True, config=GROUP)
+class LengthsConfig(GenerationConfig):
     """How long prompts and completions are, and how tokens are drawn."""
 
-    max_prompt_length: int | None = rules.number(minimum=1, hint="null chooses by device")
+    max_prompt_length: Whole | None = rules.number(minimum=1, hint="null chooses by device")
     """Tokens of a prompt, 1 or more; null is 64 on a CPU, 256 elsewhere."""
-    max_generation_steps: int | None = rules.number(minimum=1, hint="null chooses by device")
+    max_generation_steps: Whole | None = rules.number(minimum=1, hint="null chooses by device")
     """Tokens of a completion, all of them generated, 1 or more; null is 64 on a CPU, 512 elsewhere."""
-    temperature: float = rules.number(minimum=0)
-    """Divides the logits before sampling, 0 or more; 0 is greedy."""
-    top_p: float = rules.number(above=0, maximum=1)
-    """Probability mass that sampling is restricted to, in (0, 1]; 1 is all."""
-    top_k: int | None = rules.number(minimum=1, hint="null samples from all tokens")
-    """Number of likeliest tokens that sampling is restricted to, 1 or more; null is all."""
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, config=GROUP)
 class BenchmarkConfig(StepSize):
     """What is timed, on which work, and beside which other program."""
 
-    peer: str | None = rules.choice(*PEERS)
+    peer: Literal["trl", "tunix"] | None
     """The program that does the same work in turns: trl or tunix; null is none."""
-    steps: int | None = rules.number(minimum=1, hint="null chooses by device")
+    steps: Whole | None = rules.number(minimum=1, hint="null chooses by device")
     """Timed steps, 1 or more; null is 3 on a CPU, 5 elsewhere."""
-    warmup: int = rules.number(minimum=0)
+    warmup: Whole = rules.number(minimum=0)
     """Steps after the first, compiling one that are not timed either, 0 or more."""
-    json: bool
+    json: Flag
     """Prints one JSON object instead of the table."""
-    seed: int = rules.number(minimum=0, maximum=MAX_SEED)
+    seed: Seed
     """Of weights, prompts and completions."""
-    device: str = rules.choice("cuda", "cpu", "tpu", "auto")
+    device: Device
     """cuda, cpu, tpu, or auto for the best one present."""
-    jax_cache: str | None = rules.path(hint="give a folder, or null for none")
+    jax_cache: Path | None = rules.hint("give a folder, or null for none")
     """Folder of compiled programs, to time a warm start; null compiles anew."""
     model: ModelConfig
     training: BatchConfig
@@ -100,19 +92,19 @@ class BenchmarkConfig(StepSize):
 
 
 def to_values(config: BenchmarkConfig) -> dict[str, Any]:
-    """Returns the settings by dotted key, as JSON can carry them to another process."""
-    return {key: attrgetter(key)(config) for key in load.settings()}
+    """Returns the settings as JSON can carry them to another process."""
+    return asdict(config)
 
 
 def from_values(values: Mapping[str, Any]) -> BenchmarkConfig:
     """Returns the config that `to_values` took apart."""
-    return build(BenchmarkConfig, values)
+    return TypeAdapter(BenchmarkConfig).validate_python(values)
 
 
 def _peer_can(values: Mapping[str, Any]) -> Iterator[str]:
     """Yields the settings that the chosen peer does not have."""
     peer = values.get("peer")
-    if peer not in PEERS:
+    if peer is None:
         return
     for key, needed in _PEERS_NEED.items():
         if key in values and values[key] != needed:

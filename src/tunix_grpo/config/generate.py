@@ -1,18 +1,19 @@
 """The settings of `scripts/generate.py`; their values are in `conf/generate.yaml`."""
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+from pydantic.dataclasses import dataclass
 
 from tunix_grpo.config import relations, rules
 from tunix_grpo.config.history import read_run_config
 from tunix_grpo.config.loading import Loader
 from tunix_grpo.config.relations import Relation
-from tunix_grpo.config.schema import MAX_SEED, GenerationConfig, MeshConfig, ModelConfig
+from tunix_grpo.config.rules import GROUP, Count, Device, Flag, Name, Seed, Step, Text, Whole
+from tunix_grpo.config.schema import GenerationConfig, MeshConfig, ModelConfig
 from tunix_grpo.errors import ConfigError, UserError
 
 # What a run's config.yaml says of how it is asked; what the command line says wins over the last three.
@@ -24,41 +25,41 @@ _OF_A_RUN = (
 )
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, config=GROUP)
 class PromptConfig:
     """The part of a task that its prompts show."""
 
-    system_prompt: str | None
+    system_prompt: Text | None
     """System message before the question; `default` asks for reasoning and answer tags; null is none."""
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, config=GROUP)
 class GenerateConfig:
     """Questions for a model, and what becomes of the answers."""
 
-    question: str | None = rules.text(hint='give a text, as in "question=What is 12 + 30?"')
+    question: Name | None = rules.hint('give a text, as in "question=What is 12 + 30?"')
     """The question, any text."""
-    file: str | None = rules.text(hint="give a file with a question a line, or - for standard input")
+    file: Name | None = rules.hint("give a file with a question a line, or - for standard input")
     """File with a question a line; - is standard input."""
-    run: str | None = rules.path(hint="give a run's folder, such as outputs/tunix-grpo/2026-01-31/12-00-00")
+    run: rules.Path | None = rules.hint("give a run's folder, such as outputs/tunix-grpo/2026-01-31/12-00-00")
     """Folder of a run: its model with trained weights is asked."""
-    step: str = rules.words_or_count("latest", "best")
+    step: Step
     """A saved step of the run, or latest, or best: the saved step with the highest eval/accuracy."""
-    path: str | None = rules.path(hint="give a Hugging Face directory, for example an exported one")
+    path: rules.Path | None = rules.hint("give a Hugging Face directory, for example an exported one")
     """Hugging Face directory that is asked; short for model.path."""
-    samples: int = rules.number(minimum=0)
+    samples: Whole = rules.number(minimum=0)
     """Answers per question, 0 or more; 0 only shows the prompt."""
-    show_prompt: bool
+    show_prompt: Flag
     """Shows the exact prompt, token ids included."""
-    json: bool
+    json: Flag
     """Prints one object a line: prompt, completion, length, truncated."""
-    batch_size: int = rules.number(minimum=1)
+    batch_size: Count
     """Questions of a file that are answered at once, 1 or more."""
-    seed: int = rules.number(minimum=0, maximum=MAX_SEED)
+    seed: Seed
     """Same seed, same answers."""
-    device: str = rules.choice("cuda", "cpu", "tpu", "auto")
+    device: Device
     """cuda, cpu, tpu, or auto for the best one present."""
-    jax_cache: str | None = rules.path(hint="give a folder, or null for none")
+    jax_cache: rules.Path | None = rules.hint("give a folder, or null for none")
     """Folder of compiled programs, shared with training; null keeps none."""
     model: ModelConfig
     generation: GenerationConfig

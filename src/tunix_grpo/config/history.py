@@ -1,13 +1,18 @@
 """Reads the settings of runs that earlier versions made: what they lack has the value that was in effect then."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from tunix_grpo.config.loading import value_keys
+from tunix_grpo.config.loading import load
+from tunix_grpo.config.open_groups import as_written
+from tunix_grpo.config.relations import ERRORS, check_relations
+from tunix_grpo.config.schema import RewardsConfig, TaskConfig
 from tunix_grpo.errors import UserError
 
 # Every setting that was added after runs had been made, with what the program did before it had the setting.
@@ -21,6 +26,15 @@ BEFORE: dict[str, Any] = {
 }
 # Without one of these it is not the config of a run.
 _GROUPS = ("model", "training", "generation", "task", "tracker")
+
+
+# Reads the settings of a run whose own files, such as the task's, are not needed any more.
+load_recorded = replace(
+    load,
+    checks=(partial(check_relations, ERRORS),),
+    remarks=(),
+    open_groups={"task": as_written(TaskConfig), "reward": as_written(RewardsConfig)},
+)
 
 
 def read_run_config(folder: Path) -> DictConfig:
@@ -46,7 +60,7 @@ def read_run_config(folder: Path) -> DictConfig:
 def with_former_values(cfg: DictConfig) -> DictConfig:
     """Returns the config of an old run with a value for every setting that is younger than it."""
     cfg = cfg.copy()
-    for key in BEFORE.keys() & set(value_keys()):
+    for key in BEFORE.keys() & set(load.settings()):
         group, _, name = key.rpartition(".")
         if name not in OmegaConf.select(cfg, group):
             OmegaConf.update(cfg, key, BEFORE[key], force_add=True)

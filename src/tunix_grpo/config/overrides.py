@@ -10,14 +10,18 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 
-from tunix_grpo.config.loading import ALIASES, value_keys
-from tunix_grpo.config.relations import show
+from tunix_grpo.config.loading import Loader, load
+from tunix_grpo.config.sentences import show, value_keys
 from tunix_grpo.config.suggestions import did_you_mean
 
 ALIAS_WORD = re.compile(r"(\+\+)?(\w+)=.*", re.DOTALL)
 QUOTED = re.compile(r"""(['"])(?:(?!\1)[^\\]|\\.)*\1""", re.DOTALL)
 TILDE_WORD = re.compile(r"([^=\s]+=)(~.*)", re.DOTALL)
+TASK_WORD = re.compile(r"\+*(task\.\w+)=.*", re.DOTALL)
+OUTSIDE_TASK = re.compile(r"task\.name=.*\.py:")
 OPTIONAL_GROUP = "experiment"
+BASE = "base"  # what the options of a group inherit is none itself
+TASK_IN_A_FILE = "custom"  # the option of the group `task` that has no keys of its own
 
 
 class CheckedWords(NamedTuple):
@@ -34,27 +38,35 @@ class CheckedWords(NamedTuple):
     groups_known: bool
 
 
-def normalise(words: Sequence[str], *, aliases: Sequence[str] = ALIASES, verbatim: Sequence[str] = ()) -> list[str]:
+def normalise(words: Sequence[str], loader: Loader = load) -> list[str]:
     """Returns command line words as Hydra needs them.
 
     A root alias becomes the setting that it stands for, so that both show the same value, and a `~`
     at the start of a value, which Hydra's grammar refuses, becomes the home directory. The text of a
-    verbatim setting is quoted, so that it may hold any character.
+    verbatim setting is quoted, so that it may hold any character. A key of the task's own is added
+    where the group does not have it, and a task in a file comes without the keys of another one.
     """
+    fixed = value_keys(loader.schema)
     normal = []
     for word in words:
         key, equals, value = word.partition("=")
-        if equals and key in verbatim:
+        if equals and key in loader.verbatim:
             normal.append(f"{key}={quoted(value)}")
             continue
         tilde = TILDE_WORD.fullmatch(word)
         if tilde:
             word = tilde[1] + os.path.expanduser(tilde[2])
         alias = ALIAS_WORD.fullmatch(word)
-        if alias and alias[2] in aliases:
+        if alias and alias[2] in loader.aliases:
             prefix = alias[1] or ""
             word = f"{prefix}training.{word.removeprefix(prefix)}"
+        own = TASK_WORD.fullmatch(word)
+        if own and "task" in loader.open_groups and own[1] not in fixed:
+            word = f"++{own[0].lstrip('+')}"
         normal.append(word)
+    outside = "task" in loader.open_groups and any(map(OUTSIDE_TASK.match, normal))
+    if outside and not any(word.startswith("task=") for word in normal):
+        normal.insert(0, f"task={TASK_IN_A_FILE}")
     return normal
 
 
@@ -68,16 +80,18 @@ def quoted(value: str) -> str:
     return f"'{escaped}'"
 
 
-def check_words(words: Sequence[str], config_dirs: Sequence[Path], keys: Sequence[str] | None = None) -> CheckedWords:
+def check_words(words: Sequence[str], config_dirs: Sequence[Path], loader: Loader = load) -> CheckedWords:
     """Checks every word of a command line.
 
     Args:
         words: command line words without the options that begin with a dash.
         config_dirs: folders that hold the groups.
-        keys: the settings that there are; None for those of a training run.
+        loader: that of the program.
     """
-    keys = value_keys() if keys is None else keys
     groups = list_groups(config_dirs)
+    keys = loader.settings()
+    if "reward" in loader.open_groups:
+        keys += [f"reward.{option}.{key}" for option in groups.get("reward", ()) for key in ("weight", "function")]
     problems: list[str] = []
     usable: list[str] = []
     groups_known = True
@@ -86,6 +100,10 @@ def check_words(words: Sequence[str], config_dirs: Sequence[Path], keys: Sequenc
             override = OverridesParser.create().parse_override(word)
         except HydraException:
             problems.append(not_an_override(word))
+            continue
+        own_task_key = "task" in loader.open_groups and override.key_or_group.startswith("task.")
+        if own_task_key and override.type == OverrideType.FORCE_ADD:
+            usable.append(word)  # the task's builder decides
             continue
         found = list(check_override(override, word, groups, keys))
         problems += found
@@ -127,7 +145,8 @@ def list_groups(config_dirs: Sequence[Path]) -> dict[str, list[str]]:
     for config_dir in config_dirs:
         for file in sorted(config_dir.glob("*/**/*.yaml")):
             group, _, option = file.relative_to(config_dir).with_suffix("").as_posix().partition("/")
-            groups.setdefault(group, []).append(option)
+            if option != BASE:
+                groups.setdefault(group, []).append(option)
     return groups
 
 

@@ -3,36 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-# For each task: the keys of its group that it reads, and whether each must be given (else it may be
-# null). `name` and `system_prompt` are common to all; any other key must be null.
-TASK_KEYS = {
-    "arithmetic": {"heldout_fraction": True, "num_questions": False, "max_operand": True},
-    "gsm8k": {
-        "path": False,
-        "dataset": False,
-        "question_column": True,
-        "answer_column": True,
-        "heldout_fraction": True,
-        "num_questions": False,
-    },
-    "jsonl": {
-        "path": True,
-        "question_column": True,
-        "answer_column": True,
-        "heldout_fraction": True,
-        "num_questions": False,
-    },
-    "reasoning_gym": {"dataset": True, "heldout_fraction": True, "num_questions": True},
-}
-TASK_HINTS = {
-    "path": "task.path=FILE, a jsonl or parquet file",
-    "dataset": "task.dataset=NAME, such as task.dataset=chain_sum",
-    "question_column": "task.question_column=question",
-    "answer_column": "task.answer_column=answer",
-    "heldout_fraction": "task.heldout_fraction=0.1",
-    "num_questions": "task.num_questions=10000",
-    "max_operand": "task.max_operand=100",
-}
+from tunix_grpo.config import plugins
+from tunix_grpo.config.sentences import show
+from tunix_grpo.errors import UserError
+
 WEIGHTS = ("model.path", "model.hub_id", "model.kaggle_id")
 NO_SIGNAL = "all completions of a prompt will be the same, so there is nothing to learn from"
 
@@ -42,13 +16,6 @@ class Relation(NamedTuple):
 
     keys: tuple[str, ...]
     check: Callable[..., str | None]
-
-
-def show(value: object) -> str:
-    """Returns a value as it is written on the command line."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def assignments(keys: tuple[str, ...], values: Mapping[str, Any]) -> str:
@@ -150,32 +117,12 @@ def check_relations(relations: tuple[Relation, ...], values: Mapping[str, Any]) 
                 yield f"{assignments(keys, values)}: {problem}"
 
 
-def check_task(values: Mapping[str, Any]) -> Iterator[str]:
-    """Yields the keys of the task group that the chosen task misses or does not read."""
-    name = values.get("task.name")
-    if name not in TASK_KEYS:
-        return
-    for key, hint in TASK_HINTS.items():
-        full_key = f"task.{key}"
-        if full_key not in values:
-            continue
-        value = values[full_key]
-        if value is None and TASK_KEYS[name].get(key, False):
-            yield f"{full_key}=null: task.name={name} needs it; give {hint}"
-        if value is not None and key not in TASK_KEYS[name]:
-            readers = " or ".join(task for task, keys in TASK_KEYS.items() if key in keys)
-            yield (
-                f"{full_key}={show(value)}: task.name={name} does not read it; "
-                f"set {full_key}=null, or take task={readers}"
-            )
-
-
 def check_rewards(values: Mapping[str, Any]) -> Iterator[str]:
     """Yields what is wrong when the selected rewards give no signal at all."""
     weights = {
-        name: values[f"reward.{name}.weight"]
-        for name in ("format", "correctness", "custom")
-        if f"reward.{name}.weight" in values
+        key.split(".")[1]: value
+        for key, value in values.items()
+        if key.startswith("reward.") and key.endswith(".weight")
     }
     if values.get("reward.custom.path") is None:
         weights.pop("custom", None)
@@ -187,3 +134,14 @@ def check_rewards(values: Mapping[str, Any]) -> Iterator[str]:
     elif not any(weights.values()):
         named = " and ".join(f"reward.{name}.weight=0" for name in weights)
         yield f"{named}: nothing counts in the total; give at least one another weight"
+
+
+def check_references(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what keeps a tracker or a reward of the user's from being found."""
+    for key, value in values.items():
+        outside_reward = key.startswith("reward.") and key.endswith(".function") and key != "reward.custom.function"
+        if value is not None and (outside_reward or key == "tracker.custom"):
+            try:
+                plugins.resolve(str(value), key)
+            except UserError as error:
+                yield str(error)

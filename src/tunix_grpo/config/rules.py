@@ -1,124 +1,46 @@
-"""What a single value may be: the rules that the schema's fields carry as metadata."""
+"""What a single value may be: the types that the schema's fields are made of, and the bounds and hints beside them.
 
-import math
+A value may be written in any way that means it: 1e3 and "1000" are whole numbers too, 12 may be a name.
+"""
+
 import os
 import re
 from collections.abc import Callable
-from dataclasses import Field, dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
-RULE = "rule"
-ADVICE = "advice"
-IS_PATH = "is_path"
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict
+
 BUNDLED = "bundled:"
+MAX_SEED = 2**32 - 1
 
-Rule = Callable[[Any], str | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Advice:
-    """The range in which a number is usually chosen; outside it the user is warned.
-
-    Attributes:
-        low: smallest usual value.
-        high: largest usual value.
-    """
-
-    low: int
-    high: int
-
-    def __call__(self, value: int) -> str | None:
-        """Returns a warning that names the range, or None inside it."""
-        if self.low <= value <= self.high:
-            return None
-        return f"outside the usual range {self.low} to {self.high}; going on with it"
+# How a group of settings is declared: a key that it does not have is an error, and so is NaN.
+GROUP = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-def number(
-    *,
-    minimum: float | None = None,
-    above: float | None = None,
-    maximum: float | None = None,
-    below: float | None = None,
-    hint: str = "",
-    advice: Advice | None = None,
-) -> Any:
-    """Declares a number between bounds; `above` and `below` exclude the bound itself."""
-    parts = [
-        f"{word} {bound}"
-        for word, bound in (
-            ("at least", minimum),
-            ("above", above),
-            ("at most", maximum),
-            ("below", below),
-        )
-        if bound is not None
-    ]
-    text = f"must be {' and '.join(parts)}" if parts else "must be a finite number"
-
-    def rule(value: float) -> str | None:
-        inside = (
-            math.isfinite(value)
-            and (minimum is None or value >= minimum)
-            and (above is None or value > above)
-            and (maximum is None or value <= maximum)
-            and (below is None or value < below)
-        )
-        return None if inside else f"{text}; {hint}" if hint else text
-
-    return field(metadata={RULE: rule, ADVICE: advice})
+def as_float(value: object) -> object:
+    """Returns a number as a float, also one that is written as text; no truth value is a number."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    try:
+        return float(value) if isinstance(value, int | str) else value
+    except ValueError:
+        return value
 
 
-def choice(*words: str) -> Any:
-    """Declares a word out of a list."""
-
-    def rule(value: str) -> str | None:
-        return None if value in words else f"must be one of {', '.join(words)}"
-
-    return field(metadata={RULE: rule})
+def as_whole(value: object) -> object:
+    """Returns a number as an int where it is whole, also one that is written as text."""
+    number = as_float(value)
+    return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
-def text(*, hint: str) -> Any:
-    """Declares a text that may not be empty."""
-
-    def rule(value: str) -> str | None:
-        return None if value.strip() else f"must not be empty; {hint}"
-
-    return field(metadata={RULE: rule})
+def as_flag(value: object) -> object:
+    """Returns true and false, written in any case, as truth values."""
+    return {"true": True, "false": False}.get(str(value).lower(), value)
 
 
-def path(*, hint: str) -> Any:
-    """Declares a file or folder; loading makes `~` and relative paths absolute."""
-
-    def rule(value: str) -> str | None:
-        return None if value.strip() else f"must not be empty; {hint}"
-
-    return field(metadata={RULE: rule, IS_PATH: True})
-
-
-def words_or_pattern(*words: str) -> Any:
-    """Declares one of the given words or a regular expression."""
-
-    def rule(value: str) -> str | None:
-        if value in words:
-            return None
-        try:
-            re.compile(value)
-        except re.error as error:
-            return f"is neither one of {', '.join(words)} nor a regular expression ({error})"
-        return None if value else f"must be one of {', '.join(words)} or a regular expression"
-
-    return field(metadata={RULE: rule})
-
-
-def words_or_count(*words: str) -> Any:
-    """Declares one of the given words or a number from 0 on, as text."""
-
-    def rule(value: str) -> str | None:
-        good = value in words or (value.isascii() and value.isdigit())
-        return None if good else f"must be one of {', '.join(words)} or a number"
-
-    return field(metadata={RULE: rule})
+def as_text(value: object) -> object:
+    """Returns a number or truth value as text."""
+    return str(value) if isinstance(value, int | float) else value
 
 
 def absolute(value: str) -> str:
@@ -131,16 +53,73 @@ def absolute(value: str) -> str:
     return os.path.abspath(os.path.expanduser(value))
 
 
-def rule_of(declared: Field) -> Rule | None:
-    """Returns the rule that a dataclass field carries."""
-    return declared.metadata.get(RULE)
+Whole = Annotated[int, BeforeValidator(as_whole)]
+Number = Annotated[float, BeforeValidator(as_float)]
+Flag = Annotated[bool, Strict(), BeforeValidator(as_flag)]
+Text = Annotated[str, BeforeValidator(as_text)]
+Name = Annotated[Text, Field(pattern=r"\S")]  # not empty
+Path = Annotated[Name, AfterValidator(absolute)]  # a file or folder
 
 
-def advice_of(declared: Field) -> Rule | None:
-    """Returns the advice that a dataclass field carries."""
-    return declared.metadata.get(ADVICE)
+def reference(value: str) -> str:
+    """Returns FILE.py:NAME with an absolute path."""
+    file, colon, name = value.rpartition(":")
+    if not (colon and file and name.isidentifier()):
+        raise ValueError("must be FILE.py:NAME")
+    return f"{absolute(file)}:{name}"
 
 
-def is_path(declared: Field) -> bool:
-    """Says whether a dataclass field holds a path."""
-    return declared.metadata.get(IS_PATH, False)
+Reference = Annotated[Text, AfterValidator(reference)]
+NameOrReference = Annotated[Name, AfterValidator(lambda text: reference(text) if ":" in text else text)]
+
+Count = Annotated[Whole, Field(ge=1)]
+Seed = Annotated[Whole, Field(ge=0, le=MAX_SEED)]
+Device = Literal["cuda", "cpu", "tpu", "auto"]
+
+
+def number(
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    below: float | None = None,
+    hint: str = "",
+    usual: tuple[int, int] | None = None,
+) -> Any:
+    """Declares a number between bounds; `above` and `below` exclude the bound itself.
+
+    Args:
+        hint: the way out, said after what is wrong.
+        usual: outside this range, ends included, the user is warned.
+    """
+    extra = {"hint": hint, "usual": usual}
+    return Field(ge=minimum, gt=above, le=maximum, lt=below, json_schema_extra=extra)
+
+
+def hint(text: str) -> Any:
+    """Declares the way out, said after what is wrong with a value."""
+    return Field(json_schema_extra={"hint": text})
+
+
+def words_or(matches: Callable[[str], object], kind: str, *words: str) -> AfterValidator:
+    """Accepts one of the given words, or a text for which `matches` is true and does not raise.
+
+    Args:
+        kind: what such a text is, with its article.
+    """
+
+    def check(value: str) -> str:
+        try:
+            if value in words or matches(value):
+                return value
+        except re.error as error:
+            raise ValueError(f"is neither one of {', '.join(words)} nor {kind} ({error})") from error
+        raise ValueError(f"must be one of {', '.join(words)} or {kind}")
+
+    return AfterValidator(check)
+
+
+Modules = Annotated[
+    Text, words_or(lambda text: text and re.compile(text), "a regular expression", "all", "attention", "mlp")
+]
+Step = Annotated[Text, words_or(lambda text: text.isascii() and text.isdigit(), "a number", "latest", "best")]

@@ -6,249 +6,257 @@ from them.
 """
 
 import math
-from dataclasses import dataclass
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
 
 from tunix_grpo.config import rules
-from tunix_grpo.config.rules import Advice
+from tunix_grpo.config.rules import (
+    GROUP,
+    Count,
+    Device,
+    Flag,
+    Modules,
+    Name,
+    NameOrReference,
+    Number,
+    Path,
+    Reference,
+    Seed,
+    Text,
+    Whole,
+)
 
-MAX_SEED = 2**32 - 1
 
-TASKS = ("arithmetic", "gsm8k", "jsonl", "reasoning_gym")
-
-
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, config=GROUP)
 class ModelConfig:
     """Which weights are trained, and which part of them."""
 
-    name: str = rules.text(hint="it labels the run")
+    name: Name = rules.hint("it labels the run")
     """Label of the model in logs and checkpoints."""
-    path: str | None = rules.path(hint="give a Hugging Face directory, or null for model.hub_id")
+    path: Path | None = rules.hint("give a Hugging Face directory, or null for model.hub_id")
     """Hugging Face directory, or `bundled:tiny`, the bundled model; null downloads `kaggle_id` or `hub_id`."""
-    kaggle_id: str | None = rules.text(hint="give an id such as google/gemma-3/transformers/gemma-3-1b-it, or null")
+    kaggle_id: Name | None = rules.hint("give an id such as google/gemma-3/transformers/gemma-3-1b-it, or null")
     """Kaggle model OWNER/MODEL/FRAMEWORK/VARIATION[/VERSION] of Hugging Face files, read when `path` is null."""
-    hub_id: str | None = rules.text(hint="give an id such as google/gemma-3-1b-it, or null")
+    hub_id: Name | None = rules.hint("give an id such as google/gemma-3-1b-it, or null")
     """Hugging Face hub id, read when `path` and `kaggle_id` are null."""
-    revision: str | None = rules.text(hint="give a branch, tag or commit, or null for the newest")
+    revision: Name | None = rules.hint("give a branch, tag or commit, or null for the newest")
     """Branch, tag or commit of `hub_id`; null is the newest."""
-    tokenizer: str | None = rules.path(hint="give a directory, or null for the model's own")
+    tokenizer: Path | None = rules.hint("give a directory, or null for the model's own")
     """Directory of the tokenizer; null is the model's own."""
-    random_weights: bool
+    random_weights: Flag
     """Starts from random weights of the shapes in config.json, for timing and tests."""
-    dtype: str = rules.choice("auto", "float32", "bfloat16")
+    dtype: Literal["auto", "float32", "bfloat16"]
     """Type of the weights in computation; auto is bfloat16 on GPU and TPU, float32 on CPU."""
-    lora_rank: int | None = rules.number(minimum=1, hint="null trains all weights")
+    lora_rank: Whole | None = rules.number(minimum=1, hint="null trains all weights")
     """Rank of the LoRA adapter, 1 or more; null trains all weights."""
-    lora_alpha: float = rules.number(above=0)
+    lora_alpha: Number = rules.number(above=0)
     """LoRA scale: the adapter's output is multiplied by lora_alpha / lora_rank. Above 0."""
-    lora_target_modules: str = rules.words_or_pattern("all", "attention", "mlp")
+    lora_target_modules: Modules
     """Layers that get an adapter: all, attention, mlp, or a regular expression on module paths."""
-    quantization: str | None = rules.choice("nf4", "int8")
+    quantization: Literal["nf4", "int8"] | None
     """Type of the frozen attention and MLP weights under LoRA (QLoRA): nf4, int8; null keeps them as they are."""
-    family: str | None = rules.text(hint="give FILE.py:NAME of a family of your own, or null for config.json's")
+    family: NameOrReference | None = rules.hint("give FILE.py:NAME of a family of your own, or null")
     """Family of the model, also FILE.py:NAME of one of your own; null goes by model_type in config.json."""
 
 
-@dataclass(kw_only=True, slots=True)
-class TrainingConfig:
-    """How long, in which batches and where a run trains. All intervals count steps."""
+@dataclass(kw_only=True, slots=True, config=GROUP)
+class BatchConfig:
+    """How many prompts a step has, and how they pass through the model."""
 
-    micro_batch_size: int = rules.number(minimum=1, advice=Advice(1, 16))
+    micro_batch_size: Whole = rules.number(minimum=1, usual=(1, 16))
     """Prompts per device that pass through the model at once, 1 to 16 by GPU memory."""
-    num_batches: int | None = rules.number(
-        minimum=1,
-        hint="null means one pass over the task's training set",
-        advice=Advice(10, 100_000),
-    )
-    """Steps per epoch, 10 to 100000; null is one pass over the task's training set."""
-    num_epochs: int = rules.number(minimum=1, advice=Advice(1, 10))
-    """How often `num_batches` steps are made, 1 to 10."""
-    gradient_accumulation_steps: int = rules.number(minimum=1)
+    gradient_accumulation_steps: Count
     """Micro batches per update, 1 or more."""
-    remat: str = rules.choice("auto", "none", "block", "full")
+    remat: Literal["auto", "none", "block", "full"]
     """What an update computes again instead of keeping it: none of it, all of a layer but its wide matrix products
     (block), or all but the layers' inputs (full): the least memory. auto is block where that keeps at most 1 GiB, else
     full."""
-    checkpoint_dir: str = rules.path(hint="give a folder such as ./checkpoints/ckpts/")
+
+
+@dataclass(kw_only=True, slots=True, config=GROUP)
+class TrainingConfig(BatchConfig):
+    """How long, in which batches and where a run trains. All intervals count steps."""
+
+    num_batches: Whole | None = rules.number(
+        minimum=1, hint="null means one pass over the task's training set", usual=(10, 100_000)
+    )
+    """Steps per epoch, 10 to 100000; null is one pass over the task's training set."""
+    num_epochs: Whole = rules.number(minimum=1, usual=(1, 10))
+    """How often `num_batches` steps are made, 1 to 10."""
+    checkpoint_dir: Path = rules.hint("give a folder such as ./checkpoints/ckpts/")
     """Folder of the checkpoints."""
-    save_interval_steps: int = rules.number(minimum=1, advice=Advice(1, 1000))
+    save_interval_steps: Whole = rules.number(minimum=1, usual=(1, 1000))
     """Steps between checkpoints, 1 to 1000."""
-    eval_interval_steps: int = rules.number(
+    eval_interval_steps: Whole = rules.number(
         minimum=1,
         hint="a number above the total steps leaves the evaluations at the start and the end",
-        advice=Advice(100, 5000),
+        usual=(100, 5000),
     )
     """Steps between evaluations on held-out questions, 100 to 5000."""
-    log_interval_steps: int = rules.number(minimum=1, advice=Advice(1, 100))
+    log_interval_steps: Whole = rules.number(minimum=1, usual=(1, 100))
     """Steps between logged metrics, 1 to 100."""
-    max_to_keep: int | None = rules.number(minimum=1, hint="null keeps all checkpoints")
+    max_to_keep: Whole | None = rules.number(minimum=1, hint="null keeps all checkpoints")
     """Newest checkpoints that are kept, 1 or more; null keeps all."""
-    resume: str = rules.choice("auto", "never", "must")
+    resume: Literal["auto", "never", "must"]
     """auto continues from the newest checkpoint if there is one, never refuses a used folder,
     must refuses an empty one."""
-    seed: int = rules.number(minimum=0, maximum=MAX_SEED)
+    seed: Seed
     """Seed of everything random, 0 to 2**32 - 1."""
-    device: str = rules.choice("cuda", "cpu", "tpu", "auto")
+    device: Device
     """cuda, cpu, tpu, or auto for the best one present."""
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, config=GROUP)
 class OptimizerConfig:
     """The optimizer and its constants."""
 
-    name: str = rules.choice("adamw")
+    name: Literal["adamw"]
     """adamw."""
-    learning_rate: float = rules.number(above=0, hint="usual are 1e-6 to 1e-3")
+    learning_rate: Number = rules.number(above=0, hint="usual are 1e-6 to 1e-3")
     """Peak learning rate, above 0."""
-    beta1: float = rules.number(minimum=0, below=1)
+    beta1: Number = rules.number(minimum=0, below=1)
     """Decay of the first moment, in [0, 1)."""
-    beta2: float = rules.number(minimum=0, below=1)
+    beta2: Number = rules.number(minimum=0, below=1)
     """Decay of the second moment, in [0, 1)."""
-    eps: float = rules.number(above=0)
+    eps: Number = rules.number(above=0)
     """Added to the root of the second moment, above 0."""
-    weight_decay: float = rules.number(minimum=0)
+    weight_decay: Number = rules.number(minimum=0)
     """Decoupled weight decay, 0 or more."""
-    max_grad_norm: float = rules.number(above=0, hint="1e9 is as good as no clipping")
+    max_grad_norm: Number = rules.number(above=0, hint="1e9 is as good as no clipping")
     """Largest global norm of the gradient, above 0."""
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, config=GROUP)
 class SchedulerConfig:
     """The learning rate over the run."""
 
-    name: str = rules.choice("warmup_cosine", "constant", "linear")
+    name: Literal["warmup_cosine", "constant", "linear"]
     """Shape after the warm-up: warmup_cosine, constant or linear."""
-    warmup_ratio: float = rules.number(minimum=0, maximum=1)
+    warmup_ratio: Number = rules.number(minimum=0, maximum=1)
     """Part of all steps over which the learning rate rises to its peak, in [0, 1]."""
-    final_ratio: float = rules.number(minimum=0, maximum=1)
+    final_ratio: Number = rules.number(minimum=0, maximum=1)
     """Part of the peak that the rate falls to by the end, in [0, 1]; a constant schedule ignores it."""
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, config=GROUP)
 class GrpoConfig:
     """Group relative policy optimization (arXiv 2402.03300)."""
 
-    num_generations: int = rules.number(
+    num_generations: Whole = rules.number(
         minimum=2, hint="an advantage is relative to the other completions of the same prompt"
     )
     """Completions per prompt (G), 2 or more; multiplies memory and time of a step."""
-    num_iterations: int = rules.number(minimum=1)
+    num_iterations: Count
     """Updates from one batch of completions, 1 or more."""
-    beta: float = rules.number(minimum=0)
+    beta: Number = rules.number(minimum=0)
     """Weight of the KL term that holds the model near its start, 0 or more; 0 leaves it out."""
-    epsilon: float = rules.number(above=0, below=1)
+    epsilon: Number = rules.number(above=0, below=1)
     """Clip range of the probability ratio, in (0, 1)."""
-    kl_estimator: str = rules.choice("low_var_kl", "mse_kl")
+    kl_estimator: Literal["low_var_kl", "mse_kl"]
     """low_var_kl (k3) or mse_kl (k2)."""
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, config=GROUP)
 class GenerationConfig:
     """How completions are sampled in training. Evaluation is greedy."""
 
-    max_prompt_length: int = rules.number(minimum=1)
+    max_prompt_length: Count
     """Tokens of a prompt, template included, 1 or more; longer prompts are dropped and counted."""
-    max_generation_steps: int = rules.number(minimum=1)
+    max_generation_steps: Count
     """Tokens of a completion, 1 or more."""
-    temperature: float = rules.number(minimum=0)
+    temperature: Number = rules.number(minimum=0)
     """Divides the logits before sampling, 0 or more; 0 is greedy."""
-    top_p: float = rules.number(above=0, maximum=1)
+    top_p: Number = rules.number(above=0, maximum=1)
     """Probability mass that sampling is restricted to, in (0, 1]; 1 is all."""
-    top_k: int | None = rules.number(minimum=1, hint="null samples from all tokens")
+    top_k: Whole | None = rules.number(minimum=1, hint="null samples from all tokens")
     """Number of likeliest tokens that sampling is restricted to, 1 or more; null is all."""
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, config=GROUP)
 class TaskConfig:
-    """The questions. Keys that the chosen task does not read are null."""
+    """The questions: which task, and the keys that its builder takes; see `open_groups.py`."""
 
-    name: str = rules.choice(*TASKS)
-    """arithmetic, gsm8k, jsonl or reasoning_gym."""
-    path: str | None = rules.path(hint="give a local file or folder, or null")
-    """Local data: a jsonl or parquet file or a folder of them."""
-    dataset: str | None = rules.text(hint="give a name, or null")
-    """gsm8k: Hugging Face hub id; reasoning_gym: name of one of its datasets."""
-    question_column: str | None = rules.text(hint="give a column's name, or null")
-    """Column that holds the question."""
-    answer_column: str | None = rules.text(hint="give a column's name, or null")
-    """Column that holds the answer."""
-    system_prompt: str | None
+    name: NameOrReference
+    """arithmetic, gsm8k, jsonl, reasoning_gym, or FILE.py:FUNCTION, a builder of your own."""
+    system_prompt: Text | None
     """System message before every question; `default` asks for reasoning and answer tags; null is
     none."""
-    heldout_fraction: float | None = rules.number(above=0, below=1, hint="some questions must be left on both sides")
-    """Part of the questions that is held out for evaluation, in (0, 1)."""
-    num_questions: int | None = rules.number(minimum=2, hint="null means all there are")
-    """Questions in all, 2 or more; null is all there are."""
-    max_operand: int | None = rules.number(minimum=1)
-    """arithmetic: operands are below this number."""
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, config=GROUP)
 class WeightedReward:
     """A reward of the package."""
 
-    weight: float = rules.number()
+    weight: Number = rules.number()
     """Factor of this reward in the total; any finite number, 0 only records it."""
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, config=GROUP)
 class CustomReward:
     """A reward function of the user's own, active when `path` is set."""
 
-    path: str | None = rules.path(hint="give a Python file, or null")
+    path: Path | None = rules.hint("give a Python file, or null")
     """Python file."""
-    function: str | None = rules.text(hint="give the function's name in reward.custom.path, or null")
+    function: Name | None = rules.hint("give the function's name in reward.custom.path, or null")
     """Name of the function in that file."""
-    weight: float = rules.number()
+    weight: Number = rules.number()
     """Factor of this reward in the total; any finite number, 0 only records it."""
 
 
-@dataclass(kw_only=True, slots=True)
-class RewardsConfig:
-    """The selected rewards; null is not selected."""
+@dataclass(kw_only=True, slots=True, config=GROUP)
+class OutsideReward(WeightedReward):
+    """A reward from outside the package, selected like the package's own."""
 
-    format: WeightedReward | None
-    """Reasoning and answer tags, in order and once each."""
-    correctness: WeightedReward | None
-    """The task's own score of the answer."""
+    function: Reference
+    """FILE.py:FUNCTION."""
+
+
+@dataclass(kw_only=True, slots=True, config=GROUP)
+class RewardsConfig:
+    """The rewards: the user's own function, and those that are selected by name; see `open_groups.py`."""
+
     custom: CustomReward
     """The user's own function."""
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, config=GROUP)
 class TrackerConfig:
     """Where metrics go besides metrics.jsonl and completions.jsonl."""
 
-    tensorboard: bool
+    tensorboard: Flag
     """Writes TensorBoard files into the run's folder."""
-    wandb: bool
+    wandb: Flag
     """Logs to Weights & Biases; without a key, offline."""
-    project: str = rules.text(hint="it names the Weights & Biases project")
+    project: Name = rules.hint("it names the Weights & Biases project")
     """Weights & Biases project."""
-    entity: str | None = rules.text(hint="give a user or team, or null for your default")
+    entity: Name | None = rules.hint("give a user or team, or null for your default")
     """Weights & Biases user or team; null is the account's default."""
-    run_name: str | None = rules.text(hint="give a name, or null for the run folder's")
+    run_name: Name | None = rules.hint("give a name, or null for the run folder's")
     """Weights & Biases run name; null is the run folder's."""
-    num_completions: int = rules.number(minimum=0)
+    num_completions: Whole = rules.number(minimum=0)
     """Completions per logged step shown in TensorBoard and Weights & Biases, 0 or more."""
+    custom: Reference | None
+    """FILE.py:NAME, a tracker of your own: NAME(output_dir, config) returns it; null is none."""
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, config=GROUP)
 class MeshConfig:
     """How the devices share the work."""
 
-    fsdp: int | None = rules.number(minimum=1, hint="null takes all devices / mesh.tp")
+    fsdp: Whole | None = rules.number(minimum=1, hint="null takes all devices / mesh.tp")
     """Devices that share prompts and weights (data parallel), 1 or more; null is all / tp."""
-    tp: int = rules.number(minimum=1)
+    tp: Count
     """Devices that share each layer (tensor parallel), 1 or more."""
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, config=GROUP)
 class EvaluationConfig:
     """Greedy accuracy on held-out questions."""
 
-    num_questions: int = rules.number(minimum=1)
+    num_questions: Count
     """Held-out questions per evaluation, 1 or more."""
-    batch_size: int = rules.number(minimum=1)
+    batch_size: Count
     """Questions that are answered at once, 1 or more."""
 
 
@@ -268,19 +276,19 @@ class StepSize:
         return self.prompts_per_step(data_parallel_devices) * self.grpo.num_generations
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, config=GROUP)
 class Config(StepSize):
     """One run. `seed`, `device` and `checkpoint_dir` are the values in effect."""
 
-    seed: int = rules.number(minimum=0, maximum=MAX_SEED)
+    seed: Seed
     """Same as training.seed."""
-    device: str = rules.choice("cuda", "cpu", "tpu", "auto")
+    device: Device
     """Same as training.device."""
-    checkpoint_dir: str = rules.path(hint="give a folder such as ./checkpoints/ckpts/")
+    checkpoint_dir: Path = rules.hint("give a folder such as ./checkpoints/ckpts/")
     """Same as training.checkpoint_dir."""
-    output_dir: str = rules.path(hint="leave it to hydra.run.dir")
+    output_dir: Path = rules.hint("leave it to hydra.run.dir")
     """Folder of this run's record."""
-    jax_cache: str | None = rules.path(hint="give a folder, or null for none")
+    jax_cache: Path | None = rules.hint("give a folder, or null for none")
     """Folder of compiled programs, shared by all runs; null keeps none."""
     model: ModelConfig
     training: TrainingConfig

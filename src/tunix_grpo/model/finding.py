@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
-import sys
 from collections.abc import Mapping
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
+from tunix_grpo.config.plugins import member_of_file
 from tunix_grpo.errors import UserError
 from tunix_grpo.model.families import FAMILIES
 from tunix_grpo.model.families.family import Family
@@ -56,24 +54,8 @@ def find_family(name: str) -> Family:
     file, colon, member = name.rpartition(":")
     if not colon:
         raise UserError(f"model.family={name}: there is no such family; {_WANTED}")
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise UserError(f"model.family={name}: there is no file {file}; {_WANTED}")
-    members = _run(path, name)
-    if not isinstance(members.get(member), Family):
-        families = [key for key, value in members.items() if isinstance(value, Family)]
-        raise UserError(f"model.family={name}: {file} has no family {member}; it has {', '.join(families) or 'none'}")
-    return members[member]
-
-
-def _run(path: Path, name: str) -> dict[str, Any]:
-    """Returns what a Python file defines."""
-    module_name = f"tunix_grpo_own_family_{path.stem}"
-    spec = importlib.util.spec_from_loader(module_name, SourceFileLoader(module_name, str(path)))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses of the file look their module up there
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever a user's file may raise
-        raise UserError(f"model.family={name}: {path} cannot be run ({type(error).__name__}: {error})") from error
-    return vars(module)
+    about = f"model.family={name}"
+    found = member_of_file(Path(file), member, about, about, "family")
+    if not isinstance(found, Family):
+        raise UserError(f"{about}: {member} is not a Family but {type(found).__name__}; {_WANTED}")
+    return found

@@ -1,27 +1,28 @@
 """A tracker of the user's own, from a Python file."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from tunix_grpo.config import Config
+from tunix_grpo.config.plugins import Reporting, resolve
 from tunix_grpo.errors import UserError
-from tunix_grpo.record.tracker import CompletionRecord, Tracker, TrackerError
-from tunix_grpo.rewards.base import Reporting
+from tunix_grpo.record.tracker import CompletionRecord, TrackerError
 
-BuildTracker = Callable[[Path, Config], Tracker]
-"""Makes a tracker from the run's folder and settings."""
 _METHODS = ("log_metrics", "log_completions", "close")
 
 
 class CustomTracker:
     """Passes the record on to the user's tracker; what that raises ends this copy, not the run."""
 
-    def __init__(self, build: BuildTracker, config: Config) -> None:
-        """Makes the user's tracker.
+    def __init__(self, reference: str, config: Config) -> None:
+        """Makes the user's tracker from the run's folder and settings.
+
+        Args:
+            reference: FILE.py:NAME of what makes it, NAME(output_dir, config).
 
         Raises:
             UserError: that fails, or what it gives cannot be called as a tracker.
         """
+        build = resolve(reference, "tracker.custom")
         with Reporting(lambda what: UserError(f"tracker.custom cannot be started: {what}")):
             self._tracker = build(Path(config.output_dir), config)
         missing = [name for name in _METHODS if not callable(getattr(self._tracker, name, None))]

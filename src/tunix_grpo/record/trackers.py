@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from tunix_grpo.config import Config
-from tunix_grpo.record.custom import BuildTracker, CustomTracker
+from tunix_grpo.record.custom import CustomTracker
 from tunix_grpo.record.jsonl import JsonlTracker
 from tunix_grpo.record.metrics import is_metric
 from tunix_grpo.record.tracker import CompletionRecord, Tracker, TrackerError
@@ -81,9 +81,7 @@ class TrackerGroup:
                 self._left_out.append(tracker)
 
 
-def build_trackers(
-    config: Config, *, resume_step: int, wandb_run_id: str | None = None, custom: BuildTracker | None = None
-) -> TrackerGroup:
+def build_trackers(config: Config, *, resume_step: int, wandb_run_id: str | None = None) -> TrackerGroup:
     """Opens the trackers that the config selects, in `config.output_dir`.
 
     Args:
@@ -91,11 +89,11 @@ def build_trackers(
         resume_step: last step of the checkpoint that the run continues from, 0 for a new run. What the folder already
             says about later steps is dropped.
         wandb_run_id: id of the W&B run to continue, from the checkpoint.
-        custom: makes a tracker of the user's own.
 
     Raises:
         UserError: the user's own tracker cannot be made.
     """
+    custom = config.tracker.custom
     own = [] if custom is None else [CustomTracker(custom, config)]
     local = JsonlTracker(Path(config.output_dir), resume_step=resume_step)
     copies: dict[str, Tracker] = {}

@@ -1,34 +1,24 @@
-"""The rewards, by name. A new one is a small file with a function, and an entry in `REWARDS`."""
+"""Builds the selected rewards; `config/plugins.py` lists those of the package."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import fields
 
-from tunix_grpo.config import RewardsConfig
+from tunix_grpo.config import OutsideReward, RewardsConfig, WeightedReward, plugins
 from tunix_grpo.errors import UserError
-from tunix_grpo.rewards.base import Reward, RewardFunction
-from tunix_grpo.rewards.correctness import correctness_reward
-from tunix_grpo.rewards.custom import load_custom_reward
-from tunix_grpo.rewards.format import format_reward
-
-REWARDS: dict[str, RewardFunction] = {
-    "format": format_reward,
-    "correctness": correctness_reward,
-}
+from tunix_grpo.rewards.base import Reward
+from tunix_grpo.rewards.custom import by_columns, load_custom_reward
 
 
 def build_rewards(config: RewardsConfig) -> list[Reward]:
-    """Builds the selected rewards, the user's own one last.
+    """Builds the selected rewards: the package's, those from outside, and `reward.custom` last.
 
     Raises:
         UserError: none is selected, two have one name, or the user's file cannot be used.
     """
-    settings = asdict(config)
-    rewards = [
-        Reward(name, settings[name]["weight"], function)
-        for name, function in REWARDS.items()
-        if settings[name] is not None
-    ]
+    names = [*plugins.REWARDS, *(each.name for each in fields(config) if each.name not in plugins.REWARDS)]
+    selected = {name: getattr(config, name, None) for name in names if name != "custom"}
+    rewards = [_build(name, settings) for name, settings in selected.items() if settings is not None]
     custom = config.custom
     if custom.path is not None:
         if custom.function in [reward.name for reward in rewards]:
@@ -41,3 +31,9 @@ def build_rewards(config: RewardsConfig) -> list[Reward]:
     if not rewards:
         raise UserError("no reward is selected; give reward=[format,correctness]")
     return rewards
+
+
+def _build(name: str, settings: WeightedReward) -> Reward:
+    if isinstance(settings, OutsideReward):
+        return Reward(name, settings.weight, by_columns(plugins.resolve(settings.function, f"reward.{name}.function")))
+    return Reward(name, settings.weight, plugins.resolve(plugins.REWARDS[name], f"reward.{name}"))

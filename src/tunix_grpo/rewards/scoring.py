@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tunix_grpo.rewards.base import Reporting, Reward, RewardError
+from tunix_grpo.config.plugins import Reporting
+from tunix_grpo.rewards.base import Reward, RewardError
 from tunix_grpo.tasks.base import Question, Task
 
 SHOWN_CHARS = 300

@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 from flax import nnx
 
-from tunix_grpo.config import Config, load
-from tunix_grpo.config.history import read_run_config, with_former_entries
+from tunix_grpo.config import Config
+from tunix_grpo.config.history import load_recorded, read_run_config, with_former_entries
 from tunix_grpo.errors import UserError
 from tunix_grpo.files import read_json_lines
 from tunix_grpo.model.model import Model, load_model
@@ -53,7 +53,7 @@ def open_run(folder: Path, checkpoint_dir: str | None = None) -> SavedRun:
     Raises:
         UserError: it is not the folder of a run, or its settings cannot be used any more.
     """
-    examined = load.examine(read_run_config(folder))
+    examined = load_recorded.examine(read_run_config(folder))
     if examined.config is None:
         raise UserError(f"{folder / 'config.yaml'}: {examined.problems[0]}")
     checkpoints = SavedSteps(checkpoint_dir or examined.config.checkpoint_dir)

@@ -1,26 +1,39 @@
 """Additions and subtractions of two numbers, made up without a download."""
 
+from typing import Annotated
+
 from tunix_grpo import seeds
-from tunix_grpo.config import TaskConfig
-from tunix_grpo.tasks.base import ExactTask, Question, TaskError, split_questions
+from tunix_grpo.config import rules
+from tunix_grpo.config.rules import Whole
+from tunix_grpo.tasks.base import ExactTask, HeldoutFraction, NumQuestionsOrAll, Question, split_questions
 
 
-def build_arithmetic(config: TaskConfig, seed: int) -> ExactTask:
-    """Builds the task from `max_operand`, `num_questions` and `heldout_fraction`.
+def build_arithmetic(
+    *,
+    max_operand: Annotated[Whole, rules.number(minimum=1)],
+    num_questions: NumQuestionsOrAll,
+    heldout_fraction: HeldoutFraction,
+    seed: int,
+) -> ExactTask:
+    """Builds the task.
 
     The split depends on the question alone: a model that was trained on the training side of one
     seed has seen no held-out question of any other.
+
+    Args:
+        max_operand: Operands are below this number, 1 or more.
+        num_questions: Questions in all, 2 or more; null is all there are.
+        heldout_fraction: Part of the questions that is held out for evaluation, in (0, 1).
+        seed: decides which questions are taken, and the order of the training questions.
     """
-    if config.max_operand is None:
-        raise TaskError("task.max_operand=null: the task arithmetic needs it; give 100, for example")
-    size = num_possible(config.max_operand)
+    size = num_possible(max_operand)
     indices = range(size)
-    if config.num_questions is not None and config.num_questions < size:
-        indices = seeds.python_random("arithmetic", seed).sample(indices, config.num_questions)
+    if num_questions is not None and num_questions < size:
+        indices = seeds.python_random("arithmetic", seed).sample(indices, num_questions)
     train, heldout = split_questions(
-        [question_at(index, config.max_operand) for index in indices],
-        config.heldout_fraction,
-        source=f"the task arithmetic with task.max_operand={config.max_operand}",
+        [question_at(index, max_operand) for index in indices],
+        heldout_fraction,
+        source=f"the task arithmetic with task.max_operand={max_operand}",
         seed=seed,
     )
     return ExactTask("arithmetic", train, heldout)

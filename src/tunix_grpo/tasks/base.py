@@ -3,14 +3,24 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 from tunix_grpo import seeds
+from tunix_grpo.config import rules
+from tunix_grpo.config.rules import Name, Number, Path, Whole
 from tunix_grpo.errors import UserError
 from tunix_grpo.text.answers import answers_match, extract_answer
 
 HASH_BYTES = 8
 HASH_RANGE = 2 ** (8 * HASH_BYTES)
+
+# Types of the keys that several builders take; the settings are checked with them.
+HeldoutFraction = Annotated[Number, rules.number(above=0, below=1, hint="some questions must be left on both sides")]
+NumQuestions = Annotated[Whole, rules.number(minimum=2)]
+NumQuestionsOrAll = Annotated[Whole | None, rules.number(minimum=2, hint="null means all there are")]
+DataPath = Annotated[Path, rules.hint("give task.path=FILE, a jsonl or parquet file, or a folder of them")]
+QuestionColumn = Annotated[Name, rules.hint("give task.question_column=question, for example")]
+AnswerColumn = Annotated[Name, rules.hint("give task.answer_column=answer, for example")]
 
 
 class TaskError(UserError, ValueError):

@@ -1,24 +1,13 @@
-"""The tasks, by name. A new one is a small file with a builder, and an entry in `TASKS`."""
+"""Builds the task that the settings choose; `config/plugins.py` lists the tasks of the package."""
 
-from collections.abc import Callable
+from dataclasses import fields
 
-from tunix_grpo.config import TaskConfig
-from tunix_grpo.tasks.arithmetic import build_arithmetic
+from tunix_grpo.config import TaskConfig, plugins
 from tunix_grpo.tasks.base import Task, TaskError
-from tunix_grpo.tasks.gsm8k import build_gsm8k
-from tunix_grpo.tasks.jsonl import build_jsonl
-from tunix_grpo.tasks.reasoning_gym_task import build_reasoning_gym
-
-TASKS: dict[str, Callable[[TaskConfig, int], Task]] = {
-    "arithmetic": build_arithmetic,
-    "gsm8k": build_gsm8k,
-    "jsonl": build_jsonl,
-    "reasoning_gym": build_reasoning_gym,
-}
 
 
 def build_task(config: TaskConfig, seed: int) -> Task:
-    """Builds the task that `config.name` says.
+    """Builds the task that `config.name` says from the keys that its builder takes.
 
     Args:
         config: the group `task` of the settings.
@@ -27,6 +16,10 @@ def build_task(config: TaskConfig, seed: int) -> Task:
     Raises:
         TaskError: the data is missing or wrong; the message says what to do.
     """
-    if config.name not in TASKS:
-        raise TaskError(f"task.name={config.name} is unknown; it is one of {', '.join(TASKS)}")
-    return TASKS[config.name](config, seed)
+    builder = plugins.resolve(plugins.TASKS.get(config.name, config.name), "task.name")
+    common = {each.name for each in fields(TaskConfig)}
+    own = {each.name: getattr(config, each.name) for each in fields(config) if each.name not in common}
+    if not plugins.is_outside(config.name):
+        return builder(seed=seed, **own)
+    with plugins.Reporting(lambda what: TaskError(f"task.name={config.name} raised {what}")):
+        return builder(seed=seed, **own)

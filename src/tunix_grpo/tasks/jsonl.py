@@ -2,29 +2,44 @@
 
 from pathlib import Path
 
-from tunix_grpo.config import TaskConfig
-from tunix_grpo.tasks.base import ExactTask, TaskError, split_questions
+from tunix_grpo.tasks.base import (
+    AnswerColumn,
+    DataPath,
+    ExactTask,
+    HeldoutFraction,
+    NumQuestionsOrAll,
+    QuestionColumn,
+    split_questions,
+)
 from tunix_grpo.tasks.files import find_files, read_questions
 
 
-def build_jsonl(config: TaskConfig, seed: int) -> ExactTask:
-    """Builds the task from the file or folder at `path`.
+def build_jsonl(
+    *,
+    path: DataPath,
+    question_column: QuestionColumn,
+    answer_column: AnswerColumn,
+    heldout_fraction: HeldoutFraction,
+    num_questions: NumQuestionsOrAll,
+    seed: int,
+) -> ExactTask:
+    """Builds the task.
 
     Equal questions are on the same side of the split. Columns other than the question's and the
     answer's are kept for reward functions.
+
+    Args:
+        path: A jsonl or parquet file, or a folder of them.
+        question_column: Column that holds the question.
+        answer_column: Column that holds the answer; of "... #### 72" the 72 counts.
+        heldout_fraction: Part of the questions that is held out for evaluation, in (0, 1).
+        num_questions: Questions in all, 2 or more; null is all there are.
+        seed: decides which questions are taken, and the order of the training questions.
     """
-    if config.path is None:
-        raise TaskError("task.path=null: the task jsonl needs your data; give task.path=FILE")
     questions = read_questions(
-        find_files(Path(config.path).expanduser()),
-        question_column=config.question_column,
-        answer_column=config.answer_column,
+        find_files(Path(path).expanduser()), question_column=question_column, answer_column=answer_column
     )
     train, heldout = split_questions(
-        questions,
-        config.heldout_fraction,
-        source=f"task.path={config.path}",
-        seed=seed,
-        num_questions=config.num_questions,
+        questions, heldout_fraction, source=f"task.path={path}", seed=seed, num_questions=num_questions
     )
     return ExactTask("jsonl", train, heldout)

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from tunix_grpo import seeds
-from tunix_grpo.config import TaskConfig
+from tunix_grpo.config import rules
+from tunix_grpo.config.rules import Name
 from tunix_grpo.config.suggestions import did_you_mean
 from tunix_grpo.tasks import expressions
-from tunix_grpo.tasks.base import Question, TaskError, split_questions
+from tunix_grpo.tasks.base import HeldoutFraction, NumQuestions, Question, TaskError, split_questions
 from tunix_grpo.text.answers import answers_match, extract_answer
 
 logger = logging.getLogger(__name__)
@@ -75,30 +76,39 @@ class ReasoningGymTask:
         return min(max(score, 0.0), 1.0) if score == score else 0.0
 
 
-def build_reasoning_gym(config: TaskConfig, seed: int) -> ReasoningGymTask:
-    """Builds the task from `dataset`, `num_questions` and `heldout_fraction`.
+def build_reasoning_gym(
+    *,
+    dataset: Annotated[Name, rules.hint("give task.dataset=NAME, such as task.dataset=chain_sum")],
+    num_questions: NumQuestions,
+    heldout_fraction: HeldoutFraction,
+    seed: int,
+) -> ReasoningGymTask:
+    """Builds the task. Questions that the data set makes twice are kept once.
 
-    Questions that the data set makes twice are kept once.
+    Args:
+        dataset: Name of one of reasoning_gym's data sets: chain_sum, leg_counting, countdown, ...
+        num_questions: Questions in all, 2 or more.
+        heldout_fraction: Part of the questions that is held out for evaluation, in (0, 1).
+        seed: decides which questions are made, and the order of the training questions.
     """
     import reasoning_gym
     from reasoning_gym.factory import DATASETS
 
-    name = config.dataset
     known = sorted(set(DATASETS) - UNSUPPORTED)
-    if name not in known:
+    if dataset not in known:
         raise TaskError(
-            f"task.dataset={name} is not a data set of reasoning_gym"
-            f"{did_you_mean(str(name), known)}; there are {', '.join(known)}"
+            f"task.dataset={dataset} is not a data set of reasoning_gym"
+            f"{did_you_mean(dataset, known)}; there are {', '.join(known)}"
         )
-    entries = make_entries(name, seed=seed, size=config.num_questions)
+    entries = make_entries(dataset, seed=seed, size=num_questions)
     train, heldout = split_questions(
         list({entry["question"]: _question(entry) for entry in entries}.values()),
-        config.heldout_fraction,
-        source=f"task.dataset={name} with task.num_questions={config.num_questions}",
+        heldout_fraction,
+        source=f"task.dataset={dataset} with task.num_questions={num_questions}",
         seed=seed,
     )
-    dataset = reasoning_gym.create_dataset(name, seed=0, size=1)
-    return ReasoningGymTask("reasoning_gym", name, dataset, train, heldout)
+    scorer = reasoning_gym.create_dataset(dataset, seed=0, size=1)
+    return ReasoningGymTask("reasoning_gym", dataset, scorer, train, heldout)
 
 
 def make_entries(name: str, *, seed: int, size: int) -> list[Entry]:

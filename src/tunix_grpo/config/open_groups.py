@@ -1,0 +1,131 @@
+"""Groups of settings whose keys depend on what is chosen: a task's own keys, the selected rewards."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from pydantic.dataclasses import dataclass
+
+from tunix_grpo.config import plugins
+from tunix_grpo.config.rules import GROUP, Flag, Number, Text, Whole
+from tunix_grpo.config.schema import OutsideReward, RewardsConfig, TaskConfig, WeightedReward
+from tunix_grpo.config.sentences import MISSING, UNKNOWN, Entry, show
+from tunix_grpo.config.suggestions import did_you_mean
+from tunix_grpo.errors import UserError
+
+# What the plain types of a builder's keys accept.
+_ACCEPTED = {int: Whole, float: Number, bool: Flag, str: Text}
+
+
+class OpenGroup(NamedTuple):
+    """A group whose keys depend on what is in it.
+
+    Attributes:
+        section: the group's content -> the dataclass that it is to become. It takes out of the content what is null
+            and read by another choice only.
+        known: returns the keys in the group that the package knows.
+        complaint: (content, key, what pydantic says, hint) -> a sentence of the group's own, or None for the usual one.
+    """
+
+    section: Callable[[dict[str, Any]], type]
+    known: Callable[[], list[str]]
+    complaint: Callable[[Mapping[str, Any], str, Mapping[str, Any], Entry | None], str | None]
+
+
+def builder_keys(reference: str) -> dict[str, inspect.Parameter]:
+    """Returns the keys that a task's builder takes, the seed aside, each with its type and default.
+
+    Raises:
+        UserError: the builder cannot be found, or does not take its settings as keywords.
+    """
+    builder = plugins.resolve(reference, "task.name")
+    hints = get_type_hints(builder, include_extras=True)
+    parameters = inspect.signature(builder).parameters
+    if any(each.kind not in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD) for each in parameters.values()):
+        raise UserError(
+            f"task.name={reference}: {reference.rpartition(':')[2]} must take its settings by name; "
+            "give it keyword arguments with types, such as (*, num_questions: int, seed: int)"
+        )
+    return {
+        name: each.replace(annotation=_accepted(hints.get(name, Any)))
+        for name, each in parameters.items()
+        if name != "seed"
+    }
+
+
+def extended(base: type, types: Mapping[str, Any], defaults: Mapping[str, Any]) -> type:
+    """Returns a section with the fields of another one and more, or with other types."""
+    members = {"__annotations__": dict(types), "__doc__": base.__doc__, "__module__": base.__module__, **defaults}
+    return dataclass(kw_only=True, slots=True, config=GROUP)(type(base.__name__, (base,), members))
+
+
+def _task_section(content: dict[str, Any]) -> type:
+    name = str(content.get("name"))
+    if name not in plugins.TASKS and not plugins.is_outside(name):
+        raise UserError(f"task.name={name}: must be one of {', '.join(plugins.TASKS)}, or FILE.py:FUNCTION")
+    keys = builder_keys(plugins.TASKS.get(name, name))
+    defaults = {key: each.default for key, each in keys.items() if each.default is not each.empty}
+    section = extended(TaskConfig, {key: each.annotation for key, each in keys.items()}, defaults)
+    for key in [key for key, value in content.items() if value is None and key not in section.__pydantic_fields__]:
+        if _readers(key):
+            del content[key]
+    return section
+
+
+def _readers(key: str) -> list[str]:
+    """Returns the tasks of the package that read a key."""
+    return [name for name, reference in plugins.TASKS.items() if key in builder_keys(reference)]
+
+
+def _task_keys() -> list[str]:
+    return list(dict.fromkeys(key for reference in plugins.TASKS.values() for key in builder_keys(reference)))
+
+
+def _task_complaint(content: Mapping[str, Any], key: str, error: Mapping[str, Any], entry: Entry | None) -> str | None:
+    owner, given = f"task.name={content.get('name')}", f"task.{key}={show(error['input'])}"
+    if error["type"] == UNKNOWN:
+        if others := _readers(key):
+            return f"{given}: {owner} does not read it; set task.{key}=null, or take task={' or '.join(others)}"
+        own = [f"task.{name}" for name in builder_keys(plugins.TASKS.get(content["name"], content["name"]))]
+        return f"{given}: {owner} does not read it{did_you_mean(f'task.{key}', own)}"
+    if entry is not None and key not in TaskConfig.__pydantic_fields__:
+        way_out = entry.extra("hint") or f"give task.{key}=VALUE, {entry.wanted()}"
+        if error["type"] == MISSING:
+            return f"task.{key}: has no value, and {owner} needs it; {way_out}"
+        if error["input"] is None:
+            return f"{given}: {owner} needs it; {way_out}"
+    return None
+
+
+def _reward_section(content: dict[str, Any]) -> type:
+    own = RewardsConfig.__pydantic_fields__
+    outside = [
+        name for name, value in content.items() if isinstance(value, dict) and "function" in value and name not in own
+    ]
+    types = dict.fromkeys(outside, OutsideReward) | dict.fromkeys(plugins.REWARDS, WeightedReward | None)
+    return extended(RewardsConfig, types, dict.fromkeys(plugins.REWARDS))
+
+
+def as_written(base: type) -> OpenGroup:
+    """Returns a group that takes all keys as they are: for a run that is only read, whose files may be gone."""
+
+    def section(content: dict[str, Any]) -> type:
+        return extended(base, {key: Any for key in content if key not in base.__pydantic_fields__}, {})
+
+    return OpenGroup(section, list, _nothing_to_add)
+
+
+def _nothing_to_add(*_: object) -> None:
+    return None
+
+
+def _accepted(annotation: Any) -> Any:
+    """Returns the type of the settings for a plain Python type; any other stays as it is."""
+    if get_origin(annotation) in (Union, UnionType):
+        return Union[tuple(_accepted(member) for member in get_args(annotation))]  # noqa: UP007
+    return annotation if annotation is NoneType else _ACCEPTED.get(annotation, annotation)
+
+
+TASK = OpenGroup(_task_section, _task_keys, _task_complaint)
+REWARD = OpenGroup(_reward_section, lambda: [f"{name}.weight" for name in plugins.REWARDS], _nothing_to_add)
