@@ -249,7 +249,7 @@ def test_config_file_gives_back_the_config(compose: Callable[..., Config], tmp_p
     path = write_config(config, tmp_path / "new")
 
     assert path == tmp_path / "new" / "config.yaml"
-    assert load(OmegaConf.load(path)) == config
+    assert dataclasses.asdict(load(OmegaConf.load(path))) == dataclasses.asdict(config)
     assert [file.name for file in path.parent.iterdir()] == ["config.yaml"]
 
 
