@@ -12,7 +12,7 @@ def torch_hidden() -> Iterator[None]:
     if "torch" in sys.modules:
         yield
         return
-    sys.modules["torch"] = None
+    sys.modules["torch"] = None  # pyright: ignore[reportArgumentType] (what Python documents to make an import fail)
     try:
         yield
     finally:

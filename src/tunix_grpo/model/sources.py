@@ -103,7 +103,7 @@ def _from_kaggle(kaggle_id: str) -> Path:
         try:
             return Path(kagglehub.model_download(kaggle_id)).absolute()
         except requests.HTTPError as error:
-            raise _refused(kaggle_id, error.response.status_code) from error
+            raise _refused(kaggle_id, error.response.status_code if error.response is not None else 0) from error
         except (exceptions.UnauthenticatedError, exceptions.CredentialError) as error:
             raise _refused(kaggle_id, 401) from error
         except (requests.ConnectionError, requests.Timeout) as error:

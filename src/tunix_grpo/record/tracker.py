@@ -1,7 +1,7 @@
 """What a tracker is, and the completion that it is given."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(slots=True)
@@ -35,6 +35,13 @@ class Tracker(Protocol):
 
     def close(self, *, failed: bool = False) -> None:
         """Writes out what is pending; `failed` says that the run ended in an error."""
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A tracker whose run has an id of its own, under which a resumed run goes on."""
+
+    run_id: str
 
 
 class TrackerError(RuntimeError):

@@ -12,7 +12,7 @@ from tunix_grpo.config import Config
 from tunix_grpo.record.custom import CustomTracker
 from tunix_grpo.record.jsonl import JsonlTracker
 from tunix_grpo.record.metrics import is_metric
-from tunix_grpo.record.tracker import CompletionRecord, Tracker, TrackerError
+from tunix_grpo.record.tracker import CompletionRecord, Resumable, Tracker, TrackerError
 
 _log = logging.getLogger(__name__)
 
@@ -103,8 +103,7 @@ def build_trackers(config: Config, *, resume_step: int, wandb_run_id: str | None
                 copies[name] = build(config, resume_step, wandb_run_id)
             except TrackerError as error:
                 _log.warning("%s", error)
-    if "wandb" in copies:
-        wandb_run_id = copies["wandb"].run_id
+    wandb_run_id = next((copy.run_id for copy in copies.values() if isinstance(copy, Resumable)), wandb_run_id)
     return TrackerGroup([local, *copies.values(), *own], wandb_run_id=wandb_run_id)
 
 

@@ -98,8 +98,8 @@ def _hub_splits(dataset: str, columns: dict[str, str]) -> dict[str, list[Questio
             "task.path=FOLDER of train and test files, parquet or jsonl"
         ) from error
     return {
-        split: make_questions(
-            ((f"{dataset}, {split} row {number}", row) for number, row in enumerate(rows, 1)),
+        str(split): make_questions(
+            ((f"{dataset}, {split} row {number}", dict(row)) for number, row in enumerate(rows, 1)),
             **columns,
         )
         for split, rows in loaded.items()
