@@ -35,7 +35,7 @@ REWARDS = {
 
 def is_outside(name: str) -> bool:
     """Says whether a name is a reference to a file of the user's, FILE.py:NAME."""
-    return ":" in name
+    return ".py:" in name
 
 
 def resolve(reference: str, setting: str) -> Callable[..., Any]:
