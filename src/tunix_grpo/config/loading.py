@@ -92,7 +92,7 @@ class Loader:
                 problems.pop(alias, None)
         values = {key: value for key, value in leaves(config or content) if key not in problems}
         complaints = [*problems.values(), *(complaint for check in self.checks for complaint in check(values))]
-        if complaints:
+        if config is None or complaints:
             return Examined(None, complaints, [])
         for alias in self.aliases:
             values[f"training.{alias}"] = getattr(config, alias)
@@ -161,7 +161,7 @@ def plain(cfg: DictConfig, problems: dict[str, str], known: Container[str] | Non
             continue
         if isinstance(value, DictConfig):
             value = plain(value, problems, known, f"{key}.")
-        content[name] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        content[str(name)] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     return content
 
 

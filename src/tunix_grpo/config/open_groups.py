@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from tunix_grpo.config import plugins
 from tunix_grpo.config.rules import GROUP, Flag, Number, Text, Whole
 from tunix_grpo.config.schema import OutsideReward, RewardsConfig, TaskConfig, WeightedReward
-from tunix_grpo.config.sentences import MISSING, UNKNOWN, Entry, show
+from tunix_grpo.config.sentences import MISSING, UNKNOWN, Entry, field_names, show
 from tunix_grpo.config.suggestions import did_you_mean
 from tunix_grpo.errors import UserError
 
@@ -48,7 +48,7 @@ def _keys_of(builder: Callable[..., Any], reference: str) -> dict[str, inspect.P
     with plugins.Reporting(lambda what: UserError(f"task.name={reference}: its arguments cannot be read: {what}")):
         parameters = dict(inspect.signature(builder, eval_str=True).parameters)
     by_name = all(each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD) for each in parameters.values())
-    if not by_name or parameters.keys() & TaskConfig.__pydantic_fields__.keys():
+    if not by_name or parameters.keys() & field_names(TaskConfig):
         raise UserError(
             f"task.name={reference}: {reference.rpartition(':')[2]} must take settings of its own by name; "
             "give it keyword arguments with types, such as (*, num_questions: int, seed: int)"
@@ -72,9 +72,9 @@ def _task_section(content: dict[str, Any]) -> type:
     name = str(content["name"])
     if name not in plugins.TASKS and not plugins.is_outside(name):
         raise UserError(f"task.name={name}: must be one of {', '.join(plugins.TASKS)}, or FILE.py:FUNCTION")
-    reference = plugins.TASKS.get(name, name)
+    reference = plugins.task_reference(name)
     section = _task_class(plugins.resolve(reference, "task.name"), reference)
-    for key in [key for key, value in content.items() if value is None and key not in section.__pydantic_fields__]:
+    for key in [key for key, value in content.items() if value is None and key not in field_names(section)]:
         if _readers(key):
             del content[key]
     return section
@@ -102,9 +102,9 @@ def _task_complaint(content: Mapping[str, Any], key: str, error: Mapping[str, An
     if error["type"] == UNKNOWN:
         if others := _readers(key):
             return f"{given}: {owner} does not read it; set task.{key}=null, or take task={' or '.join(others)}"
-        own = [f"task.{name}" for name in builder_keys(plugins.TASKS.get(content["name"], content["name"]))]
+        own = [f"task.{name}" for name in builder_keys(plugins.task_reference(str(content["name"])))]
         return f"{given}: {owner} does not read it{did_you_mean(f'task.{key}', own)}"
-    if entry is not None and key not in TaskConfig.__pydantic_fields__:
+    if entry is not None and key not in field_names(TaskConfig):
         way_out = entry.extra("hint") or f"give task.{key}=VALUE, {entry.wanted()}"
         if error["type"] == MISSING:
             return f"task.{key}: has no value, and {owner} needs it; {way_out}"
@@ -115,7 +115,7 @@ def _task_complaint(content: Mapping[str, Any], key: str, error: Mapping[str, An
 
 def _reward_section(content: dict[str, Any]) -> type:
     named = [name for name, value in content.items() if isinstance(value, dict) and "function" in value]
-    return _reward_class(tuple(name for name in named if name not in RewardsConfig.__pydantic_fields__))
+    return _reward_class(tuple(name for name in named if name not in field_names(RewardsConfig)))
 
 
 @functools.cache
@@ -128,7 +128,7 @@ def as_written(base: type) -> OpenGroup:
     """Returns a group that takes all keys as they are: for a run that is only read, whose files may be gone."""
 
     def section(content: dict[str, Any]) -> type:
-        return extended(base, {key: Any for key in content if key not in base.__pydantic_fields__}, {})
+        return extended(base, {key: Any for key in content if key not in field_names(base)}, {})
 
     return OpenGroup(section, list, _nothing_to_add)
 

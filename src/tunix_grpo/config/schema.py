@@ -6,7 +6,7 @@ from them.
 """
 
 import math
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic.dataclasses import dataclass
 
@@ -156,19 +156,25 @@ class GrpoConfig:
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
-class GenerationConfig:
-    """How completions are sampled in training. Evaluation is greedy."""
+class SamplingConfig:
+    """How tokens are drawn."""
 
-    max_prompt_length: Count
-    """Tokens of a prompt, template included, 1 or more; longer prompts are dropped and counted."""
-    max_generation_steps: Count
-    """Tokens of a completion, 1 or more."""
     temperature: Number = rules.number(minimum=0)
     """Divides the logits before sampling, 0 or more; 0 is greedy."""
     top_p: Number = rules.number(above=0, maximum=1)
     """Probability mass that sampling is restricted to, in (0, 1]; 1 is all."""
     top_k: Whole | None = rules.number(minimum=1, hint="null samples from all tokens")
     """Number of likeliest tokens that sampling is restricted to, 1 or more; null is all."""
+
+
+@dataclass(kw_only=True, slots=True, config=GROUP)
+class GenerationConfig(SamplingConfig):
+    """How completions are sampled in training. Evaluation is greedy."""
+
+    max_prompt_length: Count
+    """Tokens of a prompt, template included, 1 or more; longer prompts are dropped and counted."""
+    max_generation_steps: Count
+    """Tokens of a completion, 1 or more."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
@@ -258,20 +264,30 @@ class EvaluationConfig:
     """Questions that are answered at once, 1 or more."""
 
 
+class _HasBatches(Protocol):
+    @property
+    def training(self) -> BatchConfig: ...
+
+    @property
+    def grpo(self) -> GrpoConfig: ...
+
+
 class StepSize:
     """How large a step is, by the groups `training` and `grpo` of the config that inherits it."""
 
     __slots__ = ()
 
-    def prompts_per_step(self, data_parallel_devices: int) -> int:
+    def prompts_per_step(self: _HasBatches, data_parallel_devices: int) -> int:
         """Returns P: micro_batch_size x gradient_accumulation_steps x data-parallel devices."""
-        training = self.training
-        per_device = training.micro_batch_size * training.gradient_accumulation_steps
-        return per_device * data_parallel_devices
+        return _prompts_per_step(self.training, data_parallel_devices)
 
-    def completions_per_step(self, data_parallel_devices: int) -> int:
+    def completions_per_step(self: _HasBatches, data_parallel_devices: int) -> int:
         """Returns P x G."""
-        return self.prompts_per_step(data_parallel_devices) * self.grpo.num_generations
+        return _prompts_per_step(self.training, data_parallel_devices) * self.grpo.num_generations
+
+
+def _prompts_per_step(batch: BatchConfig, data_parallel_devices: int) -> int:
+    return batch.micro_batch_size * batch.gradient_accumulation_steps * data_parallel_devices
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)

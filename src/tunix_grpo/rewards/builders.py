@@ -20,7 +20,7 @@ def build_rewards(config: RewardsConfig) -> list[Reward]:
     selected = {name: getattr(config, name, None) for name in names if name != "custom"}
     rewards = [_build(name, settings) for name, settings in selected.items() if settings is not None]
     custom = config.custom
-    if custom.path is not None:
+    if custom.path is not None and custom.function is not None:
         if custom.function in [reward.name for reward in rewards]:
             raise UserError(
                 f"reward.custom.function={custom.function}: a selected reward has that name "

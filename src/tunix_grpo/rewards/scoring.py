@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -95,8 +96,8 @@ def _call(
                 return list(values)
     except RewardError:
         if len(completions) > 1:
-            for row in zip(prompts, completions, questions, strict=True):
-                _call(reward, *([cell] for cell in row), task)
+            for prompt, completion, question in zip(prompts, completions, questions, strict=True):
+                _call(reward, [prompt], [completion], [question], task)
         raise
     raise RewardError(
         f"reward {reward.name} returned {_shorten(repr(values))}; "
@@ -104,7 +105,7 @@ def _call(
     )
 
 
-def _number(value: object) -> float | None:
+def _number(value: Any) -> float | None:
     """Returns a number of any kind, array scalars included, as a float; None for anything else."""
     if value is None or isinstance(value, (str, bytes)) or np.ndim(value) != 0:
         return None

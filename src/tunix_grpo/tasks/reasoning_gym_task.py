@@ -60,7 +60,7 @@ class ReasoningGymTask:
 
     def score(self, completion: str, question: Question) -> float:
         """Returns the data set's own score of the completion's answer, in [0, 1]."""
-        answer, entry = extract_answer(completion), question.extra
+        answer, entry = extract_answer(completion), question.extra or {}
         if answer is None:
             return 0.0
         if self.dataset_name in UNSCORED:
@@ -128,6 +128,7 @@ def make_entries(name: str, *, seed: int, size: int) -> list[Entry]:
             stderr=subprocess.PIPE,
             text=True,
         ) as process:
+            assert process.stderr is not None
             for line in process.stderr:
                 last_line = line.strip() or last_line
                 if last_line.endswith("questions made"):
