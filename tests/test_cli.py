@@ -26,6 +26,8 @@ def main(config):
         raise ZeroDivisionError("a bug")
     if config.tracker.run_name == "ctrl-c":
         raise KeyboardInterrupt
+    if config.tracker.run_name == "paths":
+        print(config.checkpoint_dir, config.reward.custom.path)
     logging.getLogger("tunix_grpo.train").info("seed %s", config.seed)
     logging.getLogger("elsewhere").info("chatter")
     logging.getLogger("elsewhere").warning("trouble")
@@ -62,6 +64,14 @@ def test_a_run_leaves_its_log_in_its_folder(door):
     log = (door.start / "here" / "train.log").read_text().splitlines()
     assert [line.split(": ", 1)[1] for line in log][1:] == ["seed 7", "trouble"]
     assert " INFO    tunix_grpo.train: seed 7" in log[1]
+
+
+@pytest.mark.parametrize("chdir", ["false", "true"])
+def test_relative_paths_are_where_the_command_was_started(door, chdir):
+    """Also where Hydra starts the job in the run's folder."""
+    paths = ["checkpoint_dir=ckpts", "reward.custom.path=a.py", "reward.custom.function=f"]
+    done = door(*paths, "tracker.run_name=paths", f"hydra.job.chdir={chdir}", "hydra.run.dir=here")
+    assert f"{door.start}/ckpts {door.start}/a.py" in done.stdout.splitlines()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What every door shares: Hydra in, exit code out, no traceback for what a user can put right."""
 
+import contextlib
 import logging
 import os
 import re
@@ -59,10 +60,14 @@ def run(program: Callable[[Any], object], *, config_dir: Path, config_name: str 
     Returns:
         The exit code: 0, 1 for a `UserError`, 2 for wrong settings, 130 for Ctrl-C.
     """
-    codes = [0]
+    codes, started_in = [0], os.getcwd()
 
     def job(cfg: DictConfig) -> None:
-        codes.append(exit_code(lambda: program(load(cfg)), report=logger.error))
+        codes.append(exit_code(lambda: program(loaded(cfg)), report=logger.error))
+
+    def loaded(cfg: DictConfig) -> Any:
+        with contextlib.chdir(started_in):  # paths are relative to it, wherever Hydra starts the job
+            return load(cfg)
 
     def command() -> None:
         sys.argv[1:] = checked_command_line(sys.argv[1:], config_dir, config_name, load)
