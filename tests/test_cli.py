@@ -1,5 +1,6 @@
 """What the door does with good and bad command lines: exit codes, messages, folders."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tunix_grpo.cli import checked_command_line, exit_code
+from tunix_grpo.config.overrides import list_groups
 from tunix_grpo.errors import ConfigError, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,7 +124,10 @@ def test_one_failing_job_does_not_stop_the_others(door):
 def test_help_explains_the_groups(door):
     done = door("--help")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "  task         the questions: gsm8k arithmetic jsonl reasoning_gym" in done.stdout
+    assert "  task         the questions: arithmetic custom gsm8k jsonl reasoning_gym" in done.stdout
+    for group, options in list_groups([CONF]).items():
+        if group != "hydra":
+            assert re.search(rf"^ +{group} .*(\n .*)?: ?\n? *{' '.join(options)}$", done.stdout, re.MULTILINE), group
     assert "micro_batch_size: 4" in done.stdout
     assert list(door.start.iterdir()) == []
 

@@ -14,12 +14,12 @@ import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from tunix_grpo.config import load
 from tunix_grpo.config.loading import Loader
-from tunix_grpo.config.overrides import check_words, jobs_of, normalise
+from tunix_grpo.config.overrides import check_words, jobs_of, list_groups, normalise
 from tunix_grpo.errors import ConfigError, UserError
 
 logger = logging.getLogger(__name__)
@@ -110,6 +110,9 @@ def checked_command_line(words: Sequence[str], config_dir: Path, config_name: st
         config_dirs.append(Path(arguments.config_dir).absolute())
         if not config_dirs[-1].is_dir():
             raise ConfigError([f"--config-dir {arguments.config_dir}: there is no such folder"])
+    groups = list_groups(config_dirs)
+    # What the help texts list: `${options:GROUP}`.
+    OmegaConf.register_new_resolver("options", lambda group: " ".join(groups[group]), replace=True)
     checked = check_words([*unknown, *arguments.overrides], config_dirs, load)
     problems = checked.problems
     jobs = jobs_of(checked.usable) if arguments.multirun else [checked.usable]

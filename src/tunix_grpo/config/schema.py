@@ -182,7 +182,7 @@ class TaskConfig:
     """The questions: which task, and the keys that its builder takes; see `open_groups.py`."""
 
     name: NameOrReference
-    """arithmetic, gsm8k, jsonl, reasoning_gym, or FILE.py:FUNCTION, a builder of your own."""
+    """A task of the package, by the name of its option, or FILE.py:FUNCTION, a builder of your own."""
     system_prompt: Text | None
     """System message before every question; `default` asks for reasoning and answer tags; null is
     none."""
