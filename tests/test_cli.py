@@ -1,5 +1,6 @@
 """What the door does with good and bad command lines: exit codes, messages, folders."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tunix_grpo.cli import checked_command_line, exit_code
+from tunix_grpo.config.overrides import list_groups
 from tunix_grpo.errors import ConfigError, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +28,8 @@ def main(config):
         raise ZeroDivisionError("a bug")
     if config.tracker.run_name == "ctrl-c":
         raise KeyboardInterrupt
+    if config.tracker.run_name == "paths":
+        print(config.checkpoint_dir, config.reward.custom.path)
     logging.getLogger("tunix_grpo.train").info("seed %s", config.seed)
     logging.getLogger("elsewhere").info("chatter")
     logging.getLogger("elsewhere").warning("trouble")
@@ -62,6 +66,14 @@ def test_a_run_leaves_its_log_in_its_folder(door):
     log = (door.start / "here" / "train.log").read_text().splitlines()
     assert [line.split(": ", 1)[1] for line in log][1:] == ["seed 7", "trouble"]
     assert " INFO    tunix_grpo.train: seed 7" in log[1]
+
+
+@pytest.mark.parametrize("chdir", ["false", "true"])
+def test_relative_paths_are_where_the_command_was_started(door, chdir):
+    """Also where Hydra starts the job in the run's folder."""
+    paths = ["checkpoint_dir=ckpts", "reward.custom.path=a.py", "reward.custom.function=f"]
+    done = door(*paths, "tracker.run_name=paths", f"hydra.job.chdir={chdir}", "hydra.run.dir=here")
+    assert f"{door.start}/ckpts {door.start}/a.py" in done.stdout.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -112,7 +124,10 @@ def test_one_failing_job_does_not_stop_the_others(door):
 def test_help_explains_the_groups(door):
     done = door("--help")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "  task         the questions: gsm8k arithmetic jsonl reasoning_gym" in done.stdout
+    assert "  task         the questions: arithmetic custom gsm8k jsonl reasoning_gym" in done.stdout
+    for group, options in list_groups([CONF]).items():
+        if group != "hydra":
+            assert re.search(rf"^ +{group} .*(\n .*)?: ?\n? *{' '.join(options)}$", done.stdout, re.MULTILINE), group
     assert "micro_batch_size: 4" in done.stdout
     assert list(door.start.iterdir()) == []
 

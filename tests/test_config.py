@@ -539,10 +539,3 @@ def test_every_value_of_a_sweep_is_tried_once():
 )
 def test_closest(key, guess):
     assert closest(key, load.settings()) == guess
-
-
-def test_help_names_every_group_and_option():
-    text = (CONF / "hydra/help/program.yaml").read_text()
-    for file in [*OPTION_FILES, *CONF.glob("experiment/*.yaml")]:
-        assert re.search(rf"^ +{file.parent.name} ", text, re.MULTILINE), file.parent.name
-        assert re.search(rf"\b{file.stem}\b", text), file

@@ -161,9 +161,25 @@ def test_what_cannot_be_used_is_refused_with_the_way_out(outside, words, problem
     assert problem in problems_of("model=tiny", *words)
 
 
-def test_a_builder_takes_its_settings_by_name(outside):
-    (outside / "parity.py").write_text("def build(config, /, *, seed): ...\n")
-    assert "task.name=parity.py:build: build must take its settings by name" in problems_of("task.name=parity.py:build")
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("def build(config, /, *, seed): ...", "build must take settings of its own by name; give it keyword arg"),
+        ("def build(*, name: str, seed): ...", "build must take settings of its own by name"),
+        ("def build(**settings): ...", "build must take settings of its own by name"),
+        ("def build(*, n: 'Nowhere'): ...", "its arguments cannot be read: NameError: name 'Nowhere' is not defined"),
+        ("class A: ...\ndef build(*, n: A): ...", "its arguments cannot be read: PydanticSchemaGenerationError"),
+        ("build = 3", "build is not a function but int; give a function"),
+    ],
+)
+def test_a_builder_takes_its_settings_by_name(outside, source, problem):
+    (outside / "parity.py").write_text(source + "\n")
+    assert f"task.name=parity.py:build: {problem}" in problems_of("task.name=parity.py:build")
+
+
+def test_two_readings_of_a_config_are_equal(outside):
+    words = ("model=tiny", "task.name=parity.py:build", "task.limit=9", "reward=short")
+    assert config_of(outside, *words) == config_of(outside, *words)
 
 
 def test_a_builder_that_fails_is_named(outside):

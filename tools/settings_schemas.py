@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter
 
 from tunix_grpo.config import benchmark, export, generate, loading, open_groups, plugins
-from tunix_grpo.config.schema import Config, OutsideReward
+from tunix_grpo.config.schema import OutsideReward, TaskConfig
 from tunix_grpo.config.sentences import schema_entries
 
 SCHEMAS = Path("docs/schema")
@@ -99,7 +99,7 @@ def groups_of(program: Program) -> dict[str, dict[str, Any]]:
 
 def task_schema() -> dict[str, Any]:
     """Returns the schema of the group `task`: all keys are offered, and those that the named task takes are checked."""
-    whole = object_schema(Config.__pydantic_fields__["task"].annotation)
+    whole = object_schema(TaskConfig)
     common, cases = dict(whole["properties"]), []
     for name, reference in plugins.TASKS.items():
         own = object_schema(open_groups.TASK.section({"name": name}))

@@ -47,7 +47,7 @@ given with `--config-dir`; it holds `NAME: {function: FILE.py:FUNCTION, weight: 
 """
 
 
-_KINDS = {
+_KINDS: dict[Any, str] = {
     rules.Whole: "whole number",
     rules.Number: "number",
     rules.Flag: "`true` or `false`",

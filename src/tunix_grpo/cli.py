@@ -1,5 +1,6 @@
 """What every door shares: Hydra in, exit code out, no traceback for what a user can put right."""
 
+import contextlib
 import logging
 import os
 import re
@@ -13,12 +14,12 @@ import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from tunix_grpo.config import load
 from tunix_grpo.config.loading import Loader
-from tunix_grpo.config.overrides import check_words, jobs_of, normalise
+from tunix_grpo.config.overrides import check_words, jobs_of, list_groups, normalise
 from tunix_grpo.errors import ConfigError, UserError
 
 logger = logging.getLogger(__name__)
@@ -59,10 +60,14 @@ def run(program: Callable[[Any], object], *, config_dir: Path, config_name: str 
     Returns:
         The exit code: 0, 1 for a `UserError`, 2 for wrong settings, 130 for Ctrl-C.
     """
-    codes = [0]
+    codes, started_in = [0], os.getcwd()
 
     def job(cfg: DictConfig) -> None:
-        codes.append(exit_code(lambda: program(load(cfg)), report=logger.error))
+        codes.append(exit_code(lambda: program(loaded(cfg)), report=logger.error))
+
+    def loaded(cfg: DictConfig) -> Any:
+        with contextlib.chdir(started_in):  # paths are relative to it, wherever Hydra starts the job
+            return load(cfg)
 
     def command() -> None:
         sys.argv[1:] = checked_command_line(sys.argv[1:], config_dir, config_name, load)
@@ -105,6 +110,9 @@ def checked_command_line(words: Sequence[str], config_dir: Path, config_name: st
         config_dirs.append(Path(arguments.config_dir).absolute())
         if not config_dirs[-1].is_dir():
             raise ConfigError([f"--config-dir {arguments.config_dir}: there is no such folder"])
+    groups = list_groups(config_dirs)
+    # What the help texts list: `${options:GROUP}`.
+    OmegaConf.register_new_resolver("options", lambda group: " ".join(groups[group]), replace=True)
     checked = check_words([*unknown, *arguments.overrides], config_dirs, load)
     problems = checked.problems
     jobs = jobs_of(checked.usable) if arguments.multirun else [checked.usable]

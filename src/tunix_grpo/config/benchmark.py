@@ -14,11 +14,11 @@ from tunix_grpo.config.relations import Relation
 from tunix_grpo.config.rules import GROUP, Device, Flag, Path, Seed, Whole
 from tunix_grpo.config.schema import (
     BatchConfig,
-    GenerationConfig,
     GrpoConfig,
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
+    SamplingConfig,
     StepSize,
 )
 from tunix_grpo.config.sentences import show
@@ -38,7 +38,7 @@ _SIZES = {"prompt": 256, "completion": 512, "steps": 5}
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
-class LengthsConfig(GenerationConfig):
+class LengthsConfig(SamplingConfig):
     """How long prompts and completions are, and how tokens are drawn."""
 
     max_prompt_length: Whole | None = rules.number(minimum=1, hint="null chooses by device")
@@ -88,6 +88,7 @@ class BenchmarkConfig(StepSize):
 
     def total_steps(self) -> int:
         """Returns the steps with the first one and those of the warm-up; `on` has filled in the timed ones."""
+        assert self.steps is not None
         return 1 + self.warmup + self.steps
 
 

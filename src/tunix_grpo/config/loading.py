@@ -1,5 +1,6 @@
 """Turns Hydra's composed config into a program's checked one, or into the list of all that is wrong."""
 
+import functools
 import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -91,7 +92,7 @@ class Loader:
                 problems.pop(alias, None)
         values = {key: value for key, value in leaves(config or content) if key not in problems}
         complaints = [*problems.values(), *(complaint for check in self.checks for complaint in check(values))]
-        if complaints:
+        if config is None or complaints:
             return Examined(None, complaints, [])
         for alias in self.aliases:
             values[f"training.{alias}"] = getattr(config, alias)
@@ -115,7 +116,7 @@ class Loader:
                 except UserError as error:
                     problems[group] = str(error)
                     del content[group]
-        return extended(self.schema, sections, {}) if sections else self.schema
+        return _with_sections(self.schema, tuple(sections.items()))
 
     def _add_sentences(
         self, problems: dict[str, str], error: ValidationError, content: dict[str, Any], entries: dict[str, Entry]
@@ -131,6 +132,11 @@ class Loader:
             if name and group in self.open_groups:
                 own = self.open_groups[group].complaint(content[group], name, each, entries.get(key))
             problems[key] = own or sentence(key, each, entries.get(key), settings)
+
+
+@functools.cache
+def _with_sections(schema: type, sections: tuple[tuple[str, type], ...]) -> type:
+    return extended(schema, dict(sections), {}) if sections else schema
 
 
 def plain(cfg: DictConfig, problems: dict[str, str], known: Container[str] | None, prefix: str = "") -> dict[str, Any]:
@@ -155,15 +161,18 @@ def plain(cfg: DictConfig, problems: dict[str, str], known: Container[str] | Non
             continue
         if isinstance(value, DictConfig):
             value = plain(value, problems, known, f"{key}.")
-        content[name] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        content[str(name)] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     return content
+
+
+def vars_of(section: Any) -> dict[str, Any]:
+    """Returns the values of a section by name."""
+    return {each.name: getattr(section, each.name) for each in fields(section)}
 
 
 def leaves(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields dotted keys and values of a config, or of the plain content that was to become one."""
-    items = (
-        section if isinstance(section, dict) else {each.name: getattr(section, each.name) for each in fields(section)}
-    )
+    items = section if isinstance(section, dict) else vars_of(section)
     for name, value in items.items():
         if isinstance(value, dict) or is_dataclass(value):
             yield from leaves(value, f"{prefix}{name}.")

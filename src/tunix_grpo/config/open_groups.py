@@ -1,16 +1,17 @@
 """Groups of settings whose keys depend on what is chosen: a task's own keys, the selected rewards."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from types import NoneType, UnionType
-from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, Union, get_args, get_origin
 
 from pydantic.dataclasses import dataclass
 
 from tunix_grpo.config import plugins
 from tunix_grpo.config.rules import GROUP, Flag, Number, Text, Whole
 from tunix_grpo.config.schema import OutsideReward, RewardsConfig, TaskConfig, WeightedReward
-from tunix_grpo.config.sentences import MISSING, UNKNOWN, Entry, show
+from tunix_grpo.config.sentences import MISSING, UNKNOWN, Entry, field_names, show
 from tunix_grpo.config.suggestions import did_you_mean
 from tunix_grpo.errors import UserError
 
@@ -25,7 +26,8 @@ class OpenGroup(NamedTuple):
         section: the group's content -> the dataclass that it is to become. It takes out of the content what is null
             and read by another choice only.
         known: returns the keys in the group that the package knows.
-        complaint: (content, key, what pydantic says, hint) -> a sentence of the group's own, or None for the usual one.
+        complaint: (content, key, what pydantic says, the key's entry) -> a sentence of the group's own, or None for the
+            usual one.
     """
 
     section: Callable[[dict[str, Any]], type]
@@ -39,38 +41,51 @@ def builder_keys(reference: str) -> dict[str, inspect.Parameter]:
     Raises:
         UserError: the builder cannot be found, or does not take its settings as keywords.
     """
-    builder = plugins.resolve(reference, "task.name")
-    hints = get_type_hints(builder, include_extras=True)
-    parameters = inspect.signature(builder).parameters
-    if any(each.kind not in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD) for each in parameters.values()):
+    return _keys_of(plugins.resolve(reference, "task.name"), reference)
+
+
+def _keys_of(builder: Callable[..., Any], reference: str) -> dict[str, inspect.Parameter]:
+    with plugins.Reporting(lambda what: UserError(f"task.name={reference}: its arguments cannot be read: {what}")):
+        parameters = dict(inspect.signature(builder, eval_str=True).parameters)
+    by_name = all(each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD) for each in parameters.values())
+    if not by_name or parameters.keys() & field_names(TaskConfig):
         raise UserError(
-            f"task.name={reference}: {reference.rpartition(':')[2]} must take its settings by name; "
+            f"task.name={reference}: {reference.rpartition(':')[2]} must take settings of its own by name; "
             "give it keyword arguments with types, such as (*, num_questions: int, seed: int)"
         )
-    return {
-        name: each.replace(annotation=_accepted(hints.get(name, Any)))
-        for name, each in parameters.items()
-        if name != "seed"
-    }
+    parameters.pop("seed", None)
+    return {name: each.replace(annotation=_accepted(each.annotation)) for name, each in parameters.items()}
 
 
 def extended(base: type, types: Mapping[str, Any], defaults: Mapping[str, Any]) -> type:
-    """Returns a section with the fields of another one and more, or with other types."""
+    """Returns a section with the fields of another one and more, or with other types.
+
+    Two calls give two classes, whose values are never equal: callers keep what they get.
+    """
     members = {"__annotations__": dict(types), "__doc__": base.__doc__, "__module__": base.__module__, **defaults}
     return dataclass(kw_only=True, slots=True, config=GROUP)(type(base.__name__, (base,), members))
 
 
 def _task_section(content: dict[str, Any]) -> type:
-    name = str(content.get("name"))
+    if "name" not in content:
+        raise UserError("task.name: has no value; give task.name=FILE.py:FUNCTION, or the name of a task")
+    name = str(content["name"])
     if name not in plugins.TASKS and not plugins.is_outside(name):
         raise UserError(f"task.name={name}: must be one of {', '.join(plugins.TASKS)}, or FILE.py:FUNCTION")
-    keys = builder_keys(plugins.TASKS.get(name, name))
-    defaults = {key: each.default for key, each in keys.items() if each.default is not each.empty}
-    section = extended(TaskConfig, {key: each.annotation for key, each in keys.items()}, defaults)
-    for key in [key for key, value in content.items() if value is None and key not in section.__pydantic_fields__]:
+    reference = plugins.task_reference(name)
+    section = _task_class(plugins.resolve(reference, "task.name"), reference)
+    for key in [key for key, value in content.items() if value is None and key not in field_names(section)]:
         if _readers(key):
             del content[key]
     return section
+
+
+@functools.cache
+def _task_class(builder: Callable[..., Any], reference: str) -> type:
+    keys = _keys_of(builder, reference)
+    defaults = {key: each.default for key, each in keys.items() if each.default is not each.empty}
+    with plugins.Reporting(lambda what: UserError(f"task.name={reference}: its arguments cannot be read: {what}")):
+        return extended(TaskConfig, {key: each.annotation for key, each in keys.items()}, defaults)
 
 
 def _readers(key: str) -> list[str]:
@@ -87,9 +102,9 @@ def _task_complaint(content: Mapping[str, Any], key: str, error: Mapping[str, An
     if error["type"] == UNKNOWN:
         if others := _readers(key):
             return f"{given}: {owner} does not read it; set task.{key}=null, or take task={' or '.join(others)}"
-        own = [f"task.{name}" for name in builder_keys(plugins.TASKS.get(content["name"], content["name"]))]
+        own = [f"task.{name}" for name in builder_keys(plugins.task_reference(str(content["name"])))]
         return f"{given}: {owner} does not read it{did_you_mean(f'task.{key}', own)}"
-    if entry is not None and key not in TaskConfig.__pydantic_fields__:
+    if entry is not None and key not in field_names(TaskConfig):
         way_out = entry.extra("hint") or f"give task.{key}=VALUE, {entry.wanted()}"
         if error["type"] == MISSING:
             return f"task.{key}: has no value, and {owner} needs it; {way_out}"
@@ -99,10 +114,12 @@ def _task_complaint(content: Mapping[str, Any], key: str, error: Mapping[str, An
 
 
 def _reward_section(content: dict[str, Any]) -> type:
-    own = RewardsConfig.__pydantic_fields__
-    outside = [
-        name for name, value in content.items() if isinstance(value, dict) and "function" in value and name not in own
-    ]
+    named = [name for name, value in content.items() if isinstance(value, dict) and "function" in value]
+    return _reward_class(tuple(name for name in named if name not in field_names(RewardsConfig)))
+
+
+@functools.cache
+def _reward_class(outside: tuple[str, ...]) -> type:
     types = dict.fromkeys(outside, OutsideReward) | dict.fromkeys(plugins.REWARDS, WeightedReward | None)
     return extended(RewardsConfig, types, dict.fromkeys(plugins.REWARDS))
 
@@ -111,7 +128,7 @@ def as_written(base: type) -> OpenGroup:
     """Returns a group that takes all keys as they are: for a run that is only read, whose files may be gone."""
 
     def section(content: dict[str, Any]) -> type:
-        return extended(base, {key: Any for key in content if key not in base.__pydantic_fields__}, {})
+        return extended(base, {key: Any for key in content if key not in field_names(base)}, {})
 
     return OpenGroup(section, list, _nothing_to_add)
 
@@ -122,6 +139,8 @@ def _nothing_to_add(*_: object) -> None:
 
 def _accepted(annotation: Any) -> Any:
     """Returns the type of the settings for a plain Python type; any other stays as it is."""
+    if annotation is inspect.Parameter.empty:
+        return Any
     if get_origin(annotation) in (Union, UnionType):
         return Union[tuple(_accepted(member) for member in get_args(annotation))]  # noqa: UP007
     return annotation if annotation is NoneType else _ACCEPTED.get(annotation, annotation)

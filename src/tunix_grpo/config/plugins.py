@@ -11,7 +11,6 @@ import sys
 import traceback
 from collections.abc import Callable
 from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -33,9 +32,14 @@ REWARDS = {
 }
 
 
+def task_reference(name: str) -> str:
+    """Returns where the builder of a task is."""
+    return TASKS.get(name, name)
+
+
 def is_outside(name: str) -> bool:
     """Says whether a name is a reference to a file of the user's, FILE.py:NAME."""
-    return ":" in name
+    return ".py:" in name
 
 
 def resolve(reference: str, setting: str) -> Callable[..., Any]:
@@ -86,11 +90,13 @@ def _load_file(file: Path, about: str) -> ModuleType:
     digest = hashlib.blake2b(str(file).encode() + file.read_bytes(), digest_size=8).hexdigest()
     name = f"tunix_grpo_file_{file.stem}_{digest}"
     if name not in sys.modules:
-        module = module_from_spec(spec_from_loader(name, SourceFileLoader(name, str(file))))
+        loader = SourceFileLoader(name, str(file))
+        module = ModuleType(name)
+        module.__file__, module.__loader__ = str(file), loader
         sys.modules[name] = module  # dataclasses and pickles of the file look their module up here
         try:
             with Reporting(lambda what: UserError(f"{about} cannot be run: {what}")):
-                module.__spec__.loader.exec_module(module)
+                loader.exec_module(module)
         except UserError:
             del sys.modules[name]
             raise

@@ -63,14 +63,14 @@ Path = Annotated[Name, AfterValidator(absolute)]  # a file or folder
 
 def reference(value: str) -> str:
     """Returns FILE.py:NAME with an absolute path."""
-    file, colon, name = value.rpartition(":")
-    if not (colon and file and name.isidentifier()):
+    file, _, name = value.rpartition(":")
+    if not (file.endswith(".py") and name.isidentifier()):
         raise ValueError("must be FILE.py:NAME")
     return f"{absolute(file)}:{name}"
 
 
 Reference = Annotated[Text, AfterValidator(reference)]
-NameOrReference = Annotated[Name, AfterValidator(lambda text: reference(text) if ":" in text else text)]
+NameOrReference = Annotated[Name, AfterValidator(lambda text: reference(text) if ".py:" in text else text)]
 
 Count = Annotated[Whole, Field(ge=1)]
 Seed = Annotated[Whole, Field(ge=0, le=MAX_SEED)]

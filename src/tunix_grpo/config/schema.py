@@ -6,7 +6,7 @@ from them.
 """
 
 import math
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic.dataclasses import dataclass
 
@@ -158,13 +158,9 @@ class GrpoConfig:
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
-class GenerationConfig:
-    """How completions are sampled in training. Evaluation is greedy."""
+class SamplingConfig:
+    """How tokens are drawn."""
 
-    max_prompt_length: Count
-    """Tokens of a prompt, template included, 1 or more; longer prompts are dropped and counted."""
-    max_generation_steps: Count
-    """Tokens of a completion, 1 or more."""
     temperature: Number = rules.number(minimum=0)
     """Divides the logits before sampling, 0 or more; 0 is greedy."""
     top_p: Number = rules.number(above=0, maximum=1)
@@ -174,11 +170,21 @@ class GenerationConfig:
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
+class GenerationConfig(SamplingConfig):
+    """How completions are sampled in training. Evaluation is greedy."""
+
+    max_prompt_length: Count
+    """Tokens of a prompt, template included, 1 or more; longer prompts are dropped and counted."""
+    max_generation_steps: Count
+    """Tokens of a completion, 1 or more."""
+
+
+@dataclass(kw_only=True, slots=True, config=GROUP)
 class TaskConfig:
     """The questions: which task, and the keys that its builder takes; see `open_groups.py`."""
 
     name: NameOrReference
-    """arithmetic, gsm8k, jsonl, reasoning_gym, or FILE.py:FUNCTION, a builder of your own."""
+    """A task of the package, by the name of its option, or FILE.py:FUNCTION, a builder of your own."""
     system_prompt: Text | None
     """System message before every question; `default` asks for reasoning and answer tags; null is
     none."""
@@ -260,20 +266,30 @@ class EvaluationConfig:
     """Questions that are answered at once, 1 or more."""
 
 
+class _HasBatches(Protocol):
+    @property
+    def training(self) -> BatchConfig: ...
+
+    @property
+    def grpo(self) -> GrpoConfig: ...
+
+
 class StepSize:
     """How large a step is, by the groups `training` and `grpo` of the config that inherits it."""
 
     __slots__ = ()
 
-    def prompts_per_step(self, data_parallel_devices: int) -> int:
+    def prompts_per_step(self: _HasBatches, data_parallel_devices: int) -> int:
         """Returns P: micro_batch_size x gradient_accumulation_steps x data-parallel devices."""
-        training = self.training
-        per_device = training.micro_batch_size * training.gradient_accumulation_steps
-        return per_device * data_parallel_devices
+        return _prompts_per_step(self.training, data_parallel_devices)
 
-    def completions_per_step(self, data_parallel_devices: int) -> int:
+    def completions_per_step(self: _HasBatches, data_parallel_devices: int) -> int:
         """Returns P x G."""
-        return self.prompts_per_step(data_parallel_devices) * self.grpo.num_generations
+        return _prompts_per_step(self.training, data_parallel_devices) * self.grpo.num_generations
+
+
+def _prompts_per_step(batch: BatchConfig, data_parallel_devices: int) -> int:
+    return batch.micro_batch_size * batch.gradient_accumulation_steps * data_parallel_devices
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)

@@ -47,6 +47,11 @@ class Entry(NamedTuple):
         return " and ".join(f"{word} {bound}" for word, bound in found if bound is not None)
 
 
+def field_names(section: type) -> set[str]:
+    """Returns the names of a section's own keys."""
+    return set(section.__pydantic_fields__)
+
+
 def schema_entries(section: type, prefix: str = "") -> Iterator[tuple[str, Entry]]:
     """Yields the dotted key and the entry of every section and value of the schema."""
     hints = get_type_hints(section)
@@ -57,7 +62,7 @@ def schema_entries(section: type, prefix: str = "") -> Iterator[tuple[str, Entry
         inner = members[0] if optional and len(members) == 1 else hint
         inner = type(get_args(inner)[0]) if get_origin(inner) is Literal else inner
         yield key, Entry(field, inner, optional)
-        if is_dataclass(inner):
+        if isinstance(inner, type) and is_dataclass(inner):
             yield from schema_entries(inner, f"{key}.")
 
 

@@ -16,7 +16,7 @@ def build_task(config: TaskConfig, seed: int) -> Task:
     Raises:
         TaskError: the data is missing or wrong; the message says what to do.
     """
-    builder = plugins.resolve(plugins.TASKS.get(config.name, config.name), "task.name")
+    builder = plugins.resolve(plugins.task_reference(config.name), "task.name")
     common = {each.name for each in fields(TaskConfig)}
     own = {each.name: getattr(config, each.name) for each in fields(config) if each.name not in common}
     if not plugins.is_outside(config.name):
