@@ -40,7 +40,7 @@ FEW = (
 # Words that make a command's work small, or take a small model in place of one that would be downloaded.
 SMALLER = {
     r"run_training\.py model=hf": f"{FEW} generation.max_prompt_length=1000",
-    r"run_training\.py reward\.custom": f"{TINY} {FEW}",
+    r"run_training\.py reward\.custom": f"{TINY} {FEW} checkpoint_dir=another",
     r"run_training\.py \+experiment": "",
     r"benchmark\.py .*device=cpu": "steps=1 grpo.num_generations=2 generation.max_generation_steps=8",
 }

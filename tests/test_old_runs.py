@@ -16,10 +16,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from helpers import golden
+from tunix_grpo.cli import checked_command_line, composed
 from tunix_grpo.config import export as export_settings
+from tunix_grpo.config import generate as generate_settings
 from tunix_grpo.export.exporting import export
+from tunix_grpo.programs.generate import generate
 from tunix_grpo.train import train
 
+CONF = golden.ROOT / "conf"
 OLD_RUNS = golden.FOLDER / "old_runs"
 NAMES = sorted(file.name.removesuffix(".tar.xz") for file in OLD_RUNS.glob("*.tar.xz"))
 # This process compiles without optimisations (conftest.py), so float32 sums come in another order than then.
@@ -59,7 +63,7 @@ def test_it_is_resumed(old_run, compose, tmp_path):
 def test_it_is_exported(old_run, tmp_path, jax_cache):
     to = tmp_path / "exported"
     asked = (f"run={old_run.folder}/run", f"to={to}", f"format={old_run.then['format']}", f"jax_cache={jax_cache}")
-    with hydra.initialize_config_dir(str(golden.ROOT / "conf"), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         export(export_settings.load(hydra.compose("export", [*asked, "device=cpu"])))
     tensors = load_file(to / "model.safetensors")
     assert tensors.keys() == old_run.then["tensors"].keys()
@@ -68,10 +72,13 @@ def test_it_is_exported(old_run, tmp_path, jax_cache):
         assert (array.sum(), abs(array).sum()) == pytest.approx((total, absolute), rel=1e-5, abs=1e-5)
 
 
-def test_it_is_asked(old_run, tmp_path, jax_cache):
+def test_it_is_asked(old_run, tmp_path, jax_cache, capsys):
     questions = tmp_path / "questions.txt"
     questions.write_text("What is 27 + 48?\nWhat is 90 - 17?\nWhat is 5 + 66?\n")
-    asked = (f"run={old_run.folder}/run", f"file={questions}", f"jax_cache={jax_cache}", "device=cpu")
-    door = golden.ROOT / "scripts" / "generate.py"
-    done = golden.start(door, *asked, "generation.temperature=0", "json=true", cwd=tmp_path)
-    assert [json.loads(line) for line in done.stdout.splitlines()] == old_run.then["answers"]
+    words = [f"run={old_run.folder}/run", f"file={questions}", f"jax_cache={jax_cache}", "device=cpu"]
+    words = checked_command_line(
+        [*words, "generation.temperature=0", "json=true"], CONF, "generate", generate_settings.load
+    )
+    generate(generate_settings.load(composed(words, [CONF], "generate")))
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert answers == old_run.then["answers"]

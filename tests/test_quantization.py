@@ -31,11 +31,10 @@ def test_every_projection_is_small_and_close(variant, qtype, bits, tolerance, tm
     small = weights_of(load(tmp_path, lora_rank=4, quantization=qtype))
     for name in ("q", "k", "v", "o", "gate", "up", "down"):
         exact, quantized = dense["layers"][0][name]["w"], small["layers"][0][name]["w"]
-        assert isinstance(quantized, qwix.QArray)
         assert quantized.qvalue.dtype.itemsize == 1 and quantized.qtype in (qtype, jnp.dtype(jnp.int8))
         error = jnp.mean(jnp.abs(qwix.dequantize(quantized) - exact)) / jnp.mean(jnp.abs(exact))
         assert 0 < error < tolerance
-    assert not isinstance(small["embed"], qwix.QArray)
+    np.testing.assert_array_equal(small["embed"], dense["embed"])
 
 
 def test_int8_rounds_to_the_nearest_step_of_its_block():
