@@ -43,9 +43,10 @@ test-all: $(VENV)/.installed-dev ## the tests, the slow ones too
 docs-test: $(VENV)/.installed-dev ## runs the commands of README.md, CONTRIBUTING.md and docs/ that can run here
 	$(BIN)/python -m pytest -m docs tests/test_docs.py $(ARGS)
 
-lint: $(VENV)/.installed-dev ## style and layout of the code
+lint: $(VENV)/.installed-dev ## style, layout and types of the code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 format: $(VENV)/.installed-dev ## puts the code into its layout
 	$(BIN)/ruff check --fix .
