@@ -13,15 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from flax import nnx
 
 from families import VARIANTS, load, write_model
 from tunix_grpo.decoder.attention import PLAIN
+from tunix_grpo.decoder.cache import empty_cache
 from tunix_grpo.decoder.forward import forward, head_logits, text_positions
-from tunix_grpo.decoder.generation import decode_step, empty_cache, prefill
+from tunix_grpo.decoder.generation import decode_step, prefill
+from tunix_grpo.decoder.joined import apart
 from tunix_grpo.decoder.spec import Rope
 from tunix_grpo.model.config_json import spec_from_config
+from tunix_grpo.model.layout import leaves
 from tunix_grpo.model.model import Model
+from tunix_grpo.model.tunix_modules import module_with
 
 TOLERANCE = 1e-4
 LENGTH, PROMPT = 21, 10  # longer than the sliding windows of the variants
@@ -48,7 +51,7 @@ def reference_logits(model, tokens: np.ndarray, valid: np.ndarray) -> np.ndarray
 
 def logits_at_once(model: Model, tokens: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Returns [B, T, V]."""
-    weights = model.decoder_weights(nnx.as_pure(nnx.state(model.reference)))
+    weights = model.reference
     positions = text_positions(jnp.asarray(valid))
     hidden, _ = forward(model.spec, weights, tokens, positions, jnp.asarray(valid))
     return np.asarray(head_logits(weights, hidden))
@@ -56,15 +59,16 @@ def logits_at_once(model: Model, tokens: np.ndarray, valid: np.ndarray) -> np.nd
 
 def our_logits(model: Model, tokens: np.ndarray, valid: np.ndarray, prompt: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns [B, T, V] computed at once, and [B, T - prompt, V] of the tokens after the prompt, one by one."""
-    weights = model.decoder_weights(nnx.as_pure(nnx.state(model.reference)))
+    weights = model.reference
     length = tokens.shape[1] - prompt
     start = (jnp.asarray(tokens[:, :prompt]), jnp.asarray(valid[:, :prompt]))
     _, prompts = prefill(model.spec, weights, *start, PLAIN)
     cache = empty_cache(model.spec, len(tokens), length, model.dtype)
     step = jax.jit(decode_step, static_argnums=0)
+    layers = apart(model.spec, weights)
     one_by_one = []
     for t in range(length):
-        hidden, cache = step(model.spec, weights, tokens[:, prompt + t], jnp.int32(t), cache, prompts)
+        hidden, cache = step(model.spec, layers, tokens[:, prompt + t], jnp.int32(t), cache, prompts)
         one_by_one.append(np.asarray(head_logits(weights, hidden)))
     return logits_at_once(model, tokens, valid), np.stack(one_by_one, axis=1)
 
@@ -145,7 +149,7 @@ def test_bfloat16_is_as_close_to_float32_as_transformers_own(variant, tmp_path):
 def test_prefix_shared_by_a_group_equals_repeating_it(tmp_path):
     write_model("gemma3", tmp_path)
     model = load(tmp_path)
-    weights = model.decoder_weights(nnx.as_pure(nnx.state(model.actor)))
+    weights = model.decoder_weights()
     tokens, valid = left_padded_tokens()
     positions = text_positions(jnp.asarray(valid))
     prompts = (tokens[:, :PROMPT], positions[:, :PROMPT], jnp.asarray(valid[:, :PROMPT]))
@@ -168,26 +172,27 @@ def test_tunix_ignores_rope_theta_and_we_do_not(tmp_path):
     tokens, _ = left_padded_tokens()
     mask = jnp.tril(jnp.ones((LENGTH, LENGTH), bool))[None]
     positions = jnp.arange(LENGTH)[None].repeat(3, axis=0)
-    stock, _ = model.actor(jnp.asarray(tokens), positions, None, jnp.repeat(mask, 3, axis=0))
-    weights = model.decoder_weights(nnx.as_pure(nnx.state(model.actor)))
+    module = module_with(model.spec, {leaf.path: model.array(leaf) for leaf in leaves(model.spec)})
+    stock, _ = module(jnp.asarray(tokens), positions, None, jnp.repeat(mask, 3, axis=0))
+    weights = model.decoder_weights()
     ones = jnp.ones((3, LENGTH), bool)
     ours = head_logits(weights, forward(model.spec, weights, tokens, positions, ones)[0])
-    assert isinstance(model.actor, tunix_llama.Llama3)
+    assert isinstance(module, tunix_llama.Llama3)
     assert np.abs(np.asarray(stock) - np.asarray(ours)).max() > 0.01
 
 
-def without_lora(layer: dict) -> dict:
-    return {name: {"w": leaf["w"]} if isinstance(leaf, dict) and "b" in leaf else leaf for name, leaf in layer.items()}
+def without_lora(stack: dict) -> dict:
+    return {name: {"w": leaf["w"]} if isinstance(leaf, dict) and "b" in leaf else leaf for name, leaf in stack.items()}
 
 
 def test_lora_off_gives_the_base_logits_exactly(tmp_path):
     write_model("qwen3", tmp_path)
     model = load(tmp_path, lora_rank=4)
-    params = jax.tree.map(lambda leaf: leaf + 0.1, nnx.as_pure(nnx.state(model.actor)))
+    params = jax.tree.map(lambda leaf: leaf + 0.1, model.trained)
     weights = model.decoder_weights(params)
     tokens, valid = left_padded_tokens()
     positions = text_positions(jnp.asarray(valid))
-    bare = {**weights, "layers": [without_lora(layer) for layer in weights["layers"]]}
+    bare = {**weights, "stacks": [without_lora(stack) for stack in weights["stacks"]]}
     adapted, _ = forward(model.spec, weights, tokens, positions, jnp.asarray(valid))
     base, _ = forward(model.spec, bare, tokens, positions, jnp.asarray(valid))
     assert np.abs(np.asarray(adapted) - np.asarray(base)).max() > 0.01

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import jax
 import yaml
-from flax import nnx
 from omegaconf import OmegaConf
 
 from tunix_grpo.config import Config, load
@@ -125,9 +124,7 @@ def load_trained(run: SavedRun, step: int, mesh: jax.sharding.Mesh) -> Model:
             f"({'; '.join(other)})"
         )
     model = load_model(run.config.model, directory, mesh, run.config.seed)
-    params = nnx.as_pure(nnx.state(model.actor, model.trainable))
-    nnx.update(model.actor, run.checkpoints.restore_params(step, params))
-    return model
+    return dataclasses.replace(model, trained=run.checkpoints.restore_params(step, model.trained))
 
 
 def _read_metrics(file: Path) -> dict[int, dict[str, float]]:
