@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from helpers.models import load, write_model
@@ -111,16 +110,15 @@ def test_the_gpu_program_of_a_gradient_attends_by_cudnn(tmp_path, monkeypatch):
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
     write_model("gemma3", tmp_path)
     model = load(tmp_path, dtype="bfloat16", lora_rank=4)
-    trained, frozen = nnx.state(model.actor, model.trainable, ...)
     ids = jax.ShapeDtypeStruct((4, 12), jnp.int32)
     batch = Completions(ids, jax.ShapeDtypeStruct((4, 12), bool), ids, jax.ShapeDtypeStruct((4,), jnp.int32))
 
     def total(trained, frozen, batch):
-        weights = model.decoder_weights(nnx.merge_state(trained, frozen))
+        weights = model.decoder_weights(trained, frozen)
         form = FUSED
         return completion_logprobs(model.spec, weights, batch, 1.0, attention_form=form, remat="full")[0].sum()
 
-    traced = jax.jit(jax.grad(total)).trace(nnx.as_pure(trained), nnx.as_pure(frozen), batch)
+    traced = jax.jit(jax.grad(total)).trace(model.trained, model.frozen, batch)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     # Of layers with and without a window, in prompts and in completions; 12 + 11 keys, an odd number, are no obstacle.
     assert text.count("@__cudnn$fmhaSoftmax(") >= 4

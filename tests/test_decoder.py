@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from helpers.logits import (
     LENGTH,
@@ -27,6 +26,8 @@ from helpers.models import VARIANTS, load, write_model
 from tunix_grpo.decoder.forward import forward, head_logits, text_positions
 from tunix_grpo.decoder.spec import Rope
 from tunix_grpo.model.config_json import spec_from_config
+from tunix_grpo.model.layout import leaves
+from tunix_grpo.model.tunix_modules import module_with
 
 TOLERANCE = 1e-4
 
@@ -68,7 +69,7 @@ def test_bfloat16_is_as_close_to_float32_as_transformers_own(variant, tmp_path):
 def test_prefix_shared_by_a_group_equals_repeating_it(tmp_path):
     write_model("gemma3", tmp_path)
     model = load(tmp_path)
-    weights = model.decoder_weights(nnx.as_pure(nnx.state(model.actor)))
+    weights = model.decoder_weights()
     tokens, valid = left_padded_tokens()
     positions = text_positions(jnp.asarray(valid))
     prompts = (tokens[:, :PROMPT], positions[:, :PROMPT], jnp.asarray(valid[:, :PROMPT]))
@@ -89,25 +90,26 @@ def test_tunix_ignores_rope_theta_and_we_do_not(tmp_path):
     tokens, _ = left_padded_tokens()
     mask = jnp.tril(jnp.ones((LENGTH, LENGTH), bool))[None]
     positions = jnp.arange(LENGTH)[None].repeat(3, axis=0)
-    stock, _ = model.actor(jnp.asarray(tokens), positions, None, jnp.repeat(mask, 3, axis=0))
-    weights = model.decoder_weights(nnx.as_pure(nnx.state(model.actor)))
+    module = module_with(model.spec, {leaf.path: model.array(leaf) for leaf in leaves(model.spec)})
+    stock, _ = module(jnp.asarray(tokens), positions, None, jnp.repeat(mask, 3, axis=0))
+    weights = model.decoder_weights()
     ones = jnp.ones((3, LENGTH), bool)
     ours = head_logits(weights, forward(model.spec, weights, tokens, positions, ones)[0])
     assert np.abs(np.asarray(stock) - np.asarray(ours)).max() > 0.01
 
 
-def without_lora(layer: dict) -> dict:
-    return {name: {"w": leaf["w"]} if isinstance(leaf, dict) and "b" in leaf else leaf for name, leaf in layer.items()}
+def without_lora(stack: dict) -> dict:
+    return {name: {"w": leaf["w"]} if isinstance(leaf, dict) and "b" in leaf else leaf for name, leaf in stack.items()}
 
 
 def test_lora_off_gives_the_base_logits_exactly(tmp_path):
     write_model("qwen3", tmp_path)
     model = load(tmp_path, lora_rank=4)
-    params = jax.tree.map(lambda leaf: leaf + 0.1, nnx.as_pure(nnx.state(model.actor)))
+    params = jax.tree.map(lambda leaf: leaf + 0.1, model.trained)
     weights = model.decoder_weights(params)
     tokens, valid = left_padded_tokens()
     positions = text_positions(jnp.asarray(valid))
-    bare = {**weights, "layers": [without_lora(layer) for layer in weights["layers"]]}
+    bare = {**weights, "stacks": [without_lora(stack) for stack in weights["stacks"]]}
     adapted, _ = forward(model.spec, weights, tokens, positions, jnp.asarray(valid))
     base, _ = forward(model.spec, bare, tokens, positions, jnp.asarray(valid))
     assert np.abs(np.asarray(adapted) - np.asarray(base)).max() > 0.01

@@ -19,7 +19,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 import yaml
-from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from helpers.exports import export_distances
@@ -65,12 +64,12 @@ class Run:
 
     def logits(self) -> np.ndarray:
         """Returns [3, 20, V] of TOKENS, with the trained weights."""
-        params = self.model.decoder_weights(nnx.state(self.model.actor))
+        params = self.model.decoder_weights()
         return exporting.logits(self.model, params, TOKENS).reshape(3, 20, -1)
 
     def save(self, step: int) -> None:
         """Saves the model's trained parameters as a step."""
-        trained = nnx.as_pure(nnx.state(self.model.actor, self.model.trainable))
+        trained = self.model.trained
         checkpoints = Checkpoints(self.config.checkpoint_dir, None)
         identity = model_identity(self.config, self.model.directory)
         checkpoints.save(step, trained, {"count": jnp.zeros(())}, {"identity": identity})
@@ -94,11 +93,9 @@ def make_run(compose, tmp_path) -> Callable[..., Run]:
         )
         write_config(config, folder)
         model = load_model(config.model, resolve_directory(config.model), one_device_mesh(), config.seed)
-        trained = nnx.state(model.actor, model.trainable)
         rng = np.random.default_rng(1)
-        moved = jax.tree.map(lambda leaf: leaf + moved_by * rng.standard_normal(leaf.shape, np.float32), trained)
-        nnx.update(model.actor, moved)
-        run = Run(folder, config, model)
+        moved = jax.tree.map(lambda leaf: leaf + moved_by * rng.standard_normal(leaf.shape, np.float32), model.trained)
+        run = Run(folder, config, dataclasses.replace(model, trained=moved))
         run.save(2)
         return run
 
@@ -259,8 +256,8 @@ def test_a_change_that_rounding_loses_is_told(make_run, tmp_path, caplog):
     file = tmp_path / "base" / "model.safetensors"
     save_file({name: array.astype(ml_dtypes.bfloat16) for name, array in load_file(file).items()}, file)
     run = make_run("model.dtype=bfloat16")
-    small = jax.tree.map(lambda leaf: leaf * 1e-3, nnx.state(run.model.actor, run.model.trainable))
-    nnx.update(run.model.actor, small)
+    small = jax.tree.map(lambda leaf: leaf * 1e-3, run.model.trained)
+    run.model = dataclasses.replace(run.model, trained=small)
     run.save(4)
     export(request(tmp_path))
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]

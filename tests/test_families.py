@@ -233,7 +233,7 @@ def test_a_family_from_a_file_has_the_logits_of_transformers(granite, tmp_path):
     with torch.no_grad():
         expected = theirs(torch.tensor(tokens)).logits.numpy()
     valid = jnp.ones(tokens.shape, bool)
-    weights = model.decoder_weights(nnx.as_pure(nnx.state(model.actor)))
+    weights = model.decoder_weights()
     hidden, _ = forward(model.spec, weights, tokens, text_positions(valid), valid)
     assert np.abs(np.asarray(head_logits(weights, hidden)) - expected).max() < 1e-4  # as test_decoder.py has it
     assert np.abs(expected).max() > 1

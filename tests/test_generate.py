@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flax import nnx
 
 from helpers.models import load as load_base
 from helpers.models import one_device_mesh, write_model
@@ -76,7 +75,7 @@ def type_in(monkeypatch) -> Callable[[bytes], None]:
 def streamed(model: Model, tokenizer: Tokenizer, prompt: list[int], sampling: Sampling) -> list[int]:
     """Streams what the engine with seed 5 draws for row 0 of step 0."""
     key = row_keys(5, 0, 1)[0]
-    weights = model.decoder_weights(nnx.as_pure(nnx.state(model.actor)))
+    weights = model.decoder_weights()
     settings = {"prompt_width": 64, "stop_ids": tokenizer.stop_ids, "pad_id": tokenizer.pad_id()}
     return list(stream_tokens(model.spec, weights, prompt, sampling, key, **settings))
 
@@ -94,7 +93,7 @@ def test_streamed_tokens_are_those_of_the_engine(folder, temperature):
     tokenizer = load_tokenizer(folder, model.spec.vocab_size)
     sampling = Sampling(num_generations=1, max_tokens=200, temperature=temperature, top_k=50)
     prompt = tokenizer.encode_prompt([{"role": "user", "content": "Why?"}])
-    weights = tuple(map(nnx.as_pure, nnx.state(model.actor, model.trainable, ...)))
+    weights = (model.trained, model.frozen)
     rollout = Sampler(model, tokenizer, one_device_mesh(), prompt_width=64, seed=5).sample(
         weights, [prompt], sampling, 0
     )

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import qwix
-from flax import nnx
 
 from helpers.models import load, write_model
 from tunix_grpo.decoder import generation, joined
-from tunix_grpo.decoder.generation import Drawn, Sampling, empty_cache, generate, grown, prefill
+from tunix_grpo.decoder.cache import empty_cache, grown
+from tunix_grpo.decoder.generation import Drawn, Sampling, generate, prefill
 from tunix_grpo.decoder.layer import Weights, linear
 from tunix_grpo.decoder.rows import Completions, left_padded
 from tunix_grpo.grpo.loss import completion_logprobs
@@ -33,9 +33,9 @@ def gemma(tmp_path_factory) -> Model:
 def weights_of(model: Model, adapters: float = 0.0) -> Weights:
     """Returns the trained weights, their adapters filled with numbers of this size."""
     rng = np.random.default_rng(0)
-    trained, rest = nnx.state(model.actor, nnx.LoRAParam, nnx.Param)
-    trained = jax.tree.map(lambda leaf: jnp.asarray(adapters * rng.standard_normal(leaf.shape), leaf.dtype), trained)
-    return model.decoder_weights(nnx.as_pure(nnx.merge_state(trained, rest)))
+    return model.decoder_weights(
+        jax.tree.map(lambda leaf: jnp.asarray(adapters * rng.standard_normal(leaf.shape), leaf.dtype), model.trained)
+    )
 
 
 def prompts() -> tuple[np.ndarray, np.ndarray]:
@@ -126,8 +126,8 @@ def test_bfloat16_sampler_is_as_close_as_bfloat16_is_to_float32(variant, tmp_pat
 
 
 def test_joined_weights_are_the_same_weights(gemma):
-    layer = weights_of(gemma, 0.1)["layers"][0]
-    whole = joined.joined({"layers": [layer]})["layers"][0]
+    layer = joined.apart(gemma.spec, weights_of(gemma, 0.1))["layers"][0]
+    whole = joined.join_layer(layer)
     assert {name for name, leaf in whole.items() if isinstance(leaf, dict)} == {"q+k+v", "gate+up", "o", "down"}
     x = jnp.asarray(np.random.default_rng(0).standard_normal((3, layer["q"]["w"].shape[0])), jnp.float32)
     apart = jnp.concatenate([linear(layer[name], x) for name in "qkv"], axis=-1)
@@ -162,7 +162,7 @@ def test_joining_keeps_small_adapters_in_bfloat16():
 def test_quantized_weights_stay_small():
     w = qwix.quantize(jnp.ones((64, 8)), "int8", channelwise_axes=[1], tiled_axes={0: 64})
     layer = {name: {"w": w} for name in ("q", "k", "v", "o", "gate", "up", "down")}
-    assert joined.joined({"layers": [layer]})["layers"][0] == layer
+    assert joined.join_layer(layer) == layer
 
 
 @pytest.mark.usefixtures("optimised")

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from helpers.models import SHAPES, load, write_model
 from tunix_grpo.decoder.forward import choose_remat, forward, head_logits, text_positions
@@ -56,7 +55,7 @@ def test_shared_prompts_and_chunked_head_change_nothing(model, monkeypatch):
         loss, "_chunk_bytes", lambda: 4 * 97 * 16
     )  # 16 tokens a chunk: several of them, the last one padded
     batch = small_batch()
-    params = nnx.as_pure(nnx.state(model.actor))
+    params = model.trained
 
     def total(compute):
         def of(params):
@@ -90,14 +89,13 @@ def wide_model(tmp_path_factory):
 
 def compiled_gradient(model, remat: str):
     """Returns the program that an update's gradient comes from, and its inputs: adapters, the rest, a batch."""
-    trained, frozen = (nnx.as_pure(state) for state in nnx.state(model.actor, model.trainable, ...))
 
     def total(trained, frozen, batch):
-        weights = model.decoder_weights(nnx.merge_state(trained, frozen))
+        weights = model.decoder_weights(trained, frozen)
         logps, _ = completion_logprobs(model.spec, weights, batch, TEMPERATURE, remat=remat)
         return jnp.sum(jnp.where(batch.mask(), logps, 0.0))
 
-    inputs = (jax.tree.map(lambda leaf: leaf + 0.1, trained), frozen, small_batch())
+    inputs = (jax.tree.map(lambda leaf: leaf + 0.1, model.trained), model.frozen, small_batch())
     return jax.jit(jax.value_and_grad(total)).lower(*inputs).compile(), inputs
 
 

@@ -8,18 +8,18 @@ import numpy as np
 import optax
 import pytest
 import qwix
-from flax import nnx
 
 from helpers.models import load, write_model
 from helpers.trainer import number_prompts, small_learner
 from tunix_grpo.decoder.forward import forward
-from tunix_grpo.model.quantization import quantize_leaf
+from tunix_grpo.decoder.joined import apart
+from tunix_grpo.model.quantization import quantize
 
 PROMPTS = number_prompts(8)
 
 
 def weights_of(model):
-    return model.decoder_weights(nnx.as_pure(nnx.state(model.actor)))
+    return apart(model.spec, model.decoder_weights())
 
 
 @pytest.mark.parametrize("variant", ["llama", "qwen2", "gemma3", "gemma3-mha"])
@@ -40,7 +40,7 @@ def test_every_projection_is_small_and_close(variant, qtype, bits, tolerance, tm
 def test_int8_rounds_to_the_nearest_step_of_its_block():
     """Hand-computed: the largest entry of a block is 127 steps."""
     leaf = jnp.array([[127.0], [-63.6], [0.4], [0.6]])
-    np.testing.assert_array_equal(quantize_leaf(leaf, 0, "int8").qvalue[:, 0], [127, -64, 0, 1])
+    np.testing.assert_array_equal(quantize(leaf, 4, "int8").qvalue[:, 0], [127, -64, 0, 1])
 
 
 @pytest.mark.parametrize("qtype", ["nf4", pytest.param("int8", marks=pytest.mark.slow)])
@@ -59,7 +59,7 @@ def test_qlora_learns_and_its_base_stays(compose, tmp_path, qtype):
 def test_a_quantized_forward_pass_is_that_of_its_numbers(tmp_path):
     write_model("gemma3", tmp_path, num_hidden_layers=2)
     small = load(tmp_path, lora_rank=4, quantization="nf4")
-    weights = weights_of(small)
+    weights = small.decoder_weights()
     plain = jax.tree.map(
         lambda leaf: qwix.dequantize(leaf) if isinstance(leaf, qwix.QArray) else leaf,
         weights,

@@ -7,11 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from flax import nnx
 
 from helpers.models import write_model
 from helpers.trainer import PAD, STOPS, number_prompts, small_learner
 from tunix_grpo.grpo.rollout import greedy_sampling, train_sampling
+from tunix_grpo.model.layout import leaves
+from tunix_grpo.model.tunix_modules import module_with
 
 PROMPTS = number_prompts(3)
 
@@ -81,7 +82,7 @@ def test_sampler_and_trainer_agree(compose, folder, temperature):
     learner = small_learner(compose, folder, f"generation.temperature={temperature}")
     rollout = learner.generate(PROMPTS.ids, sampling(temperature=temperature), 1)
     batch = rollout.batch
-    scored, _ = learner._logprobs(nnx.merge_state(learner.params, learner._frozen), batch)
+    scored, _ = learner._logprobs(learner._model.decoder_weights(learner.params), batch)
     mask = np.asarray(batch.mask())
     assert np.abs(np.asarray(scored) - np.asarray(rollout.logps))[mask].max() < 1e-4
 
@@ -117,8 +118,9 @@ def test_stock_tunix_repeats_its_noise(folder):
     from helpers.trainer import NumberTokenizer
 
     model = load(folder)
+    module = module_with(model.spec, {leaf.path: model.array(leaf) for leaf in leaves(model.spec)})
     cache = tunix_sampler.CacheConfig(cache_size=32, num_layers=2, num_kv_heads=2, head_dim=16)
-    stock = tunix_sampler.Sampler(model.actor, TokenizerAdapter(NumberTokenizer()), cache)
+    stock = tunix_sampler.Sampler(module, TokenizerAdapter(NumberTokenizer()), cache)
     options = {"max_generation_steps": 6, "max_prompt_length": 8, "temperature": 1.0, "top_p": 1.0, "eos_tokens": [1]}
     one, two = (stock(PROMPTS.texts, **options) for _ in range(2))
     assert [list(map(int, t)) for t in one.tokens] == [list(map(int, t)) for t in two.tokens]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
+from flax import nnx, traverse_util
 from tunix.rl import rl_cluster
 from tunix.rl.grpo.grpo_learner import GRPOLearner
 
 from helpers.models import load, one_device_mesh, write_model
 from helpers.trainer import NumberTokenizer, mean_token, number_prompts, small_learner
+from tunix_grpo.decoder.forward import forward, head_logits
 from tunix_grpo.errors import UserError
 from tunix_grpo.rewards.base import Reward
 from tunix_grpo.tasks.base import ExactTask
-from tunix_grpo.tunix_plugin import plug_in
+from tunix_grpo.tunix_plugin import plug_in, trained_leaves, tunix_module
 
 PROMPTS = number_prompts(8)
 SETTINGS = ("model=hf", "device=cpu", "grpo.num_generations=4", "training.micro_batch_size=2")
@@ -36,13 +40,13 @@ def batches(*rows: np.ndarray):
         yield {"prompts": np.array(batch.texts), "questions": np.array(batch.questions, dtype=object)}
 
 
-def tunix_learner(config, model, tx: optax.GradientTransformation) -> GRPOLearner:
-    """Returns stock Tunix's learner on one device, with our parts in it."""
+def tunix_learner(config, model, tx: optax.GradientTransformation) -> tuple[GRPOLearner, nnx.Module]:
+    """Returns stock Tunix's learner on one device, with our parts in it, and the module that it trains."""
     rewards = [Reward("mean_token", 1.0, mean_token)]
     parts = plug_in(config, model, NumberTokenizer(), ExactTask("numbers", [], []), rewards, prompt_width=8)
     roles = (rl_cluster.Role.ACTOR, rl_cluster.Role.REFERENCE, rl_cluster.Role.ROLLOUT)
     cluster = rl_cluster.RLCluster(
-        actor=model.actor,
+        actor=parts.actor,
         reference=None,
         tokenizer=NumberTokenizer(),
         cluster_config=rl_cluster.ClusterConfig(
@@ -53,7 +57,7 @@ def tunix_learner(config, model, tx: optax.GradientTransformation) -> GRPOLearne
         ),
     )
     assert type(learner := GRPOLearner(cluster, parts.algo_config, parts.reward_fns)) is GRPOLearner
-    return learner
+    return learner, parts.actor
 
 
 def test_tunix_own_loop_makes_the_updates_of_ours(compose, folder):
@@ -66,8 +70,9 @@ def test_tunix_own_loop_makes_the_updates_of_ours(compose, folder):
     config = compose(*SETTINGS, *SHORT, f"model.path={folder}")
     model = load(folder, lora_rank=4)
     with one_device_mesh():
-        tunix_learner(config, model, optax.sgd(0.5)).train(batches(*rows))
-    theirs = jax.tree.leaves(nnx.as_pure(nnx.state(model.actor, model.trainable)))
+        learner, actor = tunix_learner(config, model, optax.sgd(0.5))
+        learner.train(batches(*rows))
+    theirs = jax.tree.leaves(trained_leaves(actor))
     moved = 0.0
     for start, mine, other in zip(before, jax.tree.leaves(ours.params), theirs, strict=True):
         np.testing.assert_allclose(np.asarray(other), np.asarray(mine), atol=2e-6)
@@ -79,3 +84,29 @@ def test_a_reference_of_full_fine_tuning_is_refused(compose, folder):
     config = compose(*SETTINGS, *SHORT, f"model.path={folder}")
     with pytest.raises(UserError, match=r"grpo.beta=0.05: .*give model.lora_rank, or grpo.beta=0"):
         plug_in(config, load(folder), NumberTokenizer(), ExactTask("numbers", [], []), [], prompt_width=8)
+
+
+@pytest.mark.parametrize("lora_rank", [None, 4])
+def test_a_trained_state_goes_into_tunix_own_module_and_out_of_one(compose, tmp_path, lora_rank):
+    """Tunix's forward pass on its module gives the logits of our decoder (1e-4, float32), and its leaves are ours.
+
+    With Qwen 3 at the rope base that Tunix assumes, since it reads none from config.json.
+    """
+    write_model("qwen3-tied", tmp_path, num_hidden_layers=2)
+    model = load(tmp_path, lora_rank=lora_rank)
+    learner = small_learner(compose, tmp_path, "grpo.beta=0.0", tx=optax.sgd(0.5), lora_rank=lora_rank)
+    learner.step(1, PROMPTS.batch(np.array([0, 1]), 4))
+    trained = dataclasses.replace(model, trained=jax.tree.map(np.asarray, learner.params))
+    module = tunix_module(trained)
+    tokens = jnp.asarray(np.random.default_rng(0).integers(3, 97, (2, 9)))
+    positions = jnp.arange(9)[None].repeat(2, axis=0)
+    mask = jnp.tril(jnp.ones((9, 9), bool))[None].repeat(2, axis=0)
+    theirs, _ = module(tokens, positions, None, mask)
+    for weights, close in ((trained.decoder_weights(), True), (model.decoder_weights(), False)):
+        hidden, _ = forward(model.spec, weights, tokens, positions, jnp.ones((2, 9), bool))
+        difference = np.abs(np.asarray(head_logits(weights, hidden)) - np.asarray(theirs)).max()
+        assert (difference < 1e-4) == close
+    out = traverse_util.flatten_dict(trained_leaves(module))
+    assert out.keys() == traverse_util.flatten_dict(learner.params).keys()
+    for path, leaf in traverse_util.flatten_dict(learner.params).items():
+        np.testing.assert_array_equal(out[path], leaf)

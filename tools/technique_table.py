@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from tunix_grpo.decoder import generation
 from tunix_grpo.decoder.generation import decode_step, empty_cache
@@ -79,17 +78,15 @@ def batch(prompts: int) -> Completions:
 
 def main(directory: str) -> None:
     model = load(Path(directory), lora_rank=32)
-    trained, frozen = nnx.state(model.actor, model.trainable, ...)
-    trained, frozen = nnx.as_pure(trained), nnx.as_pure(frozen)
-    base = model.decoder_weights(nnx.as_pure(nnx.state(model.reference)))
-    weights = model.decoder_weights(nnx.as_pure(nnx.state(model.actor)))
+    trained, frozen = model.trained, model.frozen
+    base, weights = model.reference, model.decoder_weights()
 
     def logps(weights: Any, completions: Completions) -> jax.Array:
         return completion_logprobs(model.spec, weights, completions, 1.0)[0]
 
     def gradient(remat: str) -> Callable:
         def mean(trained: Any, frozen: Any) -> jax.Array:
-            weights = model.decoder_weights(nnx.merge_state(trained, frozen))
+            weights = model.decoder_weights(trained, frozen)
             return jnp.mean(completion_logprobs(model.spec, weights, batch(PROMPTS), 1.0, remat=remat)[0])
 
         return compiled(jax.grad(mean), trained, frozen)
@@ -105,7 +102,7 @@ def main(directory: str) -> None:
     print("| technique | measured | without | with | ratio |\n|---|---|---|---|---|")
     each, once = (compiled(logps, base, batch(prompts)) for prompts in (ROWS, PROMPTS))
     show("each prompt once per group", "reference", *in_turns(each, once), "s")
-    ahead = jax.jit(joined)(weights)
+    ahead = jax.jit(joined, static_argnums=0)(model.spec, weights)
     apart, together, repeated = decode(weights, PROMPTS), decode(ahead, PROMPTS), decode(ahead, ROWS)
     milliseconds = [1000 * seconds for seconds in in_turns(apart, together, repeated, repeats=8)]
     show("projections joined, adapters merged", "a decode step", milliseconds[0], milliseconds[1], "ms")

@@ -1,9 +1,10 @@
 """Our rollouts, loss, advantages and rewards in Tunix's own learner, for people whose loop is Tunix's.
 
     parts = plug_in(config, model, tokenizer, task, rewards, prompt_width=256)
-    cluster = RLCluster(actor=model.actor, reference=None, tokenizer=tokenizer, cluster_config=ClusterConfig(
+    cluster = RLCluster(actor=parts.actor, reference=None, tokenizer=tokenizer, cluster_config=ClusterConfig(
         rollout_engine=parts.rollout_engine, rollout_config=parts.rollout_config, ...))
     GRPOLearner(cluster, parts.algo_config, parts.reward_fns).train(batches)
+    trained = trained_leaves(parts.actor)  # as a `Model` and a checkpoint hold them
 
 `batches` yields {"prompts": [texts], "questions": [Question, ...]}. What is Tunix's stays Tunix's: micro batches are
 averaged instead of normalised as a step, and metrics, checkpoints and resumption are its own.
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
+from flax import nnx, traverse_util
 from tunix.rl import common, function_registry, reward_manager
 from tunix.rl.grpo import grpo_learner
 from tunix.rl.rollout import base_rollout
@@ -30,7 +31,10 @@ from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.errors import UserError
 from tunix_grpo.grpo.loss import completion_logprobs, group_advantages, grpo_loss
 from tunix_grpo.grpo.rollout import Sampler
+from tunix_grpo.model.decoder_form import adapter_pairs, whole_weights, with_adapters
+from tunix_grpo.model.layout import leaves
 from tunix_grpo.model.model import Model
+from tunix_grpo.model.tunix_modules import module_with
 from tunix_grpo.rewards.base import Reward
 from tunix_grpo.rewards.scoring import score_completions
 from tunix_grpo.tasks.base import Task
@@ -42,6 +46,7 @@ NAME = "tunix_grpo"  # of our parts in Tunix's registries
 class TunixParts(NamedTuple):
     """What Tunix's cluster and learner are given."""
 
+    actor: nnx.Module
     rollout_engine: functools.partial[RolloutEngine]
     rollout_config: base_rollout.RolloutConfig
     algo_config: Algorithm
@@ -66,6 +71,7 @@ def plug_in(
         )
     generation = config.generation
     return TunixParts(
+        tunix_module(model),
         functools.partial(RolloutEngine, ours=model, text=tokenizer, prompt_width=prompt_width, run_seed=config.seed),
         base_rollout.RolloutConfig(
             max_tokens_to_generate=generation.max_generation_steps,
@@ -90,6 +96,18 @@ def plug_in(
         ),
         rewards,
     )
+
+
+def tunix_module(model: Model) -> nnx.Module:
+    """Returns Tunix's own module with a model's weights, adapters beside what they adapt; it shares no array."""
+    arrays = {leaf.path: model.array(leaf) for leaf in leaves(model.spec)}
+    return module_with(model.spec, arrays | traverse_util.flatten_dict(model.trained))
+
+
+def trained_leaves(module: nnx.Module) -> dict[str, Any]:
+    """Returns what is trained in Tunix's module, as `Model.trained` holds it: adapters, or all where there are none."""
+    adapters = nnx.as_pure(nnx.state(module, nnx.LoRAParam))
+    return adapters or nnx.as_pure(nnx.state(module, nnx.Param))
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -128,8 +146,9 @@ class RolloutEngine(base_rollout.BaseRollout):
             top_p=1.0 if rollout_config.top_p is None else rollout_config.top_p,
             top_k=rollout_config.top_k,
         )
-        weights = tuple(map(nnx.as_pure, nnx.state(self._actor, self._model.trainable, ...)))
-        rollout = self._sampler.sample(weights, [self._text.encode(text) for text in prompts], sampling, self._calls)
+        ids = [self._text.encode(text) for text in prompts]
+        weights = (trained_leaves(self._actor), self._model.frozen)
+        rollout = self._sampler.sample(weights, ids, sampling, self._calls)
         tokens, logps = jax.device_get((rollout.batch.tokens, rollout.logps))
         return base_rollout.RolloutOutput(
             text=rollout.texts,
@@ -144,7 +163,7 @@ class RolloutEngine(base_rollout.BaseRollout):
         pad = self.pad_id()
         lengths = _lengths(completion_tokens != pad)
         batch = Completions(prompt_tokens, prompt_tokens != pad, completion_tokens, lengths)
-        return _logprobs(self._model, nnx.as_pure(nnx.state(self._actor)), batch, self._temperature)[0]
+        return _logprobs(self._model, self._actor, batch, self._temperature)[0]
 
     def update_params(self, params: Any, filter_types: Any = None) -> None:
         """Takes new weights; on one mesh the actor is the trained module itself."""
@@ -173,12 +192,17 @@ def _lengths(mask: jax.Array) -> jax.Array:
 
 
 def _logprobs(
-    model: Model, params: Any, batch: Completions, temperature: float, lora_scale: float | None = None
+    model: Model, module: nnx.Module, batch: Completions, temperature: float, *, of_base: bool = False
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns float32[B, T] log-probabilities and entropies; with lora_scale=0 those of the base."""
-    if lora_scale is not None:
-        model = dataclasses.replace(model, lora_scale=lora_scale)
-    weights = model.decoder_weights(params)
+    """Returns float32[B, T] log-probabilities and entropies under Tunix's module, or under the base of its adapters.
+
+    The module's own arrays are read: `model.frozen` would be a constant inside of Tunix's compiled step.
+    """
+    weights = whole_weights(model.spec, nnx.as_pure(nnx.state(module, nnx.Param)), model.dtype)
+    if not of_base and model.lora_scale > 0:
+        adapters = nnx.as_pure(nnx.state(module, nnx.LoRAParam))
+        pairs = adapter_pairs(model.spec, adapters, model.lora_scale, model.dtype)
+        weights = with_adapters(model.spec, weights, pairs)
     return completion_logprobs(model.spec, weights, batch, temperature, attention_form=model.attention_form)
 
 
@@ -192,12 +216,11 @@ def policy_loss(
     batch = Completions(
         train_example.prompt_ids, train_example.prompt_mask.astype(bool), train_example.completion_ids, lengths
     )
-    params = nnx.as_pure(nnx.state(module))
     model, temperature = algo_config.model, algo_config.temperature
-    logps, entropies = _logprobs(model, params, batch, temperature)
+    logps, entropies = _logprobs(model, module, batch, temperature)
     reference = None
     if algo_config.kl_weight > 0:
-        reference = jax.lax.stop_gradient(_logprobs(model, params, batch, temperature, lora_scale=0.0)[0])
+        reference = jax.lax.stop_gradient(_logprobs(model, module, batch, temperature, of_base=True)[0])
     sums = grpo_loss(
         logps,
         entropies,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from flax import nnx
 
 from tunix_grpo.export import exporting
 from tunix_grpo.export.exporting import QUESTIONS
@@ -41,7 +40,7 @@ def export_distances(model: Model, merged: Path, adapter: Path) -> dict[str, dic
             }
 
     exact = theirs(model.directory, torch.float64, with_adapter=True)
-    weights = model.decoder_weights(nnx.state(model.actor))
+    weights = model.decoder_weights()
     read = {
         "merged": theirs(merged, torch.float32, with_adapter=False),
         "adapter": theirs(model.directory, torch.float32, with_adapter=True),

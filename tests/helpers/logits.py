@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from flax import nnx
 
 from helpers.models import load
 from tunix_grpo.decoder.attention import PLAIN
+from tunix_grpo.decoder.cache import empty_cache
 from tunix_grpo.decoder.forward import forward, head_logits, text_positions
-from tunix_grpo.decoder.generation import decode_step, empty_cache, prefill
+from tunix_grpo.decoder.generation import decode_step, prefill
+from tunix_grpo.decoder.joined import apart
 from tunix_grpo.model.model import Model
 
 LENGTH, PROMPT = 21, 10  # longer than the sliding windows of the variants
@@ -40,7 +41,7 @@ def reference_logits(model, tokens: np.ndarray, valid: np.ndarray) -> np.ndarray
 
 def logits_at_once(model: Model, tokens: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Returns [B, T, V]."""
-    weights = model.decoder_weights(nnx.as_pure(nnx.state(model.reference)))
+    weights = model.reference
     positions = text_positions(jnp.asarray(valid))
     hidden, _ = forward(model.spec, weights, tokens, positions, jnp.asarray(valid))
     return np.asarray(head_logits(weights, hidden))
@@ -48,15 +49,16 @@ def logits_at_once(model: Model, tokens: np.ndarray, valid: np.ndarray) -> np.nd
 
 def our_logits(model: Model, tokens: np.ndarray, valid: np.ndarray, prompt: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns [B, T, V] computed at once, and [B, T - prompt, V] of the tokens after the prompt, one by one."""
-    weights = model.decoder_weights(nnx.as_pure(nnx.state(model.reference)))
+    weights = model.reference
     length = tokens.shape[1] - prompt
     start = (jnp.asarray(tokens[:, :prompt]), jnp.asarray(valid[:, :prompt]))
     _, prompts = prefill(model.spec, weights, *start, PLAIN)
     cache = empty_cache(model.spec, len(tokens), length, model.dtype)
     step = jax.jit(decode_step, static_argnums=0)
+    layers = apart(model.spec, weights)
     one_by_one = []
     for t in range(length):
-        hidden, cache = step(model.spec, weights, tokens[:, prompt + t], jnp.int32(t), cache, prompts)
+        hidden, cache = step(model.spec, layers, tokens[:, prompt + t], jnp.int32(t), cache, prompts)
         one_by_one.append(np.asarray(head_logits(weights, hidden)))
     return logits_at_once(model, tokens, valid), np.stack(one_by_one, axis=1)
 

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 import qwix
 import transformers
-from flax import nnx
+from flax import nnx, traverse_util
 from tunix.rl import rl_cluster
 from tunix.rl.grpo.grpo_learner import GRPOConfig, GRPOLearner
 from tunix.rl.rollout import base_rollout
@@ -25,8 +25,10 @@ from tunix_grpo.benchmark.job import Job, worth
 from tunix_grpo.benchmark.link import Link
 from tunix_grpo.config import MeshConfig
 from tunix_grpo.model.config_json import read_spec
-from tunix_grpo.model.loading import load_module
+from tunix_grpo.model.loading import stored_weights
 from tunix_grpo.model.lora import target_pattern
+from tunix_grpo.model.placing import place_leaves
+from tunix_grpo.model.tunix_modules import module_with
 from tunix_grpo.run.devices import open_devices, peak_memory_bytes
 
 
@@ -64,9 +66,14 @@ def _models(job: Job, mesh: jax.sharding.Mesh) -> tuple[nnx.Module, nnx.Module]:
     """Returns the model that is trained, and the one that stays."""
     directory = Path(job.directory)
     spec = read_spec(directory)
-    reference = load_module(spec, directory, mesh, jnp.dtype(job.dtype))
+
+    def loaded() -> nnx.Module:
+        placed = place_leaves(spec, stored_weights(spec, directory), mesh, jnp.dtype(job.dtype))
+        return module_with(spec, traverse_util.flatten_dict(placed))
+
+    reference = loaded()
     if job.lora_rank is None:
-        return load_module(spec, directory, mesh, jnp.dtype(job.dtype)), reference
+        return loaded(), reference
     provider = qwix.LoraProvider(module_path=target_pattern("all", spec), rank=job.lora_rank, alpha=job.lora_alpha)
     actor = qwix.apply_lora_to_model(reference, provider, rngs=nnx.Rngs(job.seed), **reference.get_model_input())
     return actor, reference

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -127,8 +127,8 @@ def forward(
     for period in stacks(spec):
         start = len(own)
         inputs = [
-            (_stacked(weights, stack), prefix and (prefix.keys[start + place], prefix.values[start + place]))
-            for place, stack in enumerate(period)
+            (weights["stacks"][start + place], prefix and (prefix.keys[start + place], prefix.values[start + place]))
+            for place in range(len(period))
         ]
         x, keys_and_values = jax.lax.scan(functools.partial(run_period, period), x, inputs)
         own += keys_and_values
@@ -145,33 +145,7 @@ def _behind(earlier: tuple[jax.Array, jax.Array] | None, *own: jax.Array) -> tup
     return tuple(jnp.concatenate(pair, axis=1) for pair in zip(shared, own, strict=True))
 
 
-def _stacked(weights: Weights, stack: Stack) -> Weights:
-    """Returns the weights of a stack's layers as one dictionary of arrays [repeats, length, ...].
-
-    Where only some of the layers have an adapter, the others get one that is zero.
-    """
-    layers = [weights["layers"][layer] for period in stack.layers for layer in period]
-
-    def together(*leaves: jax.Array) -> jax.Array:
-        return jnp.stack(leaves).reshape(len(stack.layers), -1, *leaves[0].shape)
-
-    def completed(name: str) -> list[Any]:
-        found = [layer[name] for layer in layers]
-        adapters = [
-            {part: leaf[part] for part in ("a", "b")} for leaf in found if isinstance(leaf, dict) and "a" in leaf
-        ]
-        if not adapters:
-            return found
-        nothing = jax.tree.map(jnp.zeros_like, adapters[0])
-        return [{**nothing, **leaf} for leaf in found]
-
-    return {name: jax.tree.map(together, *completed(name)) for name in layers[0]}
-
-
 def head_logits(weights: Weights, hidden: jax.Array) -> jax.Array:
     """Returns float32[..., V] logits of float[..., D] hidden states."""
     head = weights["head"] if "head" in weights else weights["embed"]
     return product(hidden, head, True)
-
-
-# --- the parts of a layer ---

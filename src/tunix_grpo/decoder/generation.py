@@ -18,11 +18,12 @@ import jax
 import jax.numpy as jnp
 
 from tunix_grpo.decoder.attention import MASKED_SCORE, PLAIN, visible
+from tunix_grpo.decoder.cache import Cache, Prompts, empty_cache, grown
 from tunix_grpo.decoder.forward import forward, head_logits, text_positions
 from tunix_grpo.decoder.joined import joined
 from tunix_grpo.decoder.layer import Weights, embed, finish_layer, qkv, rms_norm, rotary_angles
 from tunix_grpo.decoder.sampling import sample
-from tunix_grpo.decoder.spec import DecoderSpec, stacks
+from tunix_grpo.decoder.spec import DecoderSpec, layer_places
 
 # Slots of the first cache; each later one has twice as many.
 _FIRST_SLOTS = 256
@@ -48,38 +49,6 @@ class Sampling:
     temperature: float
     top_p: float = 1.0
     top_k: int | None = None
-
-
-class Prompts(NamedTuple):
-    """What the prompts leave to their completions.
-
-    Attributes:
-        keys: per layer [P, K, S, H]; of a layer with a sliding window only what the first new token can see.
-        values: the same.
-        positions: int32[P, S].
-        valid: bool[P, S].
-    """
-
-    keys: tuple[jax.Array, ...]
-    values: tuple[jax.Array, ...]
-    positions: jax.Array
-    valid: jax.Array
-
-    def lengths(self) -> jax.Array:
-        """Returns int32[P], the prompts' lengths in tokens: the position of the first new token."""
-        return jnp.sum(self.valid, axis=1, dtype=jnp.int32)
-
-
-class Cache(NamedTuple):
-    """Keys and values of the completions: token t of every row is in slot t modulo C.
-
-    Attributes:
-        keys: per layer [B, K, H, C], the slots last: a CPU multiplies that with the queries twice as fast.
-        values: per layer [B, K, C, H].
-    """
-
-    keys: tuple[jax.Array, ...]
-    values: tuple[jax.Array, ...]
 
 
 class Drawn(NamedTuple):
@@ -124,7 +93,7 @@ def generate(
         block: tokens between two looks at whether all rows have stopped; None: what suits the device.
     """
     hidden, prompts = prefill(spec, weights, prompt_tokens, prompt_valid, attention_form)
-    weights = joined(weights)
+    weights = joined(spec, weights)
     block = block or _BLOCK.get(jax.default_backend(), _ACCELERATOR_BLOCK)
     steps = -(-(config.max_tokens - 1) // block) * block
     stops = jnp.array(stop_ids, jnp.int32)
@@ -188,16 +157,9 @@ def prefill(
     """Encodes left-padded prompts; returns float[P, D], the last tokens' hidden states, and what completions see."""
     positions = text_positions(valid)
     hidden, segment = forward(spec, weights, tokens, positions, valid, attention_form=attention_form)
-    every_stack = [stack for period in stacks(spec) for stack in period]
-    places = {
-        layer: (number, repeat, place)
-        for number, stack in enumerate(every_stack)
-        for repeat, run in enumerate(stack.layers)
-        for place, layer in enumerate(run)
-    }
 
     def of_layer(stacked: tuple[jax.Array, ...], layer: int) -> jax.Array:
-        number, repeat, place = places[layer]
+        number, repeat, place = layer_places(spec)[layer]
         kept = min(tokens.shape[1], spec.windows[layer] or tokens.shape[1])
         return stacked[number][repeat, place, :, -kept:].swapaxes(1, 2)
 
@@ -208,36 +170,13 @@ def prefill(
     return hidden[:, -1], Prompts(keys, values, positions, valid)
 
 
-def empty_cache(spec: DecoderSpec, rows: int, slots: int, dtype: jnp.dtype) -> Cache:
-    """Returns unwritten slots, `slots` of them or as many as a layer's sliding window."""
-    sizes = [min(slots, window or slots) for window in spec.windows]
-    heads, width = spec.num_kv_heads, spec.head_dim
-    # Every array its own, so that they can be donated.
-    keys = tuple(jnp.zeros((rows, heads, width, size), dtype) for size in sizes)
-    return Cache(keys, tuple(jnp.zeros((rows, heads, size, width), dtype) for size in sizes))
-
-
-def grown(spec: DecoderSpec, cache: Cache, slots: int) -> Cache:
-    """Returns the cache with `slots` slots, or as many as a layer's sliding window; it must not have wrapped around."""
-
-    def longer(array: jax.Array, window: int | None, axis: int) -> jax.Array:
-        padding = [(0, 0)] * 4
-        padding[axis] = (0, min(slots, window or slots) - array.shape[axis])
-        return jnp.pad(array, padding)
-
-    return Cache(
-        tuple(longer(keys, window, 3) for keys, window in zip(cache.keys, spec.windows, strict=True)),
-        tuple(longer(values, window, 2) for values, window in zip(cache.values, spec.windows, strict=True)),
-    )
-
-
 def decode_step(
     spec: DecoderSpec, weights: Weights, tokens: jax.Array, t: jax.Array, cache: Cache, prompts: Prompts
 ) -> tuple[jax.Array, Cache]:
     """Runs all layers over one new token per row.
 
     Args:
-        weights: the decoder's, joined or not.
+        weights: the decoder's, by layer, joined or not.
         tokens: int32[B], token t of every completion.
         t: int32[], from 0.
         cache: the tokens before it.

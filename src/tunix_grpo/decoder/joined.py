@@ -12,25 +12,38 @@ import numpy as np
 import qwix
 
 from tunix_grpo.decoder.layer import Weights
+from tunix_grpo.decoder.spec import DecoderSpec, layer_places
 
 
-def joined(weights: Weights) -> Weights:
-    """Returns the weights with the projections that share an input joined into one product.
+def apart(spec: DecoderSpec, weights: Weights) -> Weights:
+    """Returns the weights with a dictionary for every layer instead of stacks."""
+    rest = {name: leaf for name, leaf in weights.items() if name != "stacks"}
+
+    def layer(stack: int, repeat: int, place: int) -> Weights:
+        return jax.tree.map(lambda leaf: leaf[repeat, place], weights["stacks"][stack])
+
+    return {**rest, "layers": [layer(*place) for place in layer_places(spec)]}
+
+
+def joined(spec: DecoderSpec, weights: Weights) -> Weights:
+    """Returns the weights by layer, with the projections that share an input joined into one product.
 
     In float32 adapters are merged into the weights, which rounds nothing that counts. In bfloat16 it would round most
     of a small adapter away: there, a is put beside w and b is applied to what comes out. Quantized weights stay apart.
     """
+    weights = apart(spec, weights)
+    return {**weights, "layers": [join_layer(layer) for layer in weights["layers"]]}
 
-    def of_layer(layer: Weights) -> Weights:
-        rest = dict(layer)
-        for names in (("q", "k", "v"), ("gate", "up"), ("o",), ("down",)):
-            leaves = [layer[name] for name in names]
-            if not any(isinstance(leaf["w"], qwix.QArray) for leaf in leaves):
-                rest = {name: leaf for name, leaf in rest.items() if name not in names}
-                rest["+".join(names)] = _join(leaves)
-        return rest
 
-    return {**weights, "layers": [of_layer(layer) for layer in weights["layers"]]}
+def join_layer(layer: Weights) -> Weights:
+    """Returns a layer with q, k and v in one product, and gate and up in another."""
+    rest = dict(layer)
+    for names in (("q", "k", "v"), ("gate", "up"), ("o",), ("down",)):
+        leaves = [layer[name] for name in names]
+        if not any(isinstance(leaf["w"], qwix.QArray) for leaf in leaves):
+            rest = {name: leaf for name, leaf in rest.items() if name not in names}
+            rest["+".join(names)] = _join(leaves)
+    return rest
 
 
 def _join(leaves: list[Weights]) -> Weights:

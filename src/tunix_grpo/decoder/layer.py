@@ -3,10 +3,11 @@
 Letters in shape comments: B rows, T tokens, D embed_dim, F hidden_dim, N query heads, K key/value heads, H head_dim, V
 vocabulary.
 
-Weights: {"embed": [V, D], "head": [V, D] if not tied, "final_norm": [D], "layers": [one dict per layer]}; a layer
-holds norms as vectors and the projections q k v o gate up down as {"w": [in, out], possibly quantized} with, where it
-is adapted by LoRA, "a": [in, rank] and "b": [rank, out] (already scaled by alpha / rank), and "bias": [out] where
-there is one.
+Weights: {"embed": [V, D], "head": [V, D] if not tied, "final_norm": [D], "stacks": [one dict per stack of layers]}; a
+stack (see `spec.stacks`) holds arrays [repeats, length, ...] of what a layer holds: norms as vectors, and projections q
+k v o gate up down as {"w": [in, out], possibly quantized} with, where it is adapted by LoRA, "a": [in, rank] and "b":
+[rank, out] (already scaled by alpha / rank), and "bias": [out] where there is one. Token by token the layers are apart:
+"layers": [one dict per layer] instead of "stacks" (see `joined.py`).
 
 Numbers: matrix products run in the weights' dtype and accumulate in float32; norms, rotary angles and softmax are
 float32.

@@ -7,6 +7,7 @@ arithmetic of this folder is driven by it, and so is the table of weights in `mo
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 
@@ -77,6 +78,7 @@ class Stack(NamedTuple):
     rope: Rope
 
 
+@functools.cache
 def stacks(spec: DecoderSpec) -> tuple[tuple[Stack, ...], ...]:
     """Returns the layers as periods of like runs, and then what is left over.
 
@@ -97,3 +99,24 @@ def stacks(spec: DecoderSpec) -> tuple[tuple[Stack, ...], ...]:
 
     periods = (runs(0, period, count // period),)
     return periods if whole == count else (*periods, runs(whole, count, 1))
+
+
+class Place(NamedTuple):
+    """Where a layer is among the stacked weights: its stack, counted over all of `stacks`, and its indices there."""
+
+    stack: int
+    repeat: int
+    place: int
+
+
+@functools.cache
+def layer_places(spec: DecoderSpec) -> tuple[Place, ...]:
+    """Returns the place of every layer."""
+    every_stack = [stack for period in stacks(spec) for stack in period]
+    places = {
+        layer: Place(number, repeat, place)
+        for number, stack in enumerate(every_stack)
+        for repeat, run in enumerate(stack.layers)
+        for place, layer in enumerate(run)
+    }
+    return tuple(places[layer] for layer in range(spec.num_layers))

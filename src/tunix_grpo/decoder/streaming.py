@@ -46,7 +46,7 @@ def stream_tokens(
     """
     tokens, valid = left_padded([prompt], prompt_width, pad_id)
     token, prompts = _first(spec, weights, tokens, valid, key, sampling_config)
-    weights = _joined(weights)
+    weights = _joined(spec, weights)
     cache = empty_cache(spec, 1, max(sampling_config.max_tokens - 1, 1), weights["embed"].dtype)
     for place in range(1, sampling_config.max_tokens + 1):
         drawn = token
@@ -91,7 +91,7 @@ def _first(
     return _draw(weights, hidden, key, 0, sampling_config), prompts
 
 
-_joined = jax.jit(joined)
+_joined = jax.jit(joined, static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnames=("spec", "sampling_config"), donate_argnames="cache")

@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import qwix
-from flax import nnx, traverse_util
+from flax import traverse_util
 
 from tunix_grpo import console
 from tunix_grpo.config import MeshConfig
@@ -33,12 +32,14 @@ from tunix_grpo.export.upload import push, require_repository
 from tunix_grpo.files import read_json, whole_folder
 from tunix_grpo.model import saving
 from tunix_grpo.model.config_json import read_config, read_spec
-from tunix_grpo.model.layout import decoder_weights, projection_names
-from tunix_grpo.model.loading import load_module
+from tunix_grpo.model.decoder_form import with_adapters
+from tunix_grpo.model.layout import projection_names
+from tunix_grpo.model.loading import stored_weights
 from tunix_grpo.model.model import Model
+from tunix_grpo.model.placing import place_stacks
 from tunix_grpo.model.saving import (
     ADAPTER_FILE,
-    Arrays,
+    Trained,
     own_dtypes,
     read_adapter,
     text_config,
@@ -118,7 +119,7 @@ def export(config: ExportConfig) -> Check:
         source = _tokenizer_directory(run, model)
         tokenizer = load_tokenizer(source, model.spec.vocab_size, model.directory)
         prompts = _prompts(run, tokenizer)
-        trained = logits(model, model.decoder_weights(nnx.state(model.actor)), prompts)
+        trained = logits(model, model.decoder_weights(), prompts)
 
         _copy_tokenizer(source, folder)
         if adapter:
@@ -177,7 +178,13 @@ def write_model(
 ) -> Callable[[], Weights]:
     """Writes config.json and the weights, adapters merged."""
     lost = write_weights(
-        folder, model.spec, _leaves(model), lora_scale=model.lora_scale, dtypes=dtypes, shard_bytes=SHARD_BYTES
+        folder,
+        model.spec,
+        model.array,
+        _trained(model),
+        lora_scale=model.lora_scale,
+        dtypes=dtypes,
+        shard_bytes=SHARD_BYTES,
     )
     if lost > 0.5:
         _log.warning(
@@ -190,8 +197,7 @@ def write_model(
 
     def read_back() -> Weights:
         spec = read_spec(folder, run.config.model.family)
-        module = load_module(spec, folder, mesh, model.dtype)
-        return decoder_weights(spec, nnx.to_pure_dict(nnx.state(module)), 0.0, model.dtype)
+        return place_stacks(spec, stored_weights(spec, folder), mesh, model.dtype)
 
     return read_back
 
@@ -203,7 +209,7 @@ def write_adapter(run: SavedRun, model: Model, folder: Path) -> Callable[[], Wei
     saving.write_adapter(
         folder,
         model.spec,
-        _leaves(model),
+        _trained(model),
         rank=settings.lora_rank,
         alpha=settings.lora_alpha,
         base=settings.hub_id if from_hub else str(model.directory),
@@ -213,13 +219,12 @@ def write_adapter(run: SavedRun, model: Model, folder: Path) -> Callable[[], Wei
 
     def read_back() -> Weights:
         pairs, scale = read_adapter(folder)
-        base = model.decoder_weights(nnx.state(model.reference))
         places = projection_names(model.spec)
-        for module, (a, b) in pairs.items():
-            layer, role = places[module]
-            leaf = base["layers"][layer][role]
-            leaf |= {"a": jnp.asarray(a.T, model.dtype), "b": jnp.asarray(b.T, model.dtype) * scale}
-        return base
+        adapters = {
+            places[module]: (jnp.asarray(a.T, model.dtype), jnp.asarray(b.T, model.dtype) * scale)
+            for module, (a, b) in pairs.items()
+        }
+        return with_adapters(model.spec, model.reference, adapters)
 
     return read_back
 
@@ -236,10 +241,8 @@ def generation_config(directory: Path, tokenizer: Tokenizer) -> dict[str, Any]:
     return own | {"eos_token_id": stop_ids[0] if len(stop_ids) == 1 else list(stop_ids)}
 
 
-def _leaves(model: Model) -> Arrays:
-    """Returns the arrays of the trained module; a quantized base as the numbers that it stands for."""
-    leaves = traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(model.actor)))
-    return {path: qwix.dequantize(leaf) if isinstance(leaf, qwix.QArray) else leaf for path, leaf in leaves.items()}
+def _trained(model: Model) -> Trained:
+    return traverse_util.flatten_dict(model.trained)
 
 
 def _tokenizer_directory(run: SavedRun, model: Model) -> Path:

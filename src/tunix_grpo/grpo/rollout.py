@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from tunix_grpo import seeds
 from tunix_grpo.config import Config
@@ -84,7 +83,7 @@ class Sampler:
         """Draws completions.
 
         Args:
-            weights: trained and frozen leaves of the model.
+            weights: the trained leaves and what stays, as `Model` holds them.
             prompts: token ids, each at most `prompt_width` long.
             step: the step that the random numbers belong to.
         """
@@ -102,7 +101,7 @@ class Sampler:
     def _drawn(self, trained, frozen, tokens, valid, keys, *, config: Sampling) -> Drawn:
         return generate(
             self._model.spec,
-            self._model.decoder_weights(nnx.merge_state(trained, frozen)),
+            self._model.decoder_weights(trained, frozen),
             tokens,
             valid,
             keys,

@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 
 from tunix_grpo.config import Config
 from tunix_grpo.decoder.forward import choose_remat
 from tunix_grpo.decoder.generation import Sampling
+from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.grpo.loss import completion_logprobs, group_advantages, grpo_loss
 from tunix_grpo.grpo.rollout import Rollout, Sampler, train_sampling
@@ -86,11 +86,9 @@ class Trainer:
         tokens = config.training.micro_batch_size * (prompt_width + group * config.generation.max_generation_steps)
         self.remat = choose_remat(config.training.remat, model.spec, tokens, model.dtype)
         self._sampler = Sampler(model, tokenizer, mesh, prompt_width=prompt_width, seed=config.seed)
-        params, frozen = nnx.state(model.actor, model.trainable, ...)
-        self._frozen = nnx.as_pure(frozen)
-        self._reference = nnx.as_pure(nnx.state(model.reference))
+        self._frozen = model.frozen
         # Laid out for good, so that an update can reuse their memory and is compiled once.
-        self.params, params_layout = laid_out(nnx.as_pure(params), mesh)
+        self.params, params_layout = laid_out(model.trained, mesh)
         self.optimizer_state, optimizer_layout = laid_out(optimizer.init(self.params), mesh)
         self._accumulate = jax.jit(self._micro_gradient, donate_argnums=(2,))
         self._apply = jax.jit(
@@ -98,7 +96,7 @@ class Trainer:
             donate_argnums=(0, 1),
             out_shardings=(params_layout, optimizer_layout, None),
         )
-        self._reference_logps = jax.jit(lambda params, batch: self._logprobs(params, batch)[0])
+        self._reference_logps = jax.jit(lambda weights, batch: self._logprobs(weights, batch)[0])
 
     def restore(self, params: Any, optimizer_state: Any) -> None:
         """Continues from saved parameters and optimizer state."""
@@ -132,7 +130,7 @@ class Trainer:
         clock.lap("timing/rollout")
         micro_batches = self._cut(rollout.batch)
         if self._config.grpo.beta > 0:  # dispatched first: the device works while the host computes rewards
-            reference = [self._reference_logps(self._reference, batch) for batch in micro_batches]
+            reference = [self._reference_logps(self._model.reference, batch) for batch in micro_batches]
         else:
             reference = [None] * len(micro_batches)
         rewards = self.score(batch.per_completion(batch.texts), rollout.texts, batch.per_completion(batch.questions))
@@ -193,7 +191,7 @@ class Trainer:
         grpo, batch = self._config.grpo, micro.completions
 
         def loss_of(params: Any) -> tuple[jax.Array, Any]:
-            logps, entropies = self._logprobs(nnx.merge_state(params, frozen), batch, self.remat)
+            logps, entropies = self._logprobs(self._model.decoder_weights(params, frozen), batch, self.remat)
             sums = grpo_loss(
                 logps,
                 entropies,
@@ -214,8 +212,7 @@ class Trainer:
             added = jax.tree.map(jnp.add, state, added)
         return added, logps
 
-    def _logprobs(self, params: Any, batch: Completions, remat: str = "none") -> tuple[jax.Array, jax.Array]:
-        weights = self._model.decoder_weights(params)
+    def _logprobs(self, weights: Weights, batch: Completions, remat: str = "none") -> tuple[jax.Array, jax.Array]:
         form, temperature = self._model.attention_form, self._config.generation.temperature
         return completion_logprobs(self._model.spec, weights, batch, temperature, attention_form=form, remat=remat)
 

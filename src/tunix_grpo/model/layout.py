@@ -1,7 +1,7 @@
 """Where each weight lives: in the Hugging Face files, in Tunix's module, and in the decoder's dictionary.
 
 A family has one table (`families.family.Row`); everything that concerns a place is derived from it here: files <->
-leaves, the decoder's weights, what LoRA adapts and quantization cuts, and the names of PEFT.
+leaves <-> the decoder's arrays, what LoRA adapts and quantization cuts, how leaves are divided, and the names of PEFT.
 
 A projection is a matrix [in, out] in the decoder, its transpose [out, in] in the files. Letters: D embed_dim, N query
 heads, K key/value heads, H head_dim, F hidden_dim, V vocabulary.
@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import qwix
-from flax import traverse_util
+from jax.sharding import PartitionSpec
 
 from tunix_grpo.decoder.spec import DecoderSpec
-from tunix_grpo.model.families.family import HEADS, SAME, STACKED_HEADS
+from tunix_grpo.model.families.family import HEADS, SAME, STACKED_HEADS, TRANSPOSED
 from tunix_grpo.model.finding import find_family
 
 Array = Any  # numpy or jax, quantized or not
@@ -77,11 +75,6 @@ class Leaf:
         return self.inputs + self.outputs
 
     @property
-    def input_axis(self) -> int:
-        """The axis of the leaf that a projection sums over; the last one of them, where it is cut into heads."""
-        return {HEADS: 1, STACKED_HEADS: 2}.get(self.kind, len(self.inputs) - 1)
-
-    @property
     def file_shape(self) -> tuple[int, ...]:
         """The shape of each of its Hugging Face tensors."""
         return self.shape if self.kind == SAME else self.matrix_shape[::-1]
@@ -114,6 +107,30 @@ class Leaf:
             matrices if self.is_projection else [matrix.T for matrix in matrices]
         )  # the head is [V, D], as it is used
 
+    def of_decoder(self, arrays: list[Array]) -> Array:
+        """Returns the leaf that the decoder's arrays make: what decoder_arrays takes apart."""
+        if self.kind == SAME:
+            return arrays[0]
+        return self._joined(arrays if self.is_projection else [array.T for array in arrays])
+
+    def files_to_decoder(self, arrays: list[Array]) -> list[Array]:
+        """Returns, per role, what the decoder computes with, from the Hugging Face tensors."""
+        return [array.T for array in arrays] if self.is_projection else arrays
+
+    def decoder_spec(self, spec: PartitionSpec) -> PartitionSpec:
+        """Returns how each of the decoder's arrays lies on a mesh where the leaf lies as `spec` says.
+
+        Where an axis is cut into heads, the heads are what a mesh divides.
+        """
+        axes = (*spec, *(None,) * (len(self.shape) - len(spec)))
+        if self.kind == SAME:
+            return PartitionSpec(*axes)
+        if self.kind in (HEADS, STACKED_HEADS):
+            heads, inputs, _ = axes[-3:]
+            return PartitionSpec(inputs, heads)
+        inputs, outputs = axes[0], axes[len(self.inputs)]
+        return PartitionSpec(inputs, outputs) if self.is_projection else PartitionSpec(outputs, inputs)
+
     def adapters(self, a: Array, b: Array) -> list[tuple[Array, Array]]:
         """Returns, per role, A [in, rank] and B [rank, out]; what is stacked shares one A."""
         a = a.reshape(-1, a.shape[-1])
@@ -123,9 +140,10 @@ class Leaf:
     def _joined(self, matrices: list[Array]) -> Array:
         """[in, out] of each -> the leaf."""
         split = [matrix.reshape(self.inputs + self.outputs) for matrix in matrices]
-        if self.kind == HEADS:
-            return split[0].swapaxes(0, 1)
-        return np.stack([part.swapaxes(0, 1) for part in split]) if self.kind == STACKED_HEADS else split[0]
+        if self.kind == TRANSPOSED:
+            return split[0]
+        parts = [part.swapaxes(0, 1) for part in split]
+        return parts[0] if self.kind == HEADS else (jnp if isinstance(parts[0], jax.Array) else np).stack(parts)
 
     def _matrices(self, leaf: Array) -> list[Array]:
         """The leaf -> [in, out] of each."""
@@ -191,37 +209,3 @@ def projection_names(spec: DecoderSpec) -> dict[str, tuple[int, str]]:
         if leaf.is_projection
         for name, role in zip(leaf.names, leaf.roles, strict=True)
     }
-
-
-def decoder_weights(
-    spec: DecoderSpec, params: Mapping[str, Any], lora_scale: float, dtype: jnp.dtype
-) -> dict[str, Any]:
-    """Reads a Tunix module's parameters into the dictionary of `decoder/layer.py`; differentiable.
-
-    Args:
-        params: nested dictionary of arrays, as nnx.to_pure_dict gives it.
-        lora_scale: alpha / rank.
-        dtype: of the computation; parameters kept in float32 are rounded to it here.
-    """
-    # A quantized leaf keeps its small values; what it becomes when it is used is of this dtype.
-    params = jax.tree.map(lambda leaf: leaf.astype(dtype), params, is_leaf=lambda x: isinstance(x, qwix.QArray))
-    flat = traverse_util.flatten_dict(params)
-    weights: dict[str, Any] = {"layers": [{} for _ in range(spec.num_layers)]}
-    for leaf in leaves(spec):
-        place = weights if leaf.layer is None else weights["layers"][leaf.layer]
-        for role, array in zip(leaf.roles, leaf.decoder_arrays(flat[leaf.path]), strict=True):
-            _put(place, role, array)
-        path_a, path_b = leaf.adapter_paths
-        if path_a in flat:
-            for role, (a, b) in zip(leaf.roles, leaf.adapters(flat[path_a], flat[path_b]), strict=True):
-                place[role] |= {"a": a, "b": b * lora_scale}
-    return weights
-
-
-def _put(place: dict[str, Any], role: str, array: Array) -> None:
-    """Puts an array where the decoder looks for it."""
-    projection, _, part = role.partition(".")
-    if projection in PROJECTIONS:
-        place.setdefault(projection, {})[part or "w"] = array
-    else:
-        place[role] = array

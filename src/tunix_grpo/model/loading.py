@@ -1,4 +1,4 @@
-"""Reads a Hugging Face directory's weights into Tunix's modules, and makes random ones.
+"""Reads the weights of a Hugging Face directory, and makes random ones.
 
 Only safetensors files are read: pickled weights can run code. Every tensor is checked against the shapes that
 config.json promises before anything is placed on a device, and what is missing, extra, truncated or misshapen is named.
@@ -11,10 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from safetensors import SafetensorError, safe_open
 
 from tunix_grpo import seeds
@@ -22,7 +19,6 @@ from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.errors import UserError
 from tunix_grpo.files import read_json
 from tunix_grpo.model.layout import Leaf, leaves
-from tunix_grpo.model.tunix_modules import abstract_module
 
 # The text model's tensors, wherever a multimodal file keeps them.
 _TEXT_PREFIX = re.compile(r"^(?:model\.language_model\.|language_model\.model\.)")
@@ -43,21 +39,15 @@ class _Stored(NamedTuple):
             return opened.get_tensor(self.name)
 
 
-def load_module(spec: DecoderSpec, directory: Path, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> nnx.Module:
-    """Returns Tunix's module with the directory's weights, in `dtype`, placed on the mesh leaf by leaf.
+def stored_weights(spec: DecoderSpec, directory: Path) -> Iterator[tuple[Leaf, list[np.ndarray]]]:
+    """Yields every leaf with the decoder's arrays that it is made of, read from the directory as they are wanted.
 
-    Beside what the mesh holds, the host's memory never has more than the tensors of one leaf.
+    Raises:
+        UserError: the directory's files are not those of such a model.
     """
-    table = leaves(spec)
-    stored = _checked(spec, table, _index(directory), directory)
-    module = abstract_module(spec)
-    shardings = _shardings(module, mesh)
-
-    def placed(leaf: Leaf) -> jax.Array:
-        arrays = [stored[name].read() for name in leaf.names]
-        return jax.device_put(np.asarray(leaf.load(arrays), dtype, order="C"), shardings[leaf.path])
-
-    return _filled(module, {leaf.path: placed(leaf) for leaf in table})
+    stored = _checked(spec, leaves(spec), _index(directory), directory)
+    for leaf in leaves(spec):
+        yield leaf, leaf.files_to_decoder([stored[name].read() for name in leaf.names])
 
 
 def stored_types(spec: DecoderSpec, directory: Path) -> dict[str, str]:
@@ -66,45 +56,16 @@ def stored_types(spec: DecoderSpec, directory: Path) -> dict[str, str]:
     return {plain: tensor.dtype for plain, tensor in stored.items()}
 
 
-def random_module(spec: DecoderSpec, seed: int, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> nnx.Module:
-    """Returns Tunix's module with random weights: normal with deviation 0.02, norms as the identity, biases zero."""
-    module = abstract_module(spec)
-    shardings = _shardings(module, mesh)
-
-    def drawn() -> Iterator[tuple[tuple, jax.Array]]:
-        for index, leaf in enumerate(leaves(spec)):
-            if len(leaf.shape) > 1:
-                draw = seeds.generator("random weights", seed, index).standard_normal
-                array = draw(leaf.shape, np.float32) * np.float32(0.02)
-            else:
-                is_scale = leaf.roles[0].endswith("norm") and not spec.norm_plus_one
-                array = np.full(leaf.shape, 1.0 if is_scale else 0.0, np.float32)
-            yield leaf.path, jax.device_put(array.astype(dtype), shardings[leaf.path])
-
-    return _filled(module, dict(drawn()))
-
-
-def _filled(module: nnx.Module, arrays: dict[tuple, jax.Array]) -> nnx.Module:
-    state = nnx.to_flat_state(nnx.state(module, nnx.Param))
-    filled = [(path, variable.replace(arrays[path])) for path, variable in state]
-    nnx.update(module, nnx.from_flat_state(filled))
-    return module
-
-
-def _shardings(module: nnx.Module, mesh: jax.sharding.Mesh) -> dict[tuple, jax.sharding.NamedSharding]:
-    """Returns, per leaf, the sharding that Tunix's module asks for, where the leaf divides evenly."""
-    specs = dict(nnx.to_flat_state(nnx.get_partition_spec(nnx.state(module, nnx.Param))))
-    shapes = dict(nnx.to_flat_state(nnx.state(module, nnx.Param)))
-    return {path: fitting_sharding(mesh, shapes[path].shape, spec.get_value()) for path, spec in specs.items()}
-
-
-def fitting_sharding(
-    mesh: jax.sharding.Mesh, shape: tuple[int, ...], spec: jax.sharding.PartitionSpec | None
-) -> jax.sharding.NamedSharding:
-    """Returns the sharding with those axes left out that do not divide the array."""
-    axes = tuple(spec or ())
-    kept = [axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(axes, shape, strict=False)]
-    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*kept))
+def random_weights(spec: DecoderSpec, seed: int) -> Iterator[tuple[Leaf, list[np.ndarray]]]:
+    """Yields random weights in float32: normal with deviation 0.02, norms as the identity, biases zero."""
+    for index, leaf in enumerate(leaves(spec)):
+        if len(leaf.shape) > 1:
+            draw = seeds.generator("random weights", seed, index).standard_normal
+            array = draw(leaf.shape, np.float32) * np.float32(0.02)
+        else:
+            is_scale = leaf.roles[0].endswith("norm") and not spec.norm_plus_one
+            array = np.full(leaf.shape, 1.0 if is_scale else 0.0, np.float32)
+        yield leaf, leaf.decoder_arrays(array)
 
 
 def _index(directory: Path) -> list[_Stored]:

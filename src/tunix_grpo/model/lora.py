@@ -1,4 +1,4 @@
-"""LoRA (arXiv:2106.09685) on Tunix's modules.
+"""LoRA (arXiv:2106.09685): the adapters beside a frozen base.
 
 Adapters hang where qwix hangs them and have its shapes; their values are ours: float32, so that a small
 update is never rounded away, A uniform (He), B zero, each A drawn from (seed, its place).
@@ -6,19 +6,19 @@ update is never rounded away, A uniform (He), B zero, each A drawn from (seed, i
 
 from __future__ import annotations
 
-import functools
 import math
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import traverse_util
 
 from tunix_grpo import seeds
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.errors import UserError
 from tunix_grpo.model.layout import TARGETS, leaves
-from tunix_grpo.model.loading import fitting_sharding
+from tunix_grpo.model.placing import fitting_sharding
 
 
 def target_pattern(target_modules: str, spec: DecoderSpec) -> str:
@@ -37,10 +37,8 @@ def target_pattern(target_modules: str, spec: DecoderSpec) -> str:
     return target_modules
 
 
-def add_lora(
-    base: nnx.Module, spec: DecoderSpec, *, rank: int, targets: str, seed: int, mesh: jax.sharding.Mesh
-) -> nnx.Module:
-    """Returns a module that shares the base's arrays and has adapters beside them.
+def new_adapters(spec: DecoderSpec, *, rank: int, targets: str, seed: int, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """Returns adapters that change nothing yet, as a nested dictionary of Tunix's leaves.
 
     Args:
         rank: >= 1.
@@ -50,7 +48,6 @@ def add_lora(
         UserError: the targets match nothing, or what cannot have an adapter.
     """
     pattern = target_pattern(targets, spec)
-    actor = nnx.merge(*nnx.split(base))
     matched = [leaf for leaf in leaves(spec) if re.fullmatch(pattern, leaf.module)]
     if outside := [leaf.path[0] for leaf in matched if leaf.roles[0] in ("embed", "head")]:
         raise UserError(
@@ -61,16 +58,11 @@ def add_lora(
     if not adapted:
         raise UserError(f"model.lora_target_modules={targets!r} matches no module of a {spec.family} model")
     stream = seeds.key("lora", seed)
+    placed = {}
     for index, leaf in enumerate(adapted):
         inputs, outputs = leaf.adapter_shapes
         bound = (6.0 / math.prod(inputs)) ** 0.5
         a = jax.random.uniform(jax.random.fold_in(stream, index), (*inputs, rank), jnp.float32, -bound, bound)
-        module = functools.reduce(_child, leaf.path[:-1], actor)
         for path, array in zip(leaf.adapter_paths, (a, jnp.zeros((rank, *outputs), jnp.float32)), strict=True):
-            placed = jax.device_put(array, fitting_sharding(mesh, array.shape, None))
-            setattr(module, path[-1], nnx.LoRAParam(placed))
-    return actor
-
-
-def _child(module: nnx.Module, name: str | int) -> nnx.Module:
-    return module[name] if isinstance(name, int) else vars(module)[name]
+            placed[path] = jax.device_put(array, fitting_sharding(mesh, array.shape, None))
+    return traverse_util.unflatten_dict(placed)

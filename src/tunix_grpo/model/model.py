@@ -1,27 +1,34 @@
-"""A loaded model: Tunix modules that hold and adapt the weights of a Hugging Face directory.
+"""A loaded model: the weights of a Hugging Face directory, those that stay and those that are trained.
 
-`load_model` reads the shapes from config.json, loads the weights onto the mesh and adds LoRA; what comes out knows how
-to hand its parameters to the decoder.
+What stays is held as the decoder computes with it: layers of one kind in one array, so that no program has to put them
+together. What is trained is held leaf by leaf as Tunix's modules name them, which is how checkpoints name them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+import numpy as np
+import qwix
+from flax import traverse_util
 
 from tunix_grpo.config import ModelConfig
 from tunix_grpo.decoder.attention import FUSED, PLAIN, usable_form
+from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.model.config_json import read_spec
-from tunix_grpo.model.layout import decoder_weights
-from tunix_grpo.model.loading import load_module, random_module
-from tunix_grpo.model.lora import add_lora
-from tunix_grpo.model.quantization import quantize_projections
+from tunix_grpo.model.decoder_form import adapter_pairs, array_at, whole_weights, with_adapters
+from tunix_grpo.model.layout import Leaf
+from tunix_grpo.model.loading import random_weights, stored_weights
+from tunix_grpo.model.lora import new_adapters
+from tunix_grpo.model.placing import place_leaves, place_stacks
+from tunix_grpo.model.quantization import quantize_projection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,18 +38,16 @@ class Model:
     Attributes:
         spec: shapes and choices of the arithmetic.
         directory: where config.json and the tokenizer came from.
-        actor: the module that is trained (with LoRA: adapters beside the base's arrays).
-        reference: the module that stays: the same arrays with LoRA, a copy in `dtype` without.
-        trainable: nnx filter of the trained leaves.
+        trained: the leaves that are trained, a nested dictionary: adapters, or all leaves in float32; {} if none are.
+        reference: the weights that stay: what adapters are added to, or those before the training of all.
         lora_scale: alpha / rank, 0 without LoRA.
         dtype: of the computation.
     """
 
     spec: DecoderSpec
     directory: Path
-    actor: nnx.Module
-    reference: nnx.Module
-    trainable: Any
+    trained: dict[str, Any]
+    reference: Weights
     lora_scale: float
     dtype: jnp.dtype
 
@@ -53,9 +58,34 @@ class Model:
         forms = {usable_form(*shapes, window, self.dtype) for window in set(self.spec.windows)}
         return FUSED if forms == {FUSED} else PLAIN
 
-    def decoder_weights(self, params: nnx.State) -> dict[str, Any]:
-        """Returns the decoder's dictionary of weights for a state of the actor or the reference; differentiable."""
-        return decoder_weights(self.spec, nnx.to_pure_dict(params), self.lora_scale, self.dtype)
+    @property
+    def frozen(self) -> Weights:
+        """What a program needs beside the trained leaves: nothing where all are trained."""
+        return {} if self._all_trained else self.reference
+
+    @property
+    def _all_trained(self) -> bool:
+        return bool(self.trained) and self.lora_scale == 0
+
+    def decoder_weights(self, trained: dict[str, Any] | None = None, frozen: Weights | None = None) -> Weights:
+        """Returns the decoder's weights; differentiable in `trained`.
+
+        Args:
+            trained: in place of the model's own.
+            frozen: the same; a compiled program gets them as inputs, not as constants.
+        """
+        trained = self.trained if trained is None else trained
+        if self._all_trained:
+            return whole_weights(self.spec, trained, self.dtype)
+        pairs = adapter_pairs(self.spec, trained, self.lora_scale, self.dtype)
+        return with_adapters(self.spec, self.frozen if frozen is None else frozen, pairs)
+
+    def array(self, leaf: Leaf) -> jax.Array:
+        """Returns a leaf as Tunix's module holds it; of a quantized one the numbers that it stands for."""
+        if self._all_trained:
+            return traverse_util.flatten_dict(self.trained)[leaf.path]
+        arrays = [array_at(self.spec, self.reference, leaf.layer, role) for role in leaf.roles]
+        return leaf.of_decoder([qwix.dequantize(a) if isinstance(a, qwix.QArray) else a for a in arrays])
 
 
 def load_model(config: ModelConfig, directory: Path, mesh: jax.sharding.Mesh, seed: int) -> Model:
@@ -67,23 +97,12 @@ def load_model(config: ModelConfig, directory: Path, mesh: jax.sharding.Mesh, se
     Raises:
         UserError: an unsupported model, or weights that do not fit config.json.
     """
-    spec = read_spec(directory, config.family)
-    dtype = _dtype(config.dtype)
-    full = config.lora_rank is None
-    base = _load_base(config, spec, directory, mesh, seed, jnp.dtype(jnp.float32) if full else dtype)
-    if full:
-        reference = nnx.clone(base)
-        nnx.update(reference, jax.tree.map(lambda leaf: jnp.array(leaf, dtype, copy=True), nnx.state(base)))
-        return Model(spec, directory, base, reference, nnx.Param, 0.0, dtype)
-    actor = add_lora(
-        base,
-        spec,
-        rank=config.lora_rank,
-        targets=config.lora_target_modules,
-        seed=seed,
-        mesh=mesh,
-    )
-    return Model(spec, directory, actor, base, nnx.LoRAParam, config.lora_alpha / config.lora_rank, dtype)
+    model = load_frozen(config, directory, mesh, seed)
+    if config.lora_rank is None:
+        trained = place_leaves(model.spec, _source(config, model.spec, directory, seed), mesh, jnp.dtype(jnp.float32))
+        return dataclasses.replace(model, trained=trained)
+    trained = new_adapters(model.spec, rank=config.lora_rank, targets=config.lora_target_modules, seed=seed, mesh=mesh)
+    return dataclasses.replace(model, trained=trained, lora_scale=config.lora_alpha / config.lora_rank)
 
 
 def load_frozen(config: ModelConfig, directory: Path, mesh: jax.sharding.Mesh, seed: int) -> Model:
@@ -94,21 +113,17 @@ def load_frozen(config: ModelConfig, directory: Path, mesh: jax.sharding.Mesh, s
     """
     spec = read_spec(directory, config.family)
     dtype = _dtype(config.dtype)
-    base = _load_base(config, spec, directory, mesh, seed, dtype)
-    return Model(spec, directory, base, base, nnx.Param, 0.0, dtype)
+    source = _source(config, spec, directory, seed)
+    quantize = (
+        None if config.quantization is None else functools.partial(quantize_projection, qtype=config.quantization)
+    )
+    return Model(spec, directory, {}, place_stacks(spec, source, mesh, dtype, quantize), 0.0, dtype)
 
 
-def _load_base(
-    config: ModelConfig, spec: DecoderSpec, directory: Path, mesh: jax.sharding.Mesh, seed: int, stored: jnp.dtype
-) -> nnx.Module:
-    """Returns Tunix's module with the weights in `stored`, or with random ones, quantized if that is asked for."""
-    if config.random_weights:
-        base = random_module(spec, seed, mesh, stored)
-    else:
-        base = load_module(spec, directory, mesh, stored)
-    if config.quantization is not None:
-        quantize_projections(base, spec, config.quantization)
-    return base
+def _source(
+    config: ModelConfig, spec: DecoderSpec, directory: Path, seed: int
+) -> Iterator[tuple[Leaf, list[np.ndarray]]]:
+    return random_weights(spec, seed) if config.random_weights else stored_weights(spec, directory)
 
 
 def _dtype(name: str) -> jnp.dtype:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 _PEFT_PREFIX = "base_model.model."
 
-Arrays = Mapping[LeafPath, Any]  # of the trained module, by leaf
+Trained = Mapping[LeafPath, Any]  # the trained leaves, by path
 Adapters = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -58,7 +58,7 @@ def uniform_dtypes(spec: DecoderSpec, dtype: np.dtype) -> dict[str, np.dtype]:
     return {name: dtype for leaf in leaves(spec) for name in leaf.names}
 
 
-def adapters(spec: DecoderSpec, arrays: Arrays) -> Adapters:
+def adapters(spec: DecoderSpec, trained: Trained) -> Adapters:
     """Returns Hugging Face module name -> (A float32[rank, in], B float32[out, rank]) of every adapted module.
 
     Where Tunix stacks projections, they share one A.
@@ -66,14 +66,15 @@ def adapters(spec: DecoderSpec, arrays: Arrays) -> Adapters:
     return {
         name.removesuffix(".weight"): pair
         for leaf in leaves(spec)
-        for name, pair in zip(leaf.names, _pairs_of(leaf, arrays), strict=False)
+        for name, pair in zip(leaf.names, _pairs_of(leaf, trained), strict=False)
     }
 
 
 def write_weights(
     folder: Path,
     spec: DecoderSpec,
-    arrays: Arrays,
+    array_of: Callable[[Leaf], Any],
+    trained: Trained,
     *,
     lora_scale: float,
     dtypes: Mapping[str, np.dtype],
@@ -82,7 +83,8 @@ def write_weights(
     """Writes safetensors files, several with an index where one would be too large.
 
     Args:
-        arrays: of the trained module, adapters beside the base.
+        array_of: leaf -> its array, without an adapter.
+        trained: the adapters among them are merged.
         lora_scale: alpha / rank.
         dtypes: Hugging Face tensor name -> type in the file.
         shard_bytes: a file is not larger, unless one leaf alone is.
@@ -97,8 +99,8 @@ def write_weights(
         name = MODEL_FILE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
         tensors = {}
         for leaf in shard:
-            pairs = _pairs_of(leaf, arrays)
-            stored = leaf.save(np.asarray(arrays[leaf.path]))
+            pairs = _pairs_of(leaf, trained)
+            stored = leaf.save(np.asarray(array_of(leaf)))
             for index, (tensor_name, tensor) in enumerate(zip(leaf.names, stored, strict=True)):
                 dtype = dtypes[tensor_name]
                 if pairs:
@@ -156,7 +158,7 @@ def text_config(config: Mapping[str, Any], spec: DecoderSpec, dtype: np.dtype) -
 def write_adapter(
     folder: Path,
     spec: DecoderSpec,
-    arrays: Arrays,
+    trained: Trained,
     *,
     rank: int,
     alpha: float,
@@ -171,7 +173,7 @@ def write_adapter(
         revision: of the hub id.
         multimodal: the base keeps its text model as `model.language_model`.
     """
-    pairs = adapters(spec, arrays)
+    pairs = adapters(spec, trained)
     if multimodal:
         pairs = {name.replace("model.", "model.language_model.", 1): pair for name, pair in pairs.items()}
     tensors = {}
@@ -217,12 +219,12 @@ def _save(arrays: dict[str, np.ndarray], file: Path) -> None:
         raise UserError(f"{file}: cannot be written ({error}); choose another folder") from error
 
 
-def _pairs_of(leaf: Leaf, arrays: Arrays) -> list[tuple[np.ndarray, np.ndarray]]:
+def _pairs_of(leaf: Leaf, trained: Trained) -> list[tuple[np.ndarray, np.ndarray]]:
     """Returns (A [rank, in], B [out, rank]) for each Hugging Face tensor of an adapted leaf, nothing for another."""
     path_a, path_b = leaf.adapter_paths
-    if path_a not in arrays:
+    if path_a not in trained:
         return []
-    pairs = leaf.adapters(*(np.asarray(arrays[path], np.float32) for path in (path_a, path_b)))
+    pairs = leaf.adapters(*(np.asarray(trained[path], np.float32) for path in (path_a, path_b)))
     return [(a.T, b.T) for a, b in pairs]
 
 

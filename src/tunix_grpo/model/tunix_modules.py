@@ -1,17 +1,22 @@
 """Tunix's modules, as far as this package needs them: the one place beside the plugin that imports tunix.
 
-`import tunix` brings pandas and all of its reinforcement learning, so that it waits until a module is built.
+A run takes from them how weights are divided over several devices; whoever lives in Tunix gets a module with a model's
+weights. `import tunix` brings pandas and all of its reinforcement learning, so that it waits until a module is built.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 from flax import nnx
 
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.model.finding import find_family
+from tunix_grpo.model.layout import Path, leaves
 
 
 class _OneKey(nnx.RngStream):
@@ -34,3 +39,25 @@ def abstract_module(spec: DecoderSpec) -> nnx.Module:
         return vars(code)[wanted.name](config, rngs=rngs)
 
     return nnx.eval_shape(made)
+
+
+def partition_specs(spec: DecoderSpec) -> dict[Path, jax.sharding.PartitionSpec]:
+    """Returns, per leaf, how Tunix divides it over a mesh."""
+    found = nnx.get_partition_spec(nnx.state(abstract_module(spec), nnx.Param))
+    return {path: variable.get_value() for path, variable in nnx.to_flat_state(found)}
+
+
+def module_with(spec: DecoderSpec, arrays: Mapping[Path, Any]) -> nnx.Module:
+    """Returns Tunix's module with the given leaves; adapters among them hang beside what they adapt."""
+    module = abstract_module(spec)
+    state = nnx.to_flat_state(nnx.state(module, nnx.Param))
+    nnx.update(module, nnx.from_flat_state([(path, variable.replace(arrays[path])) for path, variable in state]))
+    for leaf in leaves(spec):
+        for path in leaf.adapter_paths:
+            if path in arrays:
+                setattr(functools.reduce(_child, path[:-1], module), path[-1], nnx.LoRAParam(arrays[path]))
+    return module
+
+
+def _child(module: nnx.Module, name: str | int) -> nnx.Module:
+    return module[name] if isinstance(name, int) else vars(module)[name]

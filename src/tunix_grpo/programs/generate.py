@@ -13,8 +13,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from flax import nnx
-
 from tunix_grpo.config.generate import GenerateConfig
 from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.decoder.streaming import stream_tokens, text_pieces
@@ -110,7 +108,7 @@ def answers(
     config: GenerateConfig, devices: Devices, model: Model, tokenizer: Tokenizer, asked: list[Prompt]
 ) -> Iterator[Answer]:
     """Yields config.samples answers to each prompt, in order, batch by batch."""
-    weights = tuple(map(nnx.as_pure, nnx.state(model.actor, model.trainable, ...)))
+    weights = (model.trained, model.frozen)
     engine = Sampler(
         model,
         tokenizer,
@@ -217,7 +215,7 @@ def _sampling(config: GenerateConfig) -> Sampling:
 
 def _stream(config: GenerateConfig, model: Model, tokenizer: Tokenizer, prompt: Prompt) -> Answer:
     """Shows an answer while it is drawn."""
-    weights = model.decoder_weights(nnx.as_pure(nnx.state(model.actor)))
+    weights = model.decoder_weights()
     drawn: list[int] = []
 
     def words(stop: StopRequest) -> Iterator[int]:

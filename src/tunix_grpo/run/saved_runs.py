@@ -7,7 +7,6 @@ import logging
 from pathlib import Path
 
 import jax
-from flax import nnx
 
 from tunix_grpo.config import Config
 from tunix_grpo.config.history import load_recorded, read_run_config, with_former_entries
@@ -115,9 +114,7 @@ def load_trained(run: SavedRun, step: int, mesh: jax.sharding.Mesh) -> Model:
             f"({'; '.join(other)})"
         )
     model = load_model(run.config.model, directory, mesh, run.config.seed)
-    params = nnx.as_pure(nnx.state(model.actor, model.trainable))
-    nnx.update(model.actor, run.checkpoints.restore_params(step, params))
-    return model
+    return dataclasses.replace(model, trained=run.checkpoints.restore_params(step, model.trained))
 
 
 def _read_metrics(file: Path) -> dict[int, dict[str, float]]:

@@ -17,7 +17,8 @@ from tunix_grpo import seeds
 from tunix_grpo.decoder.rows import Completions, left_padded
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.grpo.loss import completion_logprobs
-from tunix_grpo.model.layout import decoder_weights, leaves
+from tunix_grpo.model.decoder_form import whole_weights
+from tunix_grpo.model.layout import leaves
 from tunix_grpo.tiny.demonstrations import Sum, demonstration, training_questions
 from tunix_grpo.tiny.tokenizer import prompt_text
 
@@ -44,7 +45,7 @@ def warm_start(spec: DecoderSpec, tokenizer: Tokenizer, num_steps: int, seed: in
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98))
 
     def loss(params: dict, batch: Completions) -> jax.Array:
-        weights = decoder_weights(spec, params, 0.0, jnp.dtype(jnp.float32))
+        weights = whole_weights(spec, params, jnp.dtype(jnp.float32))
         logps, _ = completion_logprobs(spec, weights, batch, 1.0)
         return -jnp.sum(logps * batch.mask()) / jnp.sum(batch.lengths)
 

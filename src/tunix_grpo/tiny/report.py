@@ -8,7 +8,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from flax import nnx
 
 from tunix_grpo.config import ModelConfig
 from tunix_grpo.decoder.generation import Sampling
@@ -69,7 +68,6 @@ def answer_questions(
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("fsdp", "tp"))
     model = load_model(config, directory, mesh, seed=0)
     tokenizer = load_tokenizer(directory, model.spec.vocab_size)
-    weights = tuple(map(nnx.as_pure, nnx.state(model.actor, model.trainable, ...)))
     engine = Sampler(
         model,
         tokenizer,
@@ -83,7 +81,7 @@ def answer_questions(
     for start in range(0, len(ids), BATCH_SIZE):
         batch = ids[start : start + BATCH_SIZE]
         filled = batch + batch[-1:] * (min(BATCH_SIZE, len(ids)) - len(batch))
-        texts += engine.sample(weights, filled, sampling, start).texts[: len(batch) * num_samples]
+        texts += engine.sample((model.trained, model.frozen), filled, sampling, start).texts[: len(batch) * num_samples]
     return _judge(texts, [q for q in questions for _ in range(num_samples)])
 
 

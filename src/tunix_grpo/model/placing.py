@@ -1,0 +1,104 @@
+"""Puts weights onto a mesh in the form that programs take: leaf by leaf, layers of one kind in one array.
+
+Beside what the mesh holds, the memory never has more than the tensors of one leaf.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jax.sharding import NamedSharding, PartitionSpec
+
+from tunix_grpo.decoder.layer import Weights
+from tunix_grpo.decoder.spec import DecoderSpec, layer_places, stacks
+from tunix_grpo.model.decoder_form import empty_weights, put_at
+from tunix_grpo.model.layout import Leaf, Path, leaves
+from tunix_grpo.model.tunix_modules import partition_specs
+
+Arrays = Iterable[tuple[Leaf, list[np.ndarray]]]  # each leaf with the decoder's arrays that it is made of
+
+
+def place_leaves(spec: DecoderSpec, source: Arrays, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> dict[str, Any]:
+    """Returns all leaves of Tunix's module, as a nested dictionary."""
+    shardings = leaf_shardings(spec, mesh)
+    placed = {
+        leaf.path: jax.device_put(np.asarray(leaf.of_decoder(arrays), dtype, order="C"), shardings[leaf.path])
+        for leaf, arrays in source
+    }
+    return traverse_util.unflatten_dict(placed)
+
+
+def place_stacks(
+    spec: DecoderSpec,
+    source: Arrays,
+    mesh: jax.sharding.Mesh,
+    dtype: jnp.dtype,
+    quantize: Callable[[Leaf, jax.Array], Any] | None = None,
+) -> Weights:
+    """Returns the decoder's weights.
+
+    Args:
+        quantize: what becomes of a projection's matrix.
+    """
+    shardings = leaf_shardings(spec, mesh)
+    counts = [(len(stack.layers), len(stack.layers[0])) for period in stacks(spec) for stack in period]
+    weights = empty_weights(spec)
+    whole: dict[tuple[int, str], Any] = {}
+    for leaf, arrays in source:
+        axes = leaf.decoder_spec(shardings[leaf.path].spec)
+        for role, array in zip(leaf.roles, arrays, strict=True):
+            # From here on it is on the mesh, where one layer after another is written into the array of all.
+            part = jax.device_put(np.asarray(array, dtype, order="C"), NamedSharding(mesh, axes))
+            if quantize is not None and leaf.is_projection and not role.endswith(".bias"):
+                part = quantize(leaf, part)
+            if leaf.layer is None:
+                put_at(weights, None, role, part)
+                continue
+            stack, repeat, place = layer_places(spec)[leaf.layer]
+            if (stack, role) not in whole:
+                whole[stack, role] = _empty(part, counts[stack], axes, mesh)
+            # Waited for, so that the parts of many layers do not lie in memory until they are written.
+            whole[stack, role] = jax.block_until_ready(_written(whole[stack, role], part, repeat, place))
+    for (stack, role), array in whole.items():
+        put_at(weights, stack, role, array)
+    return weights
+
+
+def leaf_shardings(spec: DecoderSpec, mesh: jax.sharding.Mesh) -> dict[Path, NamedSharding]:
+    """Returns, per leaf, the sharding that Tunix's module asks for, where the leaf divides evenly."""
+    axes = partition_specs(spec) if mesh.size > 1 else {}
+    return {leaf.path: fitting_sharding(mesh, leaf.shape, axes.get(leaf.path)) for leaf in leaves(spec)}
+
+
+def fitting_sharding(mesh: jax.sharding.Mesh, shape: tuple[int, ...], spec: PartitionSpec | None) -> NamedSharding:
+    """Returns the sharding with those axes left out that do not divide the array."""
+    axes = tuple(spec or ())
+    kept = [axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(axes, shape, strict=False)]
+    return NamedSharding(mesh, PartitionSpec(*kept))
+
+
+def _empty(part: Any, counts: tuple[int, int], axes: PartitionSpec, mesh: jax.sharding.Mesh) -> Any:
+    """Returns zeros for all layers of a stack, from one of them."""
+
+    def zeros(array: jax.Array) -> jax.Array:
+        fitting = PartitionSpec(None, None, *fitting_sharding(mesh, array.shape, axes).spec)
+        return jnp.zeros((*counts, *array.shape), array.dtype, device=NamedSharding(mesh, fitting))
+
+    return jax.tree.map(zeros, part)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _written(whole: Any, part: Any, repeat: int, place: int) -> Any:
+    """Returns the array of all layers with one of them written into it, in the same memory."""
+
+    def write(array: jax.Array, layer: jax.Array) -> jax.Array:
+        start = (repeat, place, *(0,) * layer.ndim)
+        return jax.lax.dynamic_update_slice(array, layer[None, None], start)
+
+    return jax.tree.map(write, whole, part)
