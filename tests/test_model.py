@@ -591,7 +591,7 @@ def test_weights_that_stay_and_weights_that_train_are_put_together_alike(config,
     for one, other in zip(jax.tree.leaves(once), jax.tree.leaves(in_program), strict=True):
         np.testing.assert_array_equal(one, other)
     counts = [stack["q"]["w"].shape[:2] for stack in once["stacks"]]
-    assert counts == ([(1, 2)] if config is LLAMA else [(1, 5), (1, 1), (1, 1)])
+    assert counts == ([(2, 1)] if config is LLAMA else [(1, 5), (1, 1), (1, 1)])
 
 
 def after_adam(parameter: jax.Array, updates: int) -> jax.Array:
@@ -630,3 +630,50 @@ def test_stock_adapters_follow_the_models_dtype_and_ours_do_not(tmp_path):
     stock = nnx.eval_shape(lambda: qwix.apply_lora_to_model(base, provider, rngs=nnx.Rngs(0), **base.get_model_input()))
     kinds = {variable.dtype for _, variable in nnx.to_flat_state(nnx.state(stock, nnx.LoRAParam))}
     assert kinds == {jnp.dtype(jnp.bfloat16)}
+
+
+# --- several devices ---
+
+DIVIDED = """
+import json, sys
+from pathlib import Path
+import jax, numpy as np
+from families import model_config, one_device_mesh
+from tunix_grpo.model.layout import leaves
+from tunix_grpo.model.model import load_model
+
+mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 2), ("fsdp", "tp"))
+found = {}
+for folder in map(Path, sys.argv[1:]):
+    for kind, changes in {"lora": {"lora_rank": 2}, "full": {}, "nf4": {"lora_rank": 2, "quantization": "nf4"}}.items():
+        config = model_config(random_weights=True, **changes)
+        one, four = (load_model(config, folder, place, 0) for place in (one_device_mesh(), mesh))
+        for leaf in leaves(one.spec):
+            np.testing.assert_allclose(one.array(leaf), four.array(leaf), rtol=1e-6)
+        for stack, role in [(0, "q"), (0, "k"), (0, "o"), (0, "down")]:
+            w = four.reference["stacks"][stack][role]["w"]
+            specs = {str(tuple(part.sharding.spec)) for part in jax.tree.leaves(w) if part.ndim == 4}
+            found[f"{folder.name} {kind} {role}"] = sorted(specs)
+    found[f"{folder.name} embed"] = str(tuple(four.reference["embed"].sharding.spec))
+print(json.dumps(found))
+"""
+
+
+def test_a_stack_is_divided_as_tunix_divides_its_layers(tmp_path):
+    """Two by two devices: inputs over fsdp and heads over tp, or the reverse; what does not divide stays whole."""
+    folders = []
+    for name, config in (("llama", LLAMA), ("gemma", {**GEMMA, "num_key_value_heads": 1})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        folders.append(str(tmp_path / name))
+    found = [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    flags = {"PYTHONPATH": os.pathsep.join(found), "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    command = [sys.executable, "-c", DIVIDED, *folders]
+    done = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True, check=True)
+    specs = json.loads(done.stdout)
+    inwards, outwards = "(None, None, 'fsdp', 'tp')", "(None, None, 'tp', 'fsdp')"
+    for kind in ("lora", "full"):
+        assert specs[f"llama {kind} q"] == specs[f"llama {kind} k"] == specs[f"gemma {kind} q"] == [inwards]
+        assert specs[f"llama {kind} o"] == specs[f"gemma {kind} o"] == specs[f"llama {kind} down"] == [outwards]
+        assert specs[f"gemma {kind} k"] == ["(None, None, 'fsdp', None)"]  # one head cannot be divided
+    assert inwards in specs["llama nf4 q"] and outwards in specs["llama nf4 o"]

@@ -93,6 +93,8 @@ def generate(
         block: tokens between two looks at whether all rows have stopped; None: what suits the device.
     """
     hidden, prompts = prefill(spec, weights, prompt_tokens, prompt_valid, attention_form)
+    # The joined copy is made when the prompts are done, so that it and the prompts' activations share memory.
+    hidden, prompts, weights = jax.lax.optimization_barrier((hidden, prompts, weights))
     weights = joined(spec, weights)
     block = block or _BLOCK.get(jax.default_backend(), _ACCELERATOR_BLOCK)
     steps = -(-(config.max_tokens - 1) // block) * block
