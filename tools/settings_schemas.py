@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter
 
 from tunix_grpo.config import benchmark, export, generate, loading, open_groups, plugins
-from tunix_grpo.config.schema import OutsideReward, TaskConfig
+from tunix_grpo.config.parts import OutsideReward, TaskConfig
 from tunix_grpo.config.sentences import schema_entries
 
 SCHEMAS = Path("docs/schema")

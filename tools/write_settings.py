@@ -18,7 +18,8 @@ from settings_schemas import PROGRAMS, Program, builder_descriptions, descriptio
 
 from tunix_grpo.cli import composed
 from tunix_grpo.config import open_groups, plugins, rules
-from tunix_grpo.config.schema import Config, OutsideReward
+from tunix_grpo.config.parts import OutsideReward
+from tunix_grpo.config.schema import Config
 from tunix_grpo.config.sentences import schema_entries, show
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,22 +1,24 @@
 """Every setting of a run: its type, its meaning, its range, and `load()`, which checks them all."""
 
 from tunix_grpo.config.loading import load
+from tunix_grpo.config.parts import (
+    CustomReward,
+    OutsideReward,
+    RewardsConfig,
+    TaskConfig,
+    TrackerConfig,
+    WeightedReward,
+)
 from tunix_grpo.config.schema import (
     Config,
-    CustomReward,
     EvaluationConfig,
     GenerationConfig,
     GrpoConfig,
     MeshConfig,
     ModelConfig,
     OptimizerConfig,
-    OutsideReward,
-    RewardsConfig,
     SchedulerConfig,
-    TaskConfig,
-    TrackerConfig,
     TrainingConfig,
-    WeightedReward,
 )
 
 __all__ = [

@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from tunix_grpo.config.loading import load
 from tunix_grpo.config.open_groups import as_written
+from tunix_grpo.config.parts import RewardsConfig, TaskConfig
 from tunix_grpo.config.relations import ERRORS, check_relations
-from tunix_grpo.config.schema import RewardsConfig, TaskConfig
 from tunix_grpo.errors import UserError
 
 # Every setting that was added after runs had been made, with what the program did before it had the setting.

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Union, get_args, get_origin
 from pydantic.dataclasses import dataclass
 
 from tunix_grpo.config import plugins
+from tunix_grpo.config.parts import OutsideReward, RewardsConfig, TaskConfig, WeightedReward
 from tunix_grpo.config.rules import GROUP, Flag, Number, Text, Whole
-from tunix_grpo.config.schema import OutsideReward, RewardsConfig, TaskConfig, WeightedReward
 from tunix_grpo.config.sentences import MISSING, UNKNOWN, Entry, field_names, show
 from tunix_grpo.config.suggestions import did_you_mean
 from tunix_grpo.errors import UserError

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 from pydantic.dataclasses import dataclass
 
 from tunix_grpo.config import rules
+from tunix_grpo.config.parts import RewardsConfig, TaskConfig, TrackerConfig
 from tunix_grpo.config.rules import (
     GROUP,
     Count,
@@ -18,12 +19,9 @@ from tunix_grpo.config.rules import (
     Flag,
     Modules,
     Name,
-    NameOrReference,
     Number,
     Path,
-    Reference,
     Seed,
-    Text,
     Whole,
 )
 
@@ -177,73 +175,6 @@ class GenerationConfig(SamplingConfig):
     """Tokens of a prompt, template included, 1 or more; longer prompts are dropped and counted."""
     max_generation_steps: Count
     """Tokens of a completion, 1 or more."""
-
-
-@dataclass(kw_only=True, slots=True, config=GROUP)
-class TaskConfig:
-    """The questions: which task, and the keys that its builder takes; see `open_groups.py`."""
-
-    name: NameOrReference
-    """A task of the package, by the name of its option, or FILE.py:FUNCTION, a builder of your own."""
-    system_prompt: Text | None
-    """System message before every question; `default` asks for reasoning and answer tags; null is
-    none."""
-
-
-@dataclass(kw_only=True, slots=True, config=GROUP)
-class WeightedReward:
-    """A reward of the package."""
-
-    weight: Number = rules.number()
-    """Factor of this reward in the total; any finite number, 0 only records it."""
-
-
-@dataclass(kw_only=True, slots=True, config=GROUP)
-class CustomReward:
-    """A reward function of the user's own, active when `path` is set."""
-
-    path: Path | None = rules.hint("give a Python file, or null")
-    """Python file."""
-    function: Name | None = rules.hint("give the function's name in reward.custom.path, or null")
-    """Name of the function in that file."""
-    weight: Number = rules.number()
-    """Factor of this reward in the total; any finite number, 0 only records it."""
-
-
-@dataclass(kw_only=True, slots=True, config=GROUP)
-class OutsideReward(WeightedReward):
-    """A reward from outside the package, selected like the package's own."""
-
-    function: Reference
-    """FILE.py:FUNCTION."""
-
-
-@dataclass(kw_only=True, slots=True, config=GROUP)
-class RewardsConfig:
-    """The rewards: the user's own function, and those that are selected by name; see `open_groups.py`."""
-
-    custom: CustomReward
-    """The user's own function."""
-
-
-@dataclass(kw_only=True, slots=True, config=GROUP)
-class TrackerConfig:
-    """Where metrics go besides metrics.jsonl and completions.jsonl."""
-
-    tensorboard: Flag
-    """Writes TensorBoard files into the run's folder."""
-    wandb: Flag
-    """Logs to Weights & Biases; without a key, offline."""
-    project: Name = rules.hint("it names the Weights & Biases project")
-    """Weights & Biases project."""
-    entity: Name | None = rules.hint("give a user or team, or null for your default")
-    """Weights & Biases user or team; null is the account's default."""
-    run_name: Name | None = rules.hint("give a name, or null for the run folder's")
-    """Weights & Biases run name; null is the run folder's."""
-    num_completions: Whole = rules.number(minimum=0)
-    """Completions per logged step shown in TensorBoard and Weights & Biases, 0 or more."""
-    custom: Reference | None
-    """FILE.py:NAME, a tracker of your own: NAME(output_dir, config) returns it; null is none."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
