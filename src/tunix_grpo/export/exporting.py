@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from tunix_grpo import console
 from tunix_grpo.config import MeshConfig
@@ -39,7 +38,6 @@ from tunix_grpo.model.model import Model
 from tunix_grpo.model.placing import place_stacks
 from tunix_grpo.model.saving import (
     ADAPTER_FILE,
-    Trained,
     own_dtypes,
     read_adapter,
     text_config,
@@ -181,7 +179,7 @@ def write_model(
         folder,
         model.spec,
         model.array,
-        _trained(model),
+        model.trained,
         lora_scale=model.lora_scale,
         dtypes=dtypes,
         shard_bytes=SHARD_BYTES,
@@ -209,7 +207,7 @@ def write_adapter(run: SavedRun, model: Model, folder: Path) -> Callable[[], Wei
     saving.write_adapter(
         folder,
         model.spec,
-        _trained(model),
+        model.trained,
         rank=settings.lora_rank,
         alpha=settings.lora_alpha,
         base=settings.hub_id if from_hub else str(model.directory),
@@ -239,10 +237,6 @@ def generation_config(directory: Path, tokenizer: Tokenizer) -> dict[str, Any]:
     stop_ids = tokenizer.stop_ids
     own.pop("use_cache", None)  # false only suits training
     return own | {"eos_token_id": stop_ids[0] if len(stop_ids) == 1 else list(stop_ids)}
-
-
-def _trained(model: Model) -> Trained:
-    return traverse_util.flatten_dict(model.trained)
 
 
 def _tokenizer_directory(run: SavedRun, model: Model) -> Path:

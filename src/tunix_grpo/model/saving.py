@@ -14,6 +14,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from flax import traverse_util
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -36,7 +37,7 @@ ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 _PEFT_PREFIX = "base_model.model."
 
-Trained = Mapping[LeafPath, Any]  # the trained leaves, by path
+Trained = Mapping[str, Any]  # as Model.trained
 Adapters = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -63,10 +64,11 @@ def adapters(spec: DecoderSpec, trained: Trained) -> Adapters:
 
     Where Tunix stacks projections, they share one A.
     """
+    flat = traverse_util.flatten_dict(trained)
     return {
         name.removesuffix(".weight"): pair
         for leaf in leaves(spec)
-        for name, pair in zip(leaf.names, _pairs_of(leaf, trained), strict=False)
+        for name, pair in zip(leaf.names, _pairs_of(leaf, flat), strict=False)
     }
 
 
@@ -92,6 +94,7 @@ def write_weights(
     Returns:
         What rounding lost of the adapters, as a part of their change to the weights (Frobenius norms); 0 without any.
     """
+    flat = traverse_util.flatten_dict(trained)
     shards = _shards(spec, dtypes, shard_bytes)
     weight_map: dict[str, str] = {}
     lost = changed = 0.0
@@ -99,7 +102,7 @@ def write_weights(
         name = MODEL_FILE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
         tensors = {}
         for leaf in shard:
-            pairs = _pairs_of(leaf, trained)
+            pairs = _pairs_of(leaf, flat)
             stored = leaf.save(np.asarray(array_of(leaf)))
             for index, (tensor_name, tensor) in enumerate(zip(leaf.names, stored, strict=True)):
                 dtype = dtypes[tensor_name]
@@ -219,7 +222,7 @@ def _save(arrays: dict[str, np.ndarray], file: Path) -> None:
         raise UserError(f"{file}: cannot be written ({error}); choose another folder") from error
 
 
-def _pairs_of(leaf: Leaf, trained: Trained) -> list[tuple[np.ndarray, np.ndarray]]:
+def _pairs_of(leaf: Leaf, trained: Mapping[LeafPath, Any]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Returns (A [rank, in], B [out, rank]) for each Hugging Face tensor of an adapted leaf, nothing for another."""
     path_a, path_b = leaf.adapter_paths
     if path_a not in trained:
