@@ -106,8 +106,9 @@ def tunix_module(model: Model) -> nnx.Module:
 
 def trained_leaves(module: nnx.Module) -> dict[str, Any]:
     """Returns what is trained in Tunix's module, as `Model.trained` holds it: adapters, or all where there are none."""
-    adapters = nnx.as_pure(nnx.state(module, nnx.LoRAParam))
-    return adapters or nnx.as_pure(nnx.state(module, nnx.Param))
+    adapters: Any = nnx.as_pure(nnx.state(module, nnx.LoRAParam))
+    every: Any = nnx.as_pure(nnx.state(module, nnx.Param))
+    return adapters or every
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)

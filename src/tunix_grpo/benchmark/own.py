@@ -22,7 +22,7 @@ from tunix_grpo.benchmark.questions import (
     length_reward,
     random_prompts,
 )
-from tunix_grpo.config.benchmark import BenchmarkConfig, from_values
+from tunix_grpo.config.benchmark import from_values
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.grpo.optimizer import build_optimizer
 from tunix_grpo.grpo.trainer import Trainer
@@ -45,10 +45,11 @@ def serve(settings: Mapping[str, Any], link: Link) -> None:
     Raises:
         UserError: something that the user can mend.
     """
-    config = from_values(settings)
-    devices = open_devices(config.device, config.mesh, config.jax_cache)
+    asked = from_values(settings)
+    devices = open_devices(asked.device, asked.mesh, asked.jax_cache)
     compilations = CompilationCounter()
-    config = config.on(jax.default_backend())
+    # It has all groups of a run's config that the trainer reads, and every size is filled in.
+    config: Any = asked.on(jax.default_backend())
     directory = resolve_directory(config.model)
     spec = read_spec(directory, config.model.family)
     prompts, tokenizer = _prompts(config, spec, directory, config.prompts_per_step(devices.data_parallel))
@@ -91,7 +92,7 @@ def serve(settings: Mapping[str, Any], link: Link) -> None:
 
 
 def _prompts(
-    config: BenchmarkConfig, spec: DecoderSpec, directory: Path, per_step: int
+    config: Any, spec: DecoderSpec, directory: Path, per_step: int
 ) -> tuple[PromptSet, EndlessTokenizer | NumberTokenizer]:
     """Returns the prompts of all steps, one after another, and what turns completions into text."""
     count = per_step * config.total_steps()
@@ -103,7 +104,7 @@ def _prompts(
 
 
 def _description(
-    config: BenchmarkConfig, devices: Devices, model: Model, trainer: Trainer, prompts: PromptSet, ceilings: Ceilings
+    config: Any, devices: Devices, model: Model, trainer: Trainer, prompts: PromptSet, ceilings: Ceilings
 ) -> dict[str, Any]:
     """Returns what is timed: for the report, its limits, and what another program needs to do the same."""
     work = Work(

@@ -79,7 +79,7 @@ def _job(config: BenchmarkConfig, about: dict[str, Any]) -> Job:
     return Job(
         directory=about["directory"],
         tokenizer=config.model.tokenizer or about["directory"],
-        device={"gpu": "cuda"}.get(about["platform"], about["platform"]),
+        device="cuda" if about["platform"] == "gpu" else about["platform"],
         dtype=about["dtype"],
         lora_rank=config.model.lora_rank,
         lora_alpha=config.model.lora_alpha,

@@ -173,7 +173,7 @@ def prefill(
 
 
 def decode_step(
-    spec: DecoderSpec, weights: Weights, tokens: jax.Array, t: jax.Array, cache: Cache, prompts: Prompts
+    spec: DecoderSpec, weights: Weights, tokens: jax.Array, t: jax.Array | int, cache: Cache, prompts: Prompts
 ) -> tuple[jax.Array, Cache]:
     """Runs all layers over one new token per row.
 

@@ -203,6 +203,7 @@ def write_model(
 def write_adapter(run: SavedRun, model: Model, folder: Path) -> Callable[[], Weights]:
     """Writes PEFT's files."""
     settings = run.config.model
+    assert settings.lora_rank is not None  # only a run with an adapter has come here
     from_hub = settings.path is None and settings.kaggle_id is None
     saving.write_adapter(
         folder,
@@ -210,7 +211,7 @@ def write_adapter(run: SavedRun, model: Model, folder: Path) -> Callable[[], Wei
         model.trained,
         rank=settings.lora_rank,
         alpha=settings.lora_alpha,
-        base=settings.hub_id if from_hub else str(model.directory),
+        base=(from_hub and settings.hub_id) or str(model.directory),
         revision=settings.revision if from_hub else None,
         multimodal="text_config" in read_config(model.directory),
     )

@@ -26,7 +26,7 @@ from tunix_grpo.decoder.forward import choose_remat
 from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import Completions
-from tunix_grpo.grpo.loss import completion_logprobs, group_advantages, grpo_loss
+from tunix_grpo.grpo.loss import LossSums, completion_logprobs, group_advantages, grpo_loss
 from tunix_grpo.grpo.rollout import Rollout, Sampler, train_sampling
 from tunix_grpo.grpo.updates import apply_gradient, laid_out, no_sums, require_finite, update_metrics
 from tunix_grpo.model.model import Model
@@ -168,9 +168,10 @@ class Trainer:
         and the divergences of the first, which are those of the weights that sampled."""
         old: list = [None] * len(batches)
         gains_of = np.split(gains, len(batches))
-        first = None
+        first: tuple[LossSums, jax.Array] | None = None
+        last = no_sums()
         for _ in range(self._config.grpo.num_iterations):
-            state = jax.tree.map(jnp.zeros_like, (self.params, no_sums())) if len(batches) > 1 else None
+            state: Any = jax.tree.map(jnp.zeros_like, (self.params, no_sums())) if len(batches) > 1 else None
             new = []
             for batch, gain, ref, before in zip(batches, gains_of, reference, old, strict=True):
                 micro = MicroBatch(batch, jnp.asarray(gain), ref, before)

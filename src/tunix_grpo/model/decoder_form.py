@@ -53,7 +53,7 @@ def whole_weights(spec: DecoderSpec, trained: Mapping[str, Any], dtype: jnp.dtyp
         trained: nested dictionary of arrays.
         dtype: of the computation; parameters kept in float32 are rounded to it here.
     """
-    flat = traverse_util.flatten_dict(trained)
+    flat: dict[Any, Any] = dict(traverse_util.flatten_dict(trained))
     weights = empty_weights(spec)
     parts: dict[tuple[int, str], list[Array]] = {}
     for leaf in leaves(spec):

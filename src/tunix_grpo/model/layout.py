@@ -162,7 +162,8 @@ def leaves(spec: DecoderSpec) -> list[Leaf]:
 
     def of_layer(layer: int | None) -> list[Leaf]:
         def path(text: str) -> Path:
-            return tuple(layer if part == "*" else part for part in text.split("."))
+            parts = text.split(".")
+            return tuple(layer if part == "*" and layer is not None else part for part in parts)
 
         def name(text: str) -> str:
             return text.replace("*", str(layer))
@@ -206,6 +207,6 @@ def projection_names(spec: DecoderSpec) -> dict[str, tuple[int, str]]:
     return {
         name.removesuffix(".weight"): (leaf.layer, role)
         for leaf in leaves(spec)
-        if leaf.is_projection
+        if leaf.is_projection and leaf.layer is not None
         for name, role in zip(leaf.names, leaf.roles, strict=True)
     }

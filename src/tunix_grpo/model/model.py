@@ -83,7 +83,8 @@ class Model:
     def array(self, leaf: Leaf) -> jax.Array:
         """Returns a leaf as Tunix's module holds it; of a quantized one the numbers that it stands for."""
         if self._all_trained:
-            return traverse_util.flatten_dict(self.trained)[leaf.path]
+            flat: dict[Any, Any] = dict(traverse_util.flatten_dict(self.trained))
+            return flat[leaf.path]
         arrays = [array_at(self.spec, self.reference, leaf.layer, role) for role in leaf.roles]
         return leaf.of_decoder([qwix.dequantize(a) if isinstance(a, qwix.QArray) else a for a in arrays])
 

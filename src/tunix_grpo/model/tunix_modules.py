@@ -35,7 +35,7 @@ def abstract_module(spec: DecoderSpec) -> nnx.Module:
 
     def made() -> nnx.Module:
         rngs = nnx.Rngs(0)
-        rngs.default = _OneKey(0, tag="default")
+        rngs.default = _OneKey(0, tag="default")  # pyright: ignore[reportAttributeAccessIssue] (a stream by its name)
         return vars(code)[wanted.name](config, rngs=rngs)
 
     return nnx.eval_shape(made)
@@ -44,20 +44,28 @@ def abstract_module(spec: DecoderSpec) -> nnx.Module:
 def partition_specs(spec: DecoderSpec) -> dict[Path, jax.sharding.PartitionSpec]:
     """Returns, per leaf, how Tunix divides it over a mesh."""
     found = nnx.get_partition_spec(nnx.state(abstract_module(spec), nnx.Param))
-    return {path: variable.get_value() for path, variable in nnx.to_flat_state(found)}
+    return {_path(parts): variable.get_value() for parts, variable in nnx.to_flat_state(found)}
 
 
 def module_with(spec: DecoderSpec, arrays: Mapping[Path, Any]) -> nnx.Module:
     """Returns Tunix's module with the given leaves; adapters among them hang beside what they adapt."""
     module = abstract_module(spec)
     state = nnx.to_flat_state(nnx.state(module, nnx.Param))
-    nnx.update(module, nnx.from_flat_state([(path, variable.replace(arrays[path])) for path, variable in state]))
+    nnx.update(
+        module, nnx.from_flat_state([(parts, variable.replace(arrays[_path(parts)])) for parts, variable in state])
+    )
     for leaf in leaves(spec):
         for path in leaf.adapter_paths:
             if path in arrays:
-                setattr(functools.reduce(_child, path[:-1], module), path[-1], nnx.LoRAParam(arrays[path]))
+                parent: Any = functools.reduce(_child, path[:-1], module)
+                setattr(parent, str(path[-1]), nnx.LoRAParam(arrays[path]))
     return module
 
 
-def _child(module: nnx.Module, name: str | int) -> nnx.Module:
+def _child(module: Any, name: str | int) -> Any:
     return module[name] if isinstance(name, int) else vars(module)[name]
+
+
+def _path(parts: Any) -> Path:
+    """Returns flax's path of a leaf as ours."""
+    return tuple(part if isinstance(part, int) else str(part) for part in parts)

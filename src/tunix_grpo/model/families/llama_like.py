@@ -43,14 +43,14 @@ def read_llama_like(
     refuse_uncovered(fields)
     shapes = read_shapes(fields, defaults)
     if head_dim is None:
-        head_dim = fields.integer("head_dim", 0, null_is_absent=True) or _even_part(fields, shapes)
+        width: int = fields.integer("head_dim", 0, null_is_absent=True) or _even_part(fields, shapes)
     else:
-        head_dim = fields.integer("head_dim", head_dim)
+        width = fields.integer("head_dim", head_dim)
     if fields.raw("num_key_value_heads") is None and "num_key_value_heads" in fields:
         num_kv_heads = shapes["num_heads"]
     else:
         num_kv_heads = fields.integer("num_key_value_heads", defaults["num_key_value_heads"] or shapes["num_heads"])
-    require_whole_groups(fields, shapes["num_heads"], num_kv_heads, head_dim)
+    require_whole_groups(fields, shapes["num_heads"], num_kv_heads, width)
     window = _window(fields) if sliding else None
     is_sliding = _sliding_layers(fields, shapes["num_layers"], window) if sliding else [False] * shapes["num_layers"]
     rope = _rope(fields, defaults["max_position_embeddings"])
@@ -58,11 +58,11 @@ def read_llama_like(
         family="",
         **shapes,
         num_kv_heads=num_kv_heads,
-        head_dim=head_dim,
+        head_dim=width,
         norm_eps=fields.number("rms_norm_eps", 1e-6),
         windows=windows(fields, is_sliding, window),
         ropes=(rope,) * shapes["num_layers"],
-        attention_scale=head_dim**-0.5,
+        attention_scale=width**-0.5,
         embedding_scale=1.0,
         activation=fields.choice("hidden_act", ACTIVATIONS, "silu"),
         norm_plus_one=False,
