@@ -19,6 +19,7 @@ from tunix_grpo.config.rules import (
     Flag,
     Modules,
     Name,
+    NameOrReference,
     Number,
     Path,
     Seed,
