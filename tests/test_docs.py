@@ -41,6 +41,8 @@ FEW = (
 SMALLER = {
     r"run_training\.py model=hf": f"{FEW} generation.max_prompt_length=1000",
     r"run_training\.py reward\.custom": f"{TINY} {FEW} checkpoint_dir=another",
+    r"run_training\.py task\.name": f"model=tiny {FEW} checkpoint_dir=third",
+    r"run_training\.py --config-dir": f"{TINY} {FEW} checkpoint_dir=fourth",
     r"run_training\.py \+experiment": "",
     r"benchmark\.py .*device=cpu": "steps=1 grpo.num_generations=2 generation.max_generation_steps=8",
 }
@@ -59,8 +61,10 @@ def commands(page: Path) -> list[str]:
 
 
 def shown_files(page: Path) -> dict[str, str]:
-    """Returns the files that a page shows: fenced Python whose first line is `# its/path.py`."""
-    return dict(re.findall(r"^```python\n# (\S+\.py)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE))
+    """Returns the files that a page shows: fenced Python or YAML whose first line is `# its/path.py`."""
+    return dict(
+        re.findall(r"^```(?:python|yaml)\n# (\S+\.(?:py|yaml))\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    )
 
 
 def first_match(patterns: dict[str, str], command: str) -> str | None:

@@ -103,6 +103,9 @@ def test_a_run_with_a_task_a_reward_and_a_tracker_from_outside(outside, jax_cach
         assert "even?" in row["prompt"] and row["answer"] in ("yes", "no")
         assert row["rewards"]["short"] == pytest.approx(-len(row["completion"]) / 100)
         assert row["reward"] == pytest.approx(row["rewards"]["correctness"] + 0.2 * row["rewards"]["short"])
+    notes = (outside / "notes.txt").read_text().splitlines()
+    assert notes[0] == f"{outside}/parity.py:build"
+    assert [line for line in notes if line.endswith(" 4")] == ["1 4", "2 4"]  # two prompts, two completions each
 
 
 def test_a_tracker_from_outside_is_made_with_folder_and_config(outside):

@@ -19,8 +19,9 @@ import pytest
 
 from tunix_grpo.errors import UserError
 from tunix_grpo.record.metrics import is_metric
+from tunix_grpo.record.summary import Summary
 from tunix_grpo.run.checkpoints import Checkpoints
-from tunix_grpo.train import Summary, train
+from tunix_grpo.train import train
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = (

@@ -85,6 +85,10 @@ class Progress:
             if self._bar is None:
                 print_lines([line])
 
+    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Shows metrics, as a tracker keeps them."""
+        self.update(step, metrics)
+
     def _line(self, new: Mapping[str, float]) -> str:
         """Returns one plain line; that of an evaluation shows the evaluation's metrics only."""
         width = len(str(self._total_steps))

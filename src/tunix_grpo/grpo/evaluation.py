@@ -17,6 +17,12 @@ from tunix_grpo.tasks.base import Question, Task
 from tunix_grpo.text.prompt_set import PromptSet
 
 
+class Recording(Protocol):
+    """What metrics are handed to: the record of a run, the progress on the screen."""
+
+    def log_metrics(self, step: int, metrics: dict[str, float]) -> None: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Greedy results on held-out questions.
@@ -41,6 +47,12 @@ class Evaluation:
             "eval/truncated": self.truncated,
             "timing/eval": self.seconds,
         }
+
+    def record(self, step: int, *places: Recording) -> float:
+        """Hands the metrics of a step's evaluation to everything that keeps or shows them; returns the accuracy."""
+        for place in places:
+            place.log_metrics(step, self.metrics())
+        return self.accuracy
 
 
 class Answering(Protocol):

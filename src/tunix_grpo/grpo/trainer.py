@@ -141,7 +141,7 @@ class Trainer:
         metrics = self._update(micro_batches, advantages, reference)
         require_finite(metrics)
         clock.lap("timing/update")
-        return StepResult(rollout, rewards, advantages, metrics | clock.laps)
+        return StepResult(rollout, rewards, advantages, metrics | clock.laps | {"step_time": sum(clock.laps.values())})
 
     def _cut(self, batch: Completions) -> list[Completions]:
         """Cuts a step into micro batches of whole groups."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tunix_grpo.files import read_json_lines, whole_file
+from tunix_grpo.record.tracker import CompletionRecord
 
 if TYPE_CHECKING:  # matplotlib takes half a second to load, and only a drawing needs it
     from matplotlib.axes import Axes
@@ -25,6 +26,26 @@ class Series:
 
     steps: np.ndarray
     values: np.ndarray
+
+
+class CurveTracker:
+    """Draws the learning curve anew after every evaluation, from what metrics.jsonl has by then."""
+
+    def __init__(self, output_dir: Path) -> None:
+        """Takes the run's folder; the picture is its learning_curve.png."""
+        self._metrics_file, self._picture = output_dir / "metrics.jsonl", output_dir / "learning_curve.png"
+
+    def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
+        """Draws, if these are the metrics of an evaluation."""
+        del step
+        if "eval/accuracy" in metrics:
+            write_learning_curve(self._metrics_file, self._picture)
+
+    def log_completions(self, step: int, records: list[CompletionRecord]) -> None:
+        """Needs none."""
+
+    def close(self, *, failed: bool = False) -> None:
+        """Has nothing open."""
 
 
 def write_learning_curve(metrics_file: Path, output: Path) -> None:

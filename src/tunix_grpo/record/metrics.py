@@ -67,15 +67,14 @@ def processed_tokens(batch: Batch, done: StepResult) -> int:
     return batch.num_generations * sum(map(len, batch.ids)) + int(done.rollout.lengths.sum())
 
 
-def step_metrics(batch: Batch, done: StepResult, seconds: float) -> dict[str, float]:
+def step_metrics(batch: Batch, done: StepResult) -> dict[str, float]:
     """Returns the metrics that follow from a step's result alone, named as in `METRICS`."""
     rollout, rewards = done.rollout, done.rewards
     return {
         **reward_metrics(rewards.total, rewards.parts, batch.num_generations),
         **length_metrics(rollout.lengths, rollout.truncated),
         **done.metrics,
-        "step_time": seconds,
-        "perf/tokens_per_second": float(rollout.lengths.sum()) / seconds,
+        "perf/tokens_per_second": float(rollout.lengths.sum()) / done.metrics["step_time"],
         "perf/peak_memory_gb": peak_memory_bytes() / 1e9,
     }
 

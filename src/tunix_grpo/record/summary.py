@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from tunix_grpo import console
 from tunix_grpo.config import Config
 from tunix_grpo.grpo.trainer import Trainer
 from tunix_grpo.model.model import Model
-from tunix_grpo.run.checkpoints import tree_bytes
+from tunix_grpo.run.checkpoints import Checkpoints, tree_bytes
 from tunix_grpo.run.devices import Devices
 
 _WRITTEN = ("metrics.jsonl", "completions.jsonl", "learning_curve.png", "tensorboard", "config.yaml")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a run came to.
+
+    Attributes:
+        steps: the last full step.
+        accuracy_before: greedy held-out accuracy before the first step, in [0, 1].
+        accuracy_after: the same after the last step; None if the run was stopped or had been finished before.
+        exit_code: 0, or 128 + the number of the signal that stopped the run.
+    """
+
+    steps: int
+    accuracy_before: float | None
+    accuracy_after: float | None
+    exit_code: int = 0
 
 
 def start_rows(
@@ -55,7 +73,20 @@ def _kept_checkpoints(config: Config, total_steps: int, first_step: int) -> int:
     return saves if training.max_to_keep is None else min(saves, training.max_to_keep)
 
 
-def written_paths(output: Path, checkpoint_root: Path) -> list[tuple[str, Path]]:
-    """Returns the name and the path of everything that a run has written."""
+def show_summary(summary: Summary, num_steps: int, seconds: float, output: Path, checkpoints: Checkpoints) -> None:
+    """Shows what a run came to and what it has left behind.
+
+    Args:
+        num_steps: that it has taken since it was started.
+        seconds: since then.
+    """
+    stopped = f"Training stopped after step {summary.steps}"
     written = [(name, output / name) for name in _WRITTEN if (output / name).exists()]
-    return [*written, ("checkpoints", checkpoint_root)]
+    console.closing_summary(
+        title=stopped if summary.exit_code else "Training finished",
+        accuracy_before=summary.accuracy_before,
+        accuracy_after=summary.accuracy_after,
+        num_steps=num_steps,
+        seconds=seconds,
+        paths=[*written, ("checkpoints", checkpoints.root)],
+    )

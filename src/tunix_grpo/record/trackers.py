@@ -1,4 +1,7 @@
-"""The record of a run: JSON lines always; TensorBoard, Weights & Biases and a tracker of the user's own as copies."""
+"""The record of a run: JSON lines and the learning curve always, and copies of it.
+
+Copies go to TensorBoard, to Weights & Biases and to a tracker of the user's own.
+"""
 
 import logging
 import math
@@ -9,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from tunix_grpo.config import Config
+from tunix_grpo.record.curve import CurveTracker
 from tunix_grpo.record.custom import CustomTracker
 from tunix_grpo.record.jsonl import JsonlTracker
 from tunix_grpo.record.metrics import is_metric
@@ -104,7 +108,8 @@ def build_trackers(config: Config, *, resume_step: int, wandb_run_id: str | None
             except TrackerError as error:
                 _log.warning("%s", error)
     wandb_run_id = next((copy.run_id for copy in copies.values() if isinstance(copy, Resumable)), wandb_run_id)
-    return TrackerGroup([local, *copies.values(), *own], wandb_run_id=wandb_run_id)
+    curve = CurveTracker(Path(config.output_dir))
+    return TrackerGroup([local, curve, *copies.values(), *own], wandb_run_id=wandb_run_id)
 
 
 # Both libraries are loaded where they are used: wandb takes half a second.

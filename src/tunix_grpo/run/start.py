@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,19 @@ def find_start(
         _log.warning("total steps: %d -> %d; the learning rate follows the new length", state.total_steps, total_steps)
         state.total_steps = total_steps
     return state
+
+
+def save_run(
+    checkpoints: Checkpoints, run: dict[str, Any], state: RunState, params: Any, optimizer_state: Any
+) -> float:
+    """Saves the state of the last full step; returns the seconds that it took.
+
+    Args:
+        run: `identity` and `settings` of the run.
+    """
+    begun = time.perf_counter()
+    checkpoints.save(state.step, params, optimizer_state, run | {"state": dataclasses.asdict(state)})
+    return time.perf_counter() - begun
 
 
 def _digest(data: bytes) -> str:
