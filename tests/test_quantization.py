@@ -10,7 +10,7 @@ import pytest
 import qwix
 
 from helpers.models import load, write_model
-from helpers.trainer import number_prompts, small_learner
+from helpers.trainer import number_prompts, small_trainer
 from tunix_grpo.decoder.forward import forward
 from tunix_grpo.decoder.joined import apart
 from tunix_grpo.model.quantization import quantize
@@ -46,13 +46,13 @@ def test_int8_rounds_to_the_nearest_step_of_its_block():
 @pytest.mark.parametrize("qtype", ["nf4", pytest.param("int8", marks=pytest.mark.slow)])
 def test_qlora_learns_and_its_base_stays(compose, tmp_path, qtype):
     write_model("llama", tmp_path, num_hidden_layers=2)
-    learner = small_learner(compose, tmp_path, "grpo.beta=0.001", tx=optax.adam(3e-2), lora_rank=4, quantization=qtype)
-    base = [np.asarray(leaf) for leaf in jax.tree.leaves(learner._frozen)]
-    results = [learner.step(step, PROMPTS.batch(np.arange(4), 4)) for step in range(1, 26)]
+    trainer = small_trainer(compose, tmp_path, "grpo.beta=0.001", tx=optax.adam(3e-2), lora_rank=4, quantization=qtype)
+    base = [np.asarray(leaf) for leaf in jax.tree.leaves(trainer._frozen)]
+    results = [trainer.step(step, PROMPTS.batch(np.arange(4), 4)) for step in range(1, 26)]
     rewards = [np.mean(result.rewards.total) for result in results]
     assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 0.1
     assert results[0].metrics["kl"] == pytest.approx(0.0, abs=1e-6)  # the reference sees the same quantized base
-    for before, after in zip(base, jax.tree.leaves(learner._frozen), strict=True):
+    for before, after in zip(base, jax.tree.leaves(trainer._frozen), strict=True):
         np.testing.assert_array_equal(before, after)
 
 

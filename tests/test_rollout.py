@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from helpers.models import write_model
-from helpers.trainer import PAD, STOPS, number_prompts, small_learner
+from helpers.trainer import PAD, STOPS, number_prompts, small_trainer
 from tunix_grpo.grpo.rollout import greedy_sampling, train_sampling
 from tunix_grpo.model.layout import leaves
 from tunix_grpo.model.tunix_modules import module_with
@@ -25,8 +25,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def learner(compose, folder):
-    return small_learner(compose, folder)
+def trainer(compose, folder):
+    return small_trainer(compose, folder)
 
 
 def sampling(**changes):
@@ -35,22 +35,22 @@ def sampling(**changes):
     return dataclasses.replace(Sampling(num_generations=4, max_tokens=6, temperature=1.0), **changes)
 
 
-def test_noise_belongs_to_seed_step_and_row(compose, folder, learner):
+def test_noise_belongs_to_seed_step_and_row(compose, folder, trainer):
     """Equal for one seed and step, bit for bit; new for every step, row and seed (stock Tunix repeats its noise)."""
-    first = learner.generate(PROMPTS.ids, sampling(), 1)
-    again = small_learner(compose, folder).generate(PROMPTS.ids, sampling(), 1)
+    first = trainer.sample(PROMPTS.ids, sampling(), 1)
+    again = small_trainer(compose, folder).sample(PROMPTS.ids, sampling(), 1)
     np.testing.assert_array_equal(first.batch.tokens, again.batch.tokens)
     np.testing.assert_array_equal(first.logps, again.logps)
-    assert not np.array_equal(first.batch.tokens, learner.generate(PROMPTS.ids, sampling(), 2).batch.tokens)
-    other_seed = small_learner(compose, folder, "seed=43").generate(PROMPTS.ids, sampling(), 1)
+    assert not np.array_equal(first.batch.tokens, trainer.sample(PROMPTS.ids, sampling(), 2).batch.tokens)
+    other_seed = small_trainer(compose, folder, "seed=43").sample(PROMPTS.ids, sampling(), 1)
     assert not np.array_equal(first.batch.tokens, other_seed.batch.tokens)
-    same_prompt = learner.generate([PROMPTS.ids[0]] * 3, sampling(), 1)
+    same_prompt = trainer.sample([PROMPTS.ids[0]] * 3, sampling(), 1)
     assert len({tuple(row) for row in np.asarray(same_prompt.batch.tokens).tolist()}) == 12
 
 
-def test_completions_end_with_their_stop_token(learner):
+def test_completions_end_with_their_stop_token(trainer):
     """Tunix cuts the stop token off; here it belongs to the completion, whichever of the stop tokens it is."""
-    rollout = learner.generate(PROMPTS.ids * 20, sampling(temperature=3.0), 1)
+    rollout = trainer.sample(PROMPTS.ids * 20, sampling(temperature=3.0), 1)
     tokens = np.asarray(rollout.batch.tokens)
     seen = set()
     for row, length, truncated in zip(tokens, rollout.lengths, rollout.truncated, strict=True):
@@ -64,11 +64,11 @@ def test_completions_end_with_their_stop_token(learner):
     np.testing.assert_array_equal(rollout.batch.mask().sum(axis=1), rollout.lengths)
 
 
-def test_greedy_equals_transformers(learner, folder):
+def test_greedy_equals_transformers(trainer, folder):
     from transformers import AutoModelForCausalLM
 
     theirs = AutoModelForCausalLM.from_pretrained(folder).eval()
-    rollout = learner.generate(PROMPTS.ids, sampling(num_generations=1, temperature=0.0, max_tokens=12), 1)
+    rollout = trainer.sample(PROMPTS.ids, sampling(num_generations=1, temperature=0.0, max_tokens=12), 1)
     for ids, row, length in zip(PROMPTS.ids, np.asarray(rollout.batch.tokens), rollout.lengths, strict=True):
         output = theirs.generate(
             torch.tensor([ids]), do_sample=False, max_new_tokens=12, eos_token_id=list(STOPS), pad_token_id=PAD
@@ -79,19 +79,19 @@ def test_greedy_equals_transformers(learner, folder):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_sampler_and_trainer_agree(compose, folder, temperature):
     """Tunix scores old log-probabilities at temperature 1; ours agree with the sampler's within 1e-4 (float32)."""
-    learner = small_learner(compose, folder, f"generation.temperature={temperature}")
-    rollout = learner.generate(PROMPTS.ids, sampling(temperature=temperature), 1)
+    trainer = small_trainer(compose, folder, f"generation.temperature={temperature}")
+    rollout = trainer.sample(PROMPTS.ids, sampling(temperature=temperature), 1)
     batch = rollout.batch
-    scored, _ = learner._logprobs(learner._model.decoder_weights(learner.params), batch)
+    scored, _ = trainer._logprobs(trainer._model.decoder_weights(trainer.params), batch)
     mask = np.asarray(batch.mask())
     assert np.abs(np.asarray(scored) - np.asarray(rollout.logps))[mask].max() < 1e-4
 
 
-def test_a_batch_does_not_change_a_rows_completion(learner):
+def test_a_batch_does_not_change_a_rows_completion(trainer):
     """Row 0 alone draws what row 0 draws among others: the same key, the same arithmetic."""
     config = sampling(num_generations=1)
-    alone = learner.generate(PROMPTS.ids[:1], config, 5)
-    together = learner.generate(PROMPTS.ids, config, 5)
+    alone = trainer.sample(PROMPTS.ids[:1], config, 5)
+    together = trainer.sample(PROMPTS.ids, config, 5)
     np.testing.assert_array_equal(alone.batch.tokens[0], together.batch.tokens[0])
 
 

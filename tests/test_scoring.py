@@ -65,14 +65,14 @@ class Answers:
     asked: list[list[list[int]]] = dataclasses.field(default_factory=list)
     scored: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
 
-    def generate(self, ids: list[list[int]], sampling: Sampling, step: int):
+    def sample(self, ids: list[list[int]], sampling: Sampling, step: int):
         assert (sampling, step) == (GREEDY, 7)
         self.asked.append(ids)
         self.texts = ["a" * row[0] for row in ids]
         self.truncated = np.array([row[0] > 4 for row in ids])
         return self
 
-    def score(self, prompts: list[str], completions: list[str], asked: list[Question]) -> RewardTable:
+    def reward(self, prompts: list[str], completions: list[str], asked: list[Question]) -> RewardTable:
         self.scored.extend(zip(prompts, completions, [question.question for question in asked], strict=True))
         return RewardTable([float(len(completion)) for completion in completions], {})
 

@@ -15,7 +15,7 @@ import optax
 import pytest
 
 from helpers.models import one_device_mesh, write_model
-from helpers.trainer import mean_token, number_prompts, put_together, small_learner
+from helpers.trainer import mean_token, number_prompts, put_together, small_trainer
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.grpo.trainer import MicroBatch
 from tunix_grpo.model.model import load_model
@@ -43,8 +43,8 @@ def moved(before, after) -> float:
 
 def test_a_step_follows_the_reward(compose, folder):
     """After some steps on one prompt set the sampled reward is higher, and every named metric is there."""
-    learner = small_learner(compose, folder, "grpo.beta=0.01", tx=optax.adam(1e-2))
-    results = [learner.step(step, PROMPTS.batch(ROWS, 4)) for step in range(1, 16)]
+    trainer = small_trainer(compose, folder, "grpo.beta=0.01", tx=optax.adam(1e-2))
+    results = [trainer.step(step, PROMPTS.batch(ROWS, 4)) for step in range(1, 16)]
     rewards = [np.mean(result.rewards.total) for result in results]
     assert np.mean(rewards[-3:]) > np.mean(rewards[:3]) + 0.1
     assert results[0].metrics["kl"] == pytest.approx(0.0, abs=1e-6)
@@ -57,7 +57,7 @@ def test_cutting_a_step_into_micro_batches_changes_nothing(compose, folder, lora
     """One and four micro batches: the same gradient within float32 rounding (Tunix averages per micro batch)."""
     after = []
     for micro, accumulation in ((4, 1), (1, 4)):
-        learner = small_learner(
+        trainer = small_trainer(
             compose,
             folder,
             f"training.micro_batch_size={micro}",
@@ -65,8 +65,8 @@ def test_cutting_a_step_into_micro_batches_changes_nothing(compose, folder, lora
             "grpo.beta=0.1",
             lora_rank=lora_rank,
         )
-        result = learner.step(1, PROMPTS.batch(ROWS, 4))
-        after.append((arrays(learner.params), result.metrics))
+        result = trainer.step(1, PROMPTS.batch(ROWS, 4))
+        after.append((arrays(trainer.params), result.metrics))
     for other, metrics in after[1:]:
         for a, b in zip(after[0][0], other, strict=True):
             np.testing.assert_allclose(a, b, atol=2e-6)
@@ -75,18 +75,18 @@ def test_cutting_a_step_into_micro_batches_changes_nothing(compose, folder, lora
 
 
 def test_equal_rewards_give_exactly_zero_gradient_at_beta_zero(compose, folder):
-    learner = small_learner(compose, folder, "grpo.beta=0.0", reward=lambda p, c, q, t: [0.1] * len(c))
-    before = arrays(learner.params)
-    result = learner.step(1, PROMPTS.batch(ROWS[:2], 4))
+    trainer = small_trainer(compose, folder, "grpo.beta=0.0", reward=lambda p, c, q, t: [0.1] * len(c))
+    before = arrays(trainer.params)
+    result = trainer.step(1, PROMPTS.batch(ROWS[:2], 4))
     assert result.metrics["grad_norm"] == 0.0
-    assert moved(before, learner.params) == 0.0
+    assert moved(before, trainer.params) == 0.0
     assert "kl" not in result.metrics
 
 
 def test_second_iteration_is_off_policy_and_clipped(compose, folder):
     """num_iterations=2: the first pass has ratio exactly 1, the second sees the moved policy and the clip counts."""
-    once = small_learner(compose, folder, "grpo.beta=0.0", tx=optax.sgd(3.0))
-    twice = small_learner(compose, folder, "grpo.beta=0.0", "grpo.num_iterations=2", tx=optax.sgd(3.0))
+    once = small_trainer(compose, folder, "grpo.beta=0.0", tx=optax.sgd(3.0))
+    twice = small_trainer(compose, folder, "grpo.beta=0.0", "grpo.num_iterations=2", tx=optax.sgd(3.0))
     first = once.step(1, PROMPTS.batch(ROWS[:2], 4))
     second = twice.step(1, PROMPTS.batch(ROWS[:2], 4))
     assert first.metrics["clip_ratio/region_mean"] == 0.0
@@ -100,58 +100,58 @@ def test_second_iteration_is_off_policy_and_clipped(compose, folder):
 def test_end_of_turn_is_trained(compose, folder):
     """A completion that is nothing but its stop token still moves the parameters; Tunix drops it from the loss."""
     gains = iter([1.0, 0.0, 0.0, 0.0] * 2)
-    learner = small_learner(
+    trainer = small_trainer(
         compose,
         folder,
         "grpo.beta=0.0",
         "generation.max_generation_steps=1",
         reward=lambda p, c, q, t: [next(gains) for _ in c],
     )
-    before = arrays(learner.params)
-    result = learner.step(1, PROMPTS.batch(ROWS[:2], 4))
+    before = arrays(trainer.params)
+    result = trainer.step(1, PROMPTS.batch(ROWS[:2], 4))
     assert result.metrics["grad_norm"] > 0.0
-    assert moved(before, learner.params) > 0.0
+    assert moved(before, trainer.params) > 0.0
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), None, "high"])
 def test_a_broken_reward_stops_the_run_and_moves_nothing(compose, folder, bad):
-    learner = small_learner(compose, folder, reward=lambda p, c, q, t: [0.0] * (len(c) - 1) + [bad])
-    before = arrays(learner.params)
+    trainer = small_trainer(compose, folder, reward=lambda p, c, q, t: [0.0] * (len(c) - 1) + [bad])
+    before = arrays(trainer.params)
     with pytest.raises(RewardError, match="mean_token"):
-        learner.step(1, PROMPTS.batch(ROWS[:2], 4))
-    assert moved(before, learner.params) == 0.0
+        trainer.step(1, PROMPTS.batch(ROWS[:2], 4))
+    assert moved(before, trainer.params) == 0.0
 
 
 def test_a_gradient_that_is_not_finite_moves_nothing(compose, folder):
-    learner = small_learner(compose, folder, "grpo.beta=0.0", tx=optax.adam(1e-3))
-    learner.step(1, PROMPTS.batch(ROWS[:2], 4))
-    params, state = arrays(learner.params), arrays(learner.optimizer_state)
-    broken = jax.tree.map(lambda leaf: leaf * np.nan, learner.params)
-    learner.params, learner.optimizer_state, norm = learner._apply(learner.params, learner.optimizer_state, broken)
+    trainer = small_trainer(compose, folder, "grpo.beta=0.0", tx=optax.adam(1e-3))
+    trainer.step(1, PROMPTS.batch(ROWS[:2], 4))
+    params, state = arrays(trainer.params), arrays(trainer.optimizer_state)
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, trainer.params)
+    trainer.params, trainer.optimizer_state, norm = trainer._apply(trainer.params, trainer.optimizer_state, broken)
     assert np.isnan(norm)
-    assert moved(params, learner.params) == 0.0
-    assert moved(state, learner.optimizer_state) == 0.0
+    assert moved(params, trainer.params) == 0.0
+    assert moved(state, trainer.optimizer_state) == 0.0
 
 
 def test_reference_is_the_base_with_lora_off_and_shares_its_memory(compose, folder):
-    learner = small_learner(compose, folder, lora_rank=4)
-    base = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(learner._model.reference)]
-    assert base and set(base) <= {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(learner._frozen)}
+    trainer = small_trainer(compose, folder, lora_rank=4)
+    base = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(trainer._model.reference)]
+    assert base and set(base) <= {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(trainer._frozen)}
 
 
 def test_reference_of_full_fine_tuning_stays(compose, folder):
     """Tunix with one module for both measures a divergence of 0 for ever."""
-    learner = small_learner(compose, folder, "grpo.beta=0.01", tx=optax.sgd(1.0))
-    learner.step(1, PROMPTS.batch(ROWS[:2], 4))
-    assert learner.step(2, PROMPTS.batch(ROWS[:2], 4)).metrics["kl"] > 1e-6
+    trainer = small_trainer(compose, folder, "grpo.beta=0.01", tx=optax.sgd(1.0))
+    trainer.step(1, PROMPTS.batch(ROWS[:2], 4))
+    assert trainer.step(2, PROMPTS.batch(ROWS[:2], 4)).metrics["kl"] > 1e-6
 
 
 def test_the_rollout_sees_the_updated_weights(compose, folder):
-    learner = small_learner(compose, folder, "grpo.beta=0.0", tx=optax.sgd(5.0))
-    config = dataclasses.replace(learner._sampling, num_generations=1, temperature=0.0)
-    before = learner.generate(PROMPTS.ids, config, 1)
-    learner.step(1, PROMPTS.batch(ROWS[:2], 4))
-    after = learner.generate(PROMPTS.ids, config, 1)
+    trainer = small_trainer(compose, folder, "grpo.beta=0.0", tx=optax.sgd(5.0))
+    config = dataclasses.replace(trainer._sampling, num_generations=1, temperature=0.0)
+    before = trainer.sample(PROMPTS.ids, config, 1)
+    trainer.step(1, PROMPTS.batch(ROWS[:2], 4))
+    after = trainer.sample(PROMPTS.ids, config, 1)
     assert np.abs(np.asarray(before.logps) - np.asarray(after.logps)).max() > 1e-3
 
 
@@ -159,14 +159,14 @@ def test_programs_are_compiled_once(compose, folder):
     """Over 20 steps whose prompts have different lengths."""
     from tunix_grpo.run.devices import CompilationCounter
 
-    learner = small_learner(compose, folder, "grpo.beta=0.1", lora_rank=4)
-    learner.step(1, PROMPTS.batch(ROWS[:2], 4))
+    trainer = small_trainer(compose, folder, "grpo.beta=0.1", lora_rank=4)
+    trainer.step(1, PROMPTS.batch(ROWS[:2], 4))
     counter = CompilationCounter()
     longest = set()
     for step in range(2, 21):
         rows = np.array([step % 8, step % 8])
         longest.add(max(len(PROMPTS.ids[row]) for row in rows))
-        learner.step(step, PROMPTS.batch(rows, 4))
+        trainer.step(step, PROMPTS.batch(rows, 4))
     assert len(longest) > 2
     assert counter.count == 0
 
@@ -192,9 +192,9 @@ model = load_model(config.model, resolve_directory(config.model), one_device_mes
 jax.block_until_ready((model.trained, model.reference))
 Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again
 before, start = megabytes("VmRSS"), time.perf_counter()
-learner = put_together(config, model, mean_token, optax.adamw(1e-6), prompt_width=256)
-jax.block_until_ready((learner.params, learner.optimizer_state))
-print(json.dumps([time.perf_counter() - start, megabytes("VmHWM") - before, learner.parameter_counts()]))
+trainer = put_together(config, model, mean_token, optax.adamw(1e-6), prompt_width=256)
+jax.block_until_ready((trainer.params, trainer.optimizer_state))
+print(json.dumps([time.perf_counter() - start, megabytes("VmHWM") - before, trainer.parameter_counts()]))
 """
 
 
@@ -223,7 +223,7 @@ def test_an_update_of_gemma3_270m_needs_little_memory(compose):
     """
     config = compose("model=gemma3_270m", "model.random_weights=true", "model.dtype=bfloat16", "device=cpu")
     model = load_model(config.model, resolve_directory(config.model), one_device_mesh(), 0)
-    learner = put_together(config, model, mean_token, optax.adamw(1e-6), prompt_width=256)
+    trainer = put_together(config, model, mean_token, optax.adamw(1e-6), prompt_width=256)
     rows, length = config.completions_per_step(1), config.generation.max_generation_steps
     assert (rows, length) == (16, 512)
 
@@ -234,8 +234,8 @@ def test_an_update_of_gemma3_270m_needs_little_memory(compose):
         of((4, 256), np.int32), of((4, 256), bool), of((rows, length), np.int32), of((rows,), np.int32)
     )
     micro = MicroBatch(completions, of((rows,), np.float32), of((rows, length), np.float32), None)
-    program = learner._accumulate.lower(learner.params, learner._frozen, None, micro).compile()
+    program = trainer._accumulate.lower(trainer.params, trainer._frozen, None, micro).compile()
     memory = program.memory_analysis()
-    optimizer = sum(leaf.nbytes for leaf in jax.tree.leaves(learner.optimizer_state))
+    optimizer = sum(leaf.nbytes for leaf in jax.tree.leaves(trainer.optimizer_state))
     needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes + optimizer
     assert needed <= 3.5e9

@@ -14,7 +14,7 @@ from tunix.rl import rl_cluster
 from tunix.rl.grpo.grpo_learner import GRPOLearner
 
 from helpers.models import load, one_device_mesh, write_model
-from helpers.trainer import NumberTokenizer, mean_token, number_prompts, small_learner
+from helpers.trainer import NumberTokenizer, mean_token, number_prompts, small_trainer
 from tunix_grpo.decoder.forward import forward, head_logits
 from tunix_grpo.errors import UserError
 from tunix_grpo.rewards.base import Reward
@@ -63,7 +63,7 @@ def tunix_learner(config, model, tx: optax.GradientTransformation) -> tuple[GRPO
 def test_tunix_own_loop_makes_the_updates_of_ours(compose, folder):
     """Two steps of two prompts: the adapters agree within float32 rounding, and have moved."""
     rows = (np.array([0, 1]), np.array([2, 3]))
-    ours = small_learner(compose, folder, *SHORT, lora_rank=4, tx=optax.sgd(0.5))
+    ours = small_trainer(compose, folder, *SHORT, lora_rank=4, tx=optax.sgd(0.5))
     before = [np.asarray(leaf) for leaf in jax.tree.leaves(ours.params)]
     for step, chosen in enumerate(rows, 1):
         ours.step(step, PROMPTS.batch(chosen, 4))
@@ -94,7 +94,7 @@ def test_a_trained_state_goes_into_tunix_own_module_and_out_of_one(compose, tmp_
     """
     write_model("qwen3-tied", tmp_path, num_hidden_layers=2)
     model = load(tmp_path, lora_rank=lora_rank)
-    learner = small_learner(compose, tmp_path, "grpo.beta=0.0", tx=optax.sgd(0.5), lora_rank=lora_rank)
+    learner = small_trainer(compose, tmp_path, "grpo.beta=0.0", tx=optax.sgd(0.5), lora_rank=lora_rank)
     learner.step(1, PROMPTS.batch(np.array([0, 1]), 4))
     trained = dataclasses.replace(model, trained=jax.tree.map(np.asarray, learner.params))
     module = tunix_module(trained)

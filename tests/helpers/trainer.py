@@ -1,4 +1,4 @@
-"""A learner on a small random model, put together from the real parts; only tokenizer and task are made up."""
+"""A trainer on a small random model, put together from the real parts; only tokenizer and task are made up."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def mean_token(prompts, completions, questions, task) -> list[float]:
     return [float(np.mean([int(word) for word in text.split()] or [0])) / 97 for text in completions]
 
 
-def small_learner(
+def small_trainer(
     compose: Callable,
     folder: Path,
     *overrides: str,
@@ -60,7 +60,7 @@ def small_learner(
     tx: optax.GradientTransformation | None = None,
     **model_changes,
 ) -> Trainer:
-    """Returns a learner on the model in `folder`: 2 prompts, 4 completions of 6 tokens, unless overridden."""
+    """Returns a trainer on the model in `folder`: 2 prompts, 4 completions of 6 tokens, unless overridden."""
     config = compose(
         "model=hf",
         f"model.path={folder}",
@@ -76,7 +76,7 @@ def small_learner(
 def put_together(
     config: Config, model: Model, reward: Callable, tx: optax.GradientTransformation, prompt_width: int
 ) -> Trainer:
-    """Returns a learner on one device with one reward and no task."""
+    """Returns a trainer on one device with one reward and no task."""
     return Trainer(
         config,
         one_device_mesh(),

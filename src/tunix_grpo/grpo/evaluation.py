@@ -58,9 +58,9 @@ class Evaluation:
 class Answering(Protocol):
     """What is evaluated: a `Trainer`, or whatever answers and scores like one."""
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int) -> Rollout: ...
+    def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int) -> Rollout: ...
 
-    def score(self, prompts: list[str], completions: list[str], questions: list[Question]) -> RewardTable: ...
+    def reward(self, prompts: list[str], completions: list[str], questions: list[Question]) -> RewardTable: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,10 +92,10 @@ class Evaluator:
         for start in range(0, len(self.prompts), self.batch_size):
             batch = self.prompts.batch(range(start, min(start + self.batch_size, len(self.prompts))), 1)
             filled = batch.ids + [batch.ids[-1]] * (self.batch_size - len(batch))
-            rollout = model.generate(filled, self.sampling, step)
+            rollout = model.sample(filled, self.sampling, step)
             texts = rollout.texts[: len(batch)]
             right += [self.task.score(text, asked) == 1.0 for text, asked in zip(texts, batch.questions, strict=True)]
-            rewards += model.score(batch.texts, texts, batch.questions).total
+            rewards += model.reward(batch.texts, texts, batch.questions).total
             truncated += list(rollout.truncated[: len(batch)])
         return Evaluation(
             accuracy=float(np.mean(right)),

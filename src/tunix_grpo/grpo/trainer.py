@@ -107,11 +107,11 @@ class Trainer:
         trained, frozen = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (self.params, self._frozen))
         return trained, trained + frozen
 
-    def score(self, prompts: list[str], completions: list[str], questions: list) -> RewardTable:
+    def reward(self, prompts: list[str], completions: list[str], questions: list) -> RewardTable:
         """Returns what completions are worth."""
         return score_completions(self._rewards, prompts, completions, questions, self._task)
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int) -> Rollout:
+    def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int) -> Rollout:
         """Samples from the current weights."""
         return self._sampler.sample((self.params, self._frozen), prompts, sampling, step)
 
@@ -126,14 +126,14 @@ class Trainer:
             UserError: a reward fails, or the loss or the gradient is not finite; then nothing has moved.
         """
         clock = _Clock()
-        rollout = self.generate(batch.ids, self._sampling, step)
+        rollout = self.sample(batch.ids, self._sampling, step)
         clock.lap("timing/rollout")
         micro_batches = self._cut(rollout.batch)
         if self._config.grpo.beta > 0:  # dispatched first: the device works while the host computes rewards
             reference = [self._reference_logps(self._model.reference, batch) for batch in micro_batches]
         else:
             reference = [None] * len(micro_batches)
-        rewards = self.score(batch.per_completion(batch.texts), rollout.texts, batch.per_completion(batch.questions))
+        rewards = self.reward(batch.per_completion(batch.texts), rollout.texts, batch.per_completion(batch.questions))
         advantages = group_advantages(np.asarray(rewards.total), batch.num_generations)
         clock.lap("timing/reward")
         jax.block_until_ready(reference)
