@@ -33,6 +33,13 @@ _REMAT: dict[str, Callable] = {
 _AUTO_BYTES = 2**30  # what auto lets `block` keep
 
 
+class KeysValues(NamedTuple):
+    """What the attention of a layer, or of a stack of layers, reads of some tokens."""
+
+    keys: jax.Array
+    values: jax.Array
+
+
 class Segment(NamedTuple):
     """Keys and values of consecutive tokens, after rotary embedding.
 
@@ -97,7 +104,9 @@ def forward(
     angles = rotary_angles(spec, positions)
     key_positions, key_valid = _behind(prefix and (prefix.positions, prefix.valid), positions, valid)
 
-    def run_layer(stack: Stack, x: jax.Array, layer: Weights, earlier: tuple[jax.Array, jax.Array] | None) -> tuple:
+    def run_layer(
+        stack: Stack, x: jax.Array, layer: Weights, earlier: KeysValues | None
+    ) -> tuple[jax.Array, KeysValues]:
         q, k, v = qkv(spec, layer, x, angles[stack.rope])
         context = attend(
             q,
@@ -109,32 +118,31 @@ def forward(
             scale=spec.attention_scale,
             form=attention_form,
         )
-        return finish_layer(spec, layer, x, context.reshape(*x.shape[:2], -1)), (k, v)
+        return finish_layer(spec, layer, x, context.reshape(*x.shape[:2], -1)), KeysValues(k, v)
 
     def run_stack(stack: Stack, x: jax.Array, inputs: tuple) -> tuple[jax.Array, tuple]:
         wrapped = _REMAT[remat](functools.partial(run_layer, stack))
         return jax.lax.scan(lambda x, part: wrapped(x, *part), x, inputs)
 
     def run_period(period: tuple[Stack, ...], x: jax.Array, inputs: list) -> tuple[jax.Array, list]:
-        own = []
+        own: list[KeysValues] = []  # of this pass, a stack after the other
         for stack, part in zip(period, inputs, strict=True):
-            x, keys_and_values = run_stack(stack, x, part)
-            own.append(keys_and_values)
+            x, of_stack = run_stack(stack, x, part)
+            own.append(of_stack)
         return x, own
 
     x = embed(spec, weights, tokens)
-    own = []
+    own: list[KeysValues] = []
     for period in stacks(spec):
-        start = len(own)
+        numbers = range(len(own), len(own) + len(period))  # of the period's stacks
         inputs = [
-            (weights["stacks"][start + place], prefix and (prefix.keys[start + place], prefix.values[start + place]))
-            for place in range(len(period))
+            (weights["stacks"][number], prefix and KeysValues(prefix.keys[number], prefix.values[number]))
+            for number in numbers
         ]
-        x, keys_and_values = jax.lax.scan(functools.partial(run_period, period), x, inputs)
-        own += keys_and_values
+        x, of_period = jax.lax.scan(functools.partial(run_period, period), x, inputs)
+        own += of_period
     x = rms_norm(spec, x, weights["final_norm"])
-    keys, values = zip(*own, strict=True)
-    return x, Segment(keys, values, positions, valid)
+    return x, Segment(tuple(kv.keys for kv in own), tuple(kv.values for kv in own), positions, valid)
 
 
 def _behind(earlier: tuple[jax.Array, jax.Array] | None, *own: jax.Array) -> tuple[jax.Array, ...]:

@@ -205,28 +205,34 @@ def decode_step(
         context = _attend(
             q[:, 0],
             spec.attention_scale,
-            (prompts.keys[index], prompts.values[index], prompt_mask),
-            (keys[-1], values[-1], own_mask),
+            _Seen(prompts.keys[index], prompts.values[index], prompt_mask),
+            _Seen(keys[-1], values[-1], own_mask),
         )
         x = finish_layer(spec, layer, x, context[:, None])
     x = rms_norm(spec, x, weights["final_norm"])
     return x[:, 0], Cache(tuple(keys), tuple(values))
 
 
-def _attend(q: jax.Array, scale: float, prompt: tuple, own: tuple) -> jax.Array:
+class _Seen(NamedTuple):
+    """Earlier tokens and which of them are seen."""
+
+    keys: jax.Array
+    values: jax.Array
+    mask: jax.Array
+
+
+def _attend(q: jax.Array, scale: float, prompt: _Seen, own: _Seen) -> jax.Array:
     """Attention of one token per row to its prompt and to its own earlier tokens; softmax in float32.
 
     Args:
         q: [B, N, H].
-        prompt: keys and values [P, K, S, H], bool[P, 1, S] visible.
-        own: keys [B, K, H, C], values [B, K, C, H], bool[C] visible.
+        prompt: keys and values [P, K, S, H], mask bool[P, 1, S].
+        own: keys [B, K, H, C], values [B, K, C, H], mask bool[C].
 
     Returns:
         [B, N * H] in q's dtype.
     """
-    prompt_keys, prompt_values, prompt_mask = prompt
-    own_keys, own_values, own_mask = own
-    prompts, kv_heads, prompt_slots, head_dim = prompt_keys.shape
+    prompts, kv_heads, prompt_slots, head_dim = prompt.keys.shape
     group = q.shape[0] // prompts
     q = q.reshape(prompts, group, kv_heads, -1, head_dim)
 
@@ -239,16 +245,16 @@ def _attend(q: jax.Array, scale: float, prompt: tuple, own: tuple) -> jax.Array:
         x = x.reshape(prompts, kv_heads, group, -1, x.shape[-1]).swapaxes(1, 2)
         return x.reshape(prompts * group, *x.shape[2:])
 
-    score = jnp.einsum("pkqh,pksh->pkqs", by_prompt(q), prompt_keys, preferred_element_type=jnp.float32)
-    score = jnp.where(prompt_mask[:, None], score * scale, MASKED_SCORE)
+    score = jnp.einsum("pkqh,pksh->pkqs", by_prompt(q), prompt.keys, preferred_element_type=jnp.float32)
+    score = jnp.where(prompt.mask[:, None], score * scale, MASKED_SCORE)
     own_q = q.reshape(-1, *q.shape[2:])
-    own_score = jnp.einsum("bkrh,bkhc->bkrc", own_q, own_keys, preferred_element_type=jnp.float32)
-    own_score = jnp.where(own_mask, own_score * scale, MASKED_SCORE)
+    own_score = jnp.einsum("bkrh,bkhc->bkrc", own_q, own.keys, preferred_element_type=jnp.float32)
+    own_score = jnp.where(own.mask, own_score * scale, MASKED_SCORE)
     own_score = by_prompt(own_score.reshape(*q.shape[:-1], -1))
     probs = jax.nn.softmax(jnp.concatenate([score, own_score], axis=-1), axis=-1).astype(q.dtype)
     of_prompt, of_own = jnp.split(probs, [prompt_slots], axis=-1)
-    context = jnp.einsum("pkqs,pksh->pkqh", of_prompt, prompt_values, preferred_element_type=jnp.float32)
+    context = jnp.einsum("pkqs,pksh->pkqh", of_prompt, prompt.values, preferred_element_type=jnp.float32)
     context = by_row(context) + jnp.einsum(
-        "bkrc,bkch->bkrh", by_row(of_own), own_values, preferred_element_type=jnp.float32
+        "bkrc,bkch->bkrh", by_row(of_own), own.values, preferred_element_type=jnp.float32
     )
     return context.astype(q.dtype).reshape(prompts * group, -1)

@@ -17,6 +17,7 @@ import numpy as np
 from tunix_grpo import seeds
 from tunix_grpo.config import Config
 from tunix_grpo.decoder.generation import Drawn, Sampling, generate
+from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import Completions, left_padded
 from tunix_grpo.model.model import Model
 
@@ -79,7 +80,9 @@ class Sampler:
         self._seed = seed
         self._generate = jax.jit(self._drawn, static_argnames="config")
 
-    def sample(self, weights: tuple, prompts: Sequence[Sequence[int]], config: Sampling, step: int) -> Rollout:
+    def sample(
+        self, weights: tuple[dict[str, Any], Weights], prompts: Sequence[Sequence[int]], config: Sampling, step: int
+    ) -> Rollout:
         """Draws completions.
 
         Args:
