@@ -120,7 +120,7 @@ def forward(
         )
         return finish_layer(spec, layer, x, context.reshape(*x.shape[:2], -1)), KeysValues(k, v)
 
-    def run_stack(stack: Stack, x: jax.Array, inputs: tuple) -> tuple[jax.Array, tuple]:
+    def run_stack(stack: Stack, x: jax.Array, inputs: tuple) -> tuple[jax.Array, KeysValues]:
         wrapped = _REMAT[remat](functools.partial(run_layer, stack))
         return jax.lax.scan(lambda x, part: wrapped(x, *part), x, inputs)
 

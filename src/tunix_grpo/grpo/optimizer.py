@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +12,9 @@ import optax
 from tunix_grpo.config import OptimizerConfig, SchedulerConfig
 
 
-def build_schedule(optimizer: OptimizerConfig, scheduler: SchedulerConfig, total_updates: int) -> optax.Schedule:
+def build_schedule(
+    optimizer: OptimizerConfig, scheduler: SchedulerConfig, total_updates: int
+) -> Callable[[Any], jax.Array]:
     """Returns update index (from 0) -> learning rate.
 
     The rate rises in a straight line over the first warmup_ratio of the updates, the first update included (an update
