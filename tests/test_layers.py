@@ -114,6 +114,24 @@ def test_the_doorstep_holds_no_code():
         assert kinds <= {ast.Expr, ast.ImportFrom, ast.Assign}, file
 
 
+# What is longer, and why.
+LONG = {
+    "train": "a run reads top to bottom in one function",
+    "generate": "the loop over tokens, whose parts close over the prompts and the weights",
+    "forward": "layers in stacks in periods, each a function inside the other",
+}
+
+
+def test_modules_and_functions_are_small():
+    """300 lines a module, 60 a function: what is longer is two ideas."""
+    for file in FILES:
+        source = file.read_text()
+        assert len(source.splitlines()) <= 300, file
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name not in LONG:
+                assert node.end_lineno - node.lineno < 60, f"{file}: {node.name}"
+
+
 def test_tunix_stands_at_three_doors():
     speakers = {
         str(file.relative_to(PACKAGE)) for file in FILES if re.search(r"\btunix\b(?!_grpo)[.\w]*", imports_of(file))

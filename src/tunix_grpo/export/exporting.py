@@ -127,9 +127,7 @@ def export(config: ExportConfig) -> Check:
             dtypes = file_dtypes(run, model, config.dtype)
             read_back = write_model(run, model, dtypes, devices.mesh, folder)
         if _prompts(run, load_tokenizer(folder, model.spec.vocab_size, model.directory)) != prompts:
-            raise UserError(
-                f"{source}: its tokenizer has files of an unknown kind, without which it gives other tokens"
-            )
+            raise UserError(f"{source}: its tokenizer has files of an unknown kind, without which its tokens differ")
         check = compare(trained, logits(model, read_back(), prompts), _coarsest(folder, model))
         _log.info("%s", check)
         text = model_card(run, step, place=config.push or to.name, adapter=adapter, check=str(check))
