@@ -67,7 +67,7 @@ def member_of_file(file: Path, name: str, about_file: str, about_name: str, kind
 
     Args:
         about_file: the setting that names the file, with its value, for the error message.
-        about_name: the same of the name.
+        about_name: the setting that names the member, with its value.
         kind: what is looked for, for the error message.
 
     Raises:

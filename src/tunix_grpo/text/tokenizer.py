@@ -23,7 +23,7 @@ _VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.t
 
 
 class Tokenizer:
-    """A Hugging Face tokenizer with the questions of training answered.
+    """A Hugging Face tokenizer with one BOS, all stop tokens, and a pad that text cannot contain.
 
     Attributes:
         stop_ids: tokens that end a completion, sorted.
