@@ -638,7 +638,7 @@ DIVIDED = """
 import json, sys
 from pathlib import Path
 import jax, numpy as np
-from families import model_config, one_device_mesh
+from helpers.models import model_config, one_device_mesh
 from tunix_grpo.model.layout import leaves
 from tunix_grpo.model.model import load_model
 

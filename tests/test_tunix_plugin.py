@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import qwix
 from flax import nnx, traverse_util
 from tunix.rl import rl_cluster
 from tunix.rl.grpo.grpo_learner import GRPOLearner
@@ -17,6 +18,7 @@ from helpers.models import load, one_device_mesh, write_model
 from helpers.trainer import NumberTokenizer, mean_token, number_prompts, small_trainer
 from tunix_grpo.decoder.forward import forward, head_logits
 from tunix_grpo.errors import UserError
+from tunix_grpo.model.lora import target_pattern
 from tunix_grpo.rewards.base import Reward
 from tunix_grpo.tasks.base import ExactTask
 from tunix_grpo.tunix_plugin import plug_in, trained_leaves, tunix_module
@@ -97,7 +99,14 @@ def test_a_trained_state_goes_into_tunix_own_module_and_out_of_one(compose, tmp_
     learner = small_trainer(compose, tmp_path, "grpo.beta=0.0", tx=optax.sgd(0.5), lora_rank=lora_rank)
     learner.step(1, PROMPTS.batch(np.array([0, 1]), 4))
     trained = dataclasses.replace(model, trained=jax.tree.map(np.asarray, learner.params))
-    module = tunix_module(trained)
+    if lora_rank is None:
+        module = tunix_module(trained)
+    else:  # Tunix's way to an adapter that its forward pass reads
+        base = tunix_module(dataclasses.replace(model, trained={}))
+        pattern = target_pattern("all", model.spec)
+        provider = qwix.LoraProvider(module_path=pattern, rank=lora_rank, alpha=lora_rank * model.lora_scale)
+        module = qwix.apply_lora_to_model(base, provider, rngs=nnx.Rngs(0), **base.get_model_input())
+        nnx.update(module, trained.trained)
     tokens = jnp.asarray(np.random.default_rng(0).integers(3, 97, (2, 9)))
     positions = jnp.arange(9)[None].repeat(2, axis=0)
     mask = jnp.tril(jnp.ones((9, 9), bool))[None].repeat(2, axis=0)

@@ -106,8 +106,8 @@ def tunix_module(model: Model) -> nnx.Module:
 
 def trained_leaves(module: nnx.Module) -> dict[str, Any]:
     """Returns what is trained in Tunix's module, as `Model.trained` holds it: adapters, or all where there are none."""
-    adapters: Any = nnx.as_pure(nnx.state(module, nnx.LoRAParam))
-    every: Any = nnx.as_pure(nnx.state(module, nnx.Param))
+    adapters: Any = nnx.to_pure_dict(nnx.state(module, nnx.LoRAParam))
+    every: Any = nnx.to_pure_dict(nnx.state(module, nnx.Param))
     return adapters or every
 
 
@@ -199,9 +199,9 @@ def _logprobs(
 
     The module's own arrays are read: `model.frozen` would be a constant inside of Tunix's compiled step.
     """
-    weights = whole_weights(model.spec, nnx.as_pure(nnx.state(module, nnx.Param)), model.dtype)
+    weights = whole_weights(model.spec, nnx.to_pure_dict(nnx.state(module, nnx.Param)), model.dtype)
     if not of_base and model.lora_scale > 0:
-        adapters = nnx.as_pure(nnx.state(module, nnx.LoRAParam))
+        adapters = nnx.to_pure_dict(nnx.state(module, nnx.LoRAParam))
         pairs = adapter_pairs(model.spec, adapters, model.lora_scale, model.dtype)
         weights = with_adapters(model.spec, weights, pairs)
     return completion_logprobs(model.spec, weights, batch, temperature, attention_form=model.attention_form)

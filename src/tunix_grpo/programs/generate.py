@@ -229,6 +229,8 @@ def _stream(config: GenerateConfig, model: Model, tokenizer: Tokenizer, prompt: 
             stop_ids=tokenizer.stop_ids,
             pad_id=tokenizer.pad_id(),
         ):
+            if stop.signal == signal.SIGINT:
+                raise KeyboardInterrupt  # a shell's background job ignores the signal itself
             if stop.signal is not None:
                 signal.raise_signal(stop.signal)
             drawn.append(token)
