@@ -26,6 +26,7 @@ NOT_HERE = {
     r"^make (test|test-all|lint|format|docs-test)\b": "is what checks the tree, this test included",
     r"\.ci/run": "is what checks the tree, this test included",
     r"record_golden": "writes the numbers that test_golden.py compares with; that test runs what it calls",
+    r"compiled_memory": "compiles for an H100, which wants jax's CUDA packages",
     r"^make (cuda|tpu)": "downloads jax for an accelerator",
     r"^make tensorboard": "serves until it is stopped",
     r"^pip install": "downloads packages",

@@ -22,7 +22,7 @@ import numpy as np
 
 from tunix_grpo.decoder import generation
 from tunix_grpo.decoder.generation import decode_step, empty_cache
-from tunix_grpo.decoder.joined import joined
+from tunix_grpo.decoder.joined import apart, joined
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.decoder.sampling import sample
 from tunix_grpo.grpo import loss
@@ -91,20 +91,21 @@ def main(directory: str) -> None:
 
         return compiled(jax.grad(mean), trained, frozen)
 
-    def decode(weights: Any, prompts: int) -> Callable:
+    def decode(layers: Any, prompts: int) -> Callable:
         asked = batch(prompts)
         prefill = jax.jit(functools.partial(generation.prefill, model.spec, attention_form="plain"))
         _, seen = prefill(weights, asked.prompt_tokens, asked.prompt_valid)
         cache = empty_cache(model.spec, ROWS, LENGTH, jnp.float32)
         step = functools.partial(decode_step, model.spec)
-        return compiled(step, weights, asked.tokens[:, 0], jnp.int32(LENGTH - 1), cache, seen)
+        return compiled(step, layers, asked.tokens[:, 0], jnp.int32(LENGTH - 1), cache, seen)
 
     print("| technique | measured | without | with | ratio |\n|---|---|---|---|---|")
     each, once = (compiled(logps, base, batch(prompts)) for prompts in (ROWS, PROMPTS))
     show("each prompt once per group", "reference", *in_turns(each, once), "s")
+    single = jax.jit(apart, static_argnums=0)(model.spec, weights)
     ahead = jax.jit(joined, static_argnums=0)(model.spec, weights)
-    apart, together, repeated = decode(weights, PROMPTS), decode(ahead, PROMPTS), decode(ahead, ROWS)
-    milliseconds = [1000 * seconds for seconds in in_turns(apart, together, repeated, repeats=8)]
+    alone, together, repeated = decode(single, PROMPTS), decode(ahead, PROMPTS), decode(ahead, ROWS)
+    milliseconds = [1000 * seconds for seconds in in_turns(alone, together, repeated, repeats=8)]
     show("projections joined, adapters merged", "a decode step", milliseconds[0], milliseconds[1], "ms")
     show("a group shares its prompt's keys", "a decode step", milliseconds[2], milliseconds[1], "ms")
 
