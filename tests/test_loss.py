@@ -62,11 +62,13 @@ def test_shared_prompts_and_chunked_head_change_nothing(model, monkeypatch):
             logps, _ = compute(params)
             return jnp.sum(jnp.where(batch.mask(), logps, 0.0) * jnp.arange(1.0, 7.0)[:, None])
 
-        return jax.value_and_grad(of)(params)
+        return jax.jit(jax.value_and_grad(of))(params)
 
+    @jax.jit
     def ours(params):
         return completion_logprobs(model.spec, model.decoder_weights(params), batch, TEMPERATURE)
 
+    @jax.jit
     def plain(params):
         return plain_logprobs(model, model.decoder_weights(params), batch)
 
@@ -111,7 +113,6 @@ def test_no_array_holds_the_logits_of_all_tokens(wide_model, monkeypatch):
     assert sizes <= {1, 16, wide_model.spec.embed_dim}  # 32; B x T is 36, B x prompt 48, P x prompt 16
 
 
-@pytest.mark.usefixtures("optimised")
 def test_what_is_computed_again_changes_nothing_but_memory(wide_model):
     """Gradients within 1e-4, as they are for any other order of summation; each word needs less than the one before."""
     results = {}

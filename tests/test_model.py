@@ -667,7 +667,8 @@ def test_a_stack_is_divided_as_tunix_divides_its_layers(tmp_path):
         (tmp_path / name / "config.json").write_text(json.dumps(config))
         folders.append(str(tmp_path / name))
     found = [str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    flags = {"PYTHONPATH": os.pathsep.join(found), "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    devices = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=4"
+    flags = {"PYTHONPATH": os.pathsep.join(found), "XLA_FLAGS": devices}
     command = [sys.executable, "-c", DIVIDED, *folders]
     done = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True, check=True)
     specs = json.loads(done.stdout)

@@ -316,7 +316,7 @@ def test_two_devices_share_a_step(tmp_path, two_layers):
     """Two data-parallel devices with one prompt each do what one device does with two, within float32 rounding."""
     one, two = tmp_path / "one", tmp_path / "two"
     subprocess.run(command(one, *two_layers, "training.num_batches=2"), check=True, capture_output=True)
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    environment = os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"}
     split = command(two, *two_layers, "training.num_batches=2", "training.micro_batch_size=1")
     subprocess.run(split, check=True, capture_output=True, env=environment)
     assert [c["completion"] for c in lines(one, "completions.jsonl")] == [
