@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from tunix_grpo.cli import run
-from tunix_grpo.config import Config
+from tunix_grpo.config import Config, load
 from tunix_grpo.without_torch import load_libraries
 
 
@@ -19,4 +19,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, config_dir=Path(__file__).resolve().parent / "conf"))
+    sys.exit(run(main, config_dir=Path(__file__).resolve().parent / "conf", load=load))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
@@ -92,17 +92,17 @@ class BenchmarkConfig(StepSize):
         return 1 + self.warmup + self.steps
 
 
-def to_values(config: BenchmarkConfig) -> dict[str, Any]:
+def to_values(config: BenchmarkConfig) -> dict[str, object]:
     """Returns the settings as JSON can carry them to another process."""
     return asdict(config)
 
 
-def from_values(values: Mapping[str, Any]) -> BenchmarkConfig:
+def from_values(values: Mapping[str, object]) -> BenchmarkConfig:
     """Returns the config that `to_values` took apart."""
     return TypeAdapter(BenchmarkConfig).validate_python(values)
 
 
-def _peer_can(values: Mapping[str, Any]) -> Iterator[str]:
+def _peer_can(values: Mapping[str, object]) -> Iterator[str]:
     """Yields the settings that the chosen peer does not have."""
     peer = values.get("peer")
     if peer is None:
