@@ -27,7 +27,7 @@ from jax.ad_checkpoint import checkpoint_name
 from tunix_grpo.decoder.matmul import product
 from tunix_grpo.decoder.spec import DecoderSpec, Rope
 
-Weights = dict[str, Any]
+Weights = dict[str, Any]  # as above: nested to different depths, so that each place knows what its key holds
 
 _ACTIVATIONS = {
     "silu": jax.nn.silu,

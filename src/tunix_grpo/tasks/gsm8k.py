@@ -1,7 +1,7 @@
 """Grade school math word problems (GSM8K, arXiv 2110.14168), from the hub or from local files."""
 
 import pathlib
-from typing import Annotated, Any
+from typing import Annotated
 
 from tunix_grpo.config import rules
 from tunix_grpo.config.rules import Name, Path
@@ -90,7 +90,7 @@ def _hub_splits(dataset: str, columns: dict[str, str]) -> dict[str, list[Questio
     hub_logging.set_verbosity_error()  # its retries are no news; what they come to is
     variant = MAIN if dataset.endswith("/gsm8k") else None
     try:
-        loaded: Any = datasets.load_dataset(dataset, variant)
+        loaded = datasets.load_dataset(dataset, variant)
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise TaskError(
             f"task.dataset={dataset} could not be loaded from the Hugging Face hub "

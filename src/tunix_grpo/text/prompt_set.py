@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from tunix_grpo.errors import UserError
 from tunix_grpo.text.prompts import chat_messages, system_prompt_text
 
 _log = logging.getLogger(__name__)
+Value = TypeVar("Value")
 _WIDTH_STEP = 16  # prompts are padded to a multiple of it
 
 
@@ -44,7 +45,7 @@ class Batch:
         """Returns P."""
         return len(self.ids)
 
-    def per_completion(self, values: Sequence[Any]) -> list[Any]:
+    def per_completion(self, values: Sequence[Value]) -> list[Value]:
         """Returns [B], each of P values once for every completion of its prompt."""
         return [value for value in values for _ in range(self.num_generations)]
 
