@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tunix_grpo.config.benchmark import BenchmarkConfig
@@ -139,7 +139,7 @@ def _others(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _spread(result: Mapping[str, Any], name: str, shown: Any) -> str:
+def _spread(result: Mapping[str, Any], name: str, shown: Callable[[float], str]) -> str:
     return f"{shown(result[name])} ({shown(result[f'{name}_min'])} to {shown(result[f'{name}_max'])})"
 
 

@@ -61,7 +61,7 @@ class Worker:
     ) -> None:
         self.stop()
 
-    def ask(self, **message: Any) -> dict[str, Any]:
+    def ask(self, **message: object) -> dict[str, Any]:
         """Sends an object and waits for the answer.
 
         Raises:
