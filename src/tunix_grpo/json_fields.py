@@ -104,7 +104,7 @@ class Fields:
         return Fields(self.file, value, f"{self._prefix}{key}.")
 
     def error(self, key: str, words: str) -> UserError:
-        """Returns the error that a value is, in `words`."""
+        """Returns the error that names a key with its value; `words` say what is wrong with it."""
         value = json.dumps(self._values.get(key), default=str)
         return UserError(f"{self.file}: {self._prefix}{key}={value} {words}")
 

@@ -131,7 +131,7 @@ class RolloutEngine(base_rollout.BaseRollout):
     def __init__(
         self, rollout_actor, tokenizer, mesh, rollout_config, *, ours: Model, text, prompt_width: int, run_seed: int
     ):
-        """Takes what RLCluster passes to an engine, and after it what `plug_in` has bound."""
+        """Takes the arguments that RLCluster passes to an engine, and then those that `plug_in` has bound."""
         del tokenizer
         self._actor, self._model, self._text = rollout_actor, ours, text
         self._temperature = rollout_config.temperature

@@ -1,4 +1,4 @@
-"""What a peer is told, so that its work is that of our own program; and what a completion is worth to all of them."""
+"""The work that a peer is given, the same as our own program's, and the reward that all programs share."""
 
 from __future__ import annotations
 

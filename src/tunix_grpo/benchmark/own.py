@@ -106,7 +106,7 @@ def _prompts(
 def _description(
     config: Any, devices: Devices, model: Model, trainer: Trainer, prompts: PromptSet, ceilings: Ceilings
 ) -> dict[str, Any]:
-    """Returns what is timed: for the report, its limits, and what another program needs to do the same."""
+    """Returns what is timed: names and limits for the report, and the work that a peer is to do too."""
     work = Work(
         prompts=config.prompts_per_step(devices.data_parallel),
         generations=config.grpo.num_generations,

@@ -22,8 +22,8 @@ def figures(
 
     Args:
         about: what our own program said of the work, its ceilings and limits.
-        own: its steps, the first one and the warm-up included.
-        peer: those of the peer.
+        own: of each step of our own program, the first one and the warm-up included.
+        peer: of each step of the peer.
     """
     work, timed = about["work"], own[1 + config.warmup :]
     result: dict[str, Any] = {

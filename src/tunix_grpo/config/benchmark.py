@@ -87,7 +87,7 @@ class BenchmarkConfig(StepSize):
         return replace(self, steps=self.steps or sizes["steps"], generation=generation)
 
     def total_steps(self) -> int:
-        """Returns the steps with the first one and those of the warm-up; `on` has filled in the timed ones."""
+        """Returns how many steps are made: the first, the warm-up's and the timed ones, which `on` has filled in."""
         assert self.steps is not None
         return 1 + self.warmup + self.steps
 

@@ -39,11 +39,11 @@ class Loader(Generic[Schema]):
     Attributes:
         schema: dataclass of the program's settings.
         checks: values by dotted key -> a sentence for everything that cannot work.
-        remarks: the same for what is probably not meant.
+        remarks: values by dotted key -> a sentence for everything that is probably not meant.
         open_groups: the groups whose keys depend on what is chosen.
         aliases: root settings that are short for `training.NAME`.
         verbatim: settings whose text on the command line is taken as it stands.
-        complete: puts in what is written down elsewhere, as in the folder of a run.
+        complete: adds settings that are written elsewhere, such as in the folder of a run.
         strict: False where the files of shared groups hold settings that the program does not read.
     """
 

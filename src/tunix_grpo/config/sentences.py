@@ -32,7 +32,7 @@ class Entry(NamedTuple):
     optional: bool
 
     def extra(self, name: str) -> Any:
-        """Returns what `rules.number` and `rules.hint` said of it: `hint` or `usual`."""
+        """Returns `hint` or `usual` of the field, as `rules.number` and `rules.hint` were given it."""
         extra = self.field.json_schema_extra
         return extra.get(name) if isinstance(extra, dict) else None
 

@@ -49,7 +49,7 @@ class Rollout:
         lengths: int[B] on the host, the stop token included.
         truncated: bool[B], no stop token within max_tokens.
         texts: the completions without special tokens.
-        logps: float32[B, T] on the device, what the sampler thought of its tokens.
+        logps: float32[B, T] on the device, the log-probability of each token when it was drawn.
     """
 
     batch: Completions

@@ -196,7 +196,7 @@ class Trainer:
     def _micro_gradient(
         self, params: LeafTree, frozen: Weights, state: Gradient | None, micro: MicroBatch
     ) -> tuple[Gradient, jax.Array]:
-        """Returns (gradient, sums) with those of a micro batch added, and its log-probabilities; traced once per shape.
+        """Adds the gradient and the sums of a micro batch to `state`; returns the log-probabilities of its tokens too.
 
         Args:
             state: None before the only micro batch of an update.

@@ -59,6 +59,15 @@ def require_finite(metrics: Mapping[str, float]) -> None:
 
 
 def update_metrics(sums: LossSums, norm: jax.Array, last: LossSums, tokens: int, *, with_kl: bool) -> dict[str, float]:
+    """Returns the numbers of a step's updates, by the names of `record.metrics.METRICS`.
+
+    Args:
+        sums: of the first update.
+        norm: float32[], of the first update's gradient.
+        last: the sums of the last update, which say how often it clipped.
+        tokens: of the step's completions, to divide the sums by.
+        with_kl: the loss has a KL term.
+    """
     low, high = float(last.clipped_low) / tokens, float(last.clipped_high) / tokens
     metrics = {
         "loss": float(sums.loss),

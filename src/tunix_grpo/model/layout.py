@@ -45,8 +45,8 @@ class Leaf:
         names: of the Hugging Face tensors, without any prefix before `model.`.
         roles: of each of them in the decoder, see `Row`.
         kind: how the leaf holds them, see `Row`.
-        inputs: what a projection sums over, cut into heads where it is: (D,), (N, H) or (F,); () of a vector.
-        outputs: the same of what comes out; the length of a vector.
+        inputs: the sizes of the axes that a projection sums over: (D,), (N, H) or (F,); () for a vector.
+        outputs: the sizes of the axes of a projection's result, such as (K, H); the length of a vector.
     """
 
     path: Path
@@ -63,7 +63,7 @@ class Leaf:
 
     @property
     def module(self) -> str:
-        """The path of the module that holds it, as patterns of model.lora_target_modules see it."""
+        """The path of the module that holds the leaf, as patterns of model.lora_target_modules see it."""
         return "/".join(map(str, self.path[:-1]))
 
     @property

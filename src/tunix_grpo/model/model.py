@@ -68,8 +68,8 @@ class Model:
         """Returns the decoder's weights; differentiable in `trained`.
 
         Args:
-            trained: in place of the model's own.
-            frozen: the same; a compiled program gets them as inputs, not as constants.
+            trained: in place of `self.trained`.
+            frozen: in place of `self.frozen`; a compiled program gives both, so that they are inputs, not constants.
         """
         trained = self.trained if trained is None else trained
         if self._all_trained:

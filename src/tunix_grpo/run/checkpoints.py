@@ -64,8 +64,8 @@ class SavedSteps:
 
     def run_of(self, step: int) -> dict[str, dict[str, Any]]:
         """Returns what `save` was told about the run."""
-        recorded: Any = read_json(self.root / str(step) / "run" / "metadata")  # `save` was given it
-        return recorded
+        written: Any = read_json(self.root / str(step) / "run" / "metadata")  # by `save`
+        return written
 
     def size(self, step: int) -> int:
         """Returns the bytes that a step takes on disk."""
@@ -154,7 +154,7 @@ class Checkpoints(SavedSteps):
         return _like(params, restored["params"]), _like(optimizer, restored["optimizer"])
 
     def _delete_older(self, step: int) -> None:
-        """Deletes what max_to_keep leaves out; what is damaged, or newer than `step`, does not count as kept."""
+        """Deletes the steps that max_to_keep leaves out; damaged steps and steps after `step` do not count as kept."""
         usable = [saved for saved in self.steps() if saved <= step and saved not in self._faulty]
         if self._max_to_keep is not None and len(usable) > self._max_to_keep:
             for old in self.steps():

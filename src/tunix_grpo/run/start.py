@@ -44,7 +44,7 @@ class RunState:
 
 
 def identity(config: Config, model_directory: Path, prompts: PromptSet, prompts_per_step: int) -> dict[str, Json]:
-    """Returns what makes a run this run: a checkpoint that differs in any of it is refused."""
+    """Returns what a checkpoint must agree with to be continued by this run, by name."""
     return model_identity(config, model_directory) | {
         "task": config.task.name,
         "task prompts": _digest("\0".join(prompts.texts).encode()),

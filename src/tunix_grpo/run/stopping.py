@@ -14,7 +14,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Between `with` and its end, notes the first stop signal instead of dying of it.
+    """Between `with` and its end, notes the first stop signal, which would else end the process.
 
     Attributes:
         signal: the signal that asked, or None.

@@ -87,7 +87,7 @@ def _hub_splits(dataset: str, columns: dict[str, str]) -> dict[str, list[Questio
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import logging as hub_logging
 
-    hub_logging.set_verbosity_error()  # its retries are no news; what they come to is
+    hub_logging.set_verbosity_error()  # the user reads how a download ends, not each retry
     variant = MAIN if dataset.endswith("/gsm8k") else None
     try:
         loaded = datasets.load_dataset(dataset, variant)
