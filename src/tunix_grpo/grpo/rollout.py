@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tunix_grpo import seeds
-from tunix_grpo.config import Config
+from tunix_grpo.config import Config, TrainerConfig
 from tunix_grpo.decoder.generation import Drawn, Sampling, generate
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import Completions, left_padded
@@ -23,7 +23,7 @@ from tunix_grpo.model.layout import LeafTree
 from tunix_grpo.model.model import Model
 
 
-def train_sampling(config: Config) -> Sampling:
+def train_sampling(config: TrainerConfig) -> Sampling:
     """Returns how training completions are drawn."""
     generation = config.generation
     return Sampling(

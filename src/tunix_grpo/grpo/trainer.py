@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tunix_grpo.config import Config
+from tunix_grpo.config import TrainerConfig
 from tunix_grpo.decoder.forward import choose_remat
 from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.decoder.layer import Weights
@@ -69,7 +69,7 @@ class Trainer:
 
     def __init__(
         self,
-        config: Config,
+        config: TrainerConfig,
         mesh: jax.sharding.Mesh,
         model: Model,
         tokenizer: RowTokenizer,
