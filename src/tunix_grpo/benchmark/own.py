@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from tunix_grpo.benchmark.ceilings import measure_ceilings
+from tunix_grpo.benchmark.job import About
 from tunix_grpo.benchmark.limits import Ceilings, Work, step_limits
 from tunix_grpo.benchmark.link import Link
 from tunix_grpo.benchmark.questions import (
@@ -103,7 +104,7 @@ def _prompts(
 
 def _description(
     config: TimedConfig, devices: Devices, model: Model, trainer: Trainer, prompts: PromptSet, ceilings: Ceilings
-) -> dict[str, object]:
+) -> About:
     """Returns what is timed: names and limits for the report, and the work that a peer is to do too."""
     work = Work(
         prompts=config.prompts_per_step(devices.data_parallel),

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tunix_grpo.benchmark.job import About
 from tunix_grpo.config.benchmark import BenchmarkConfig
 from tunix_grpo.console import format_bytes, format_duration
 
@@ -16,7 +17,7 @@ Measurements = Sequence[Mapping[str, float]]
 
 
 def figures(
-    about: Mapping[str, Any], config: BenchmarkConfig, own: Measurements, peer: Measurements | None = None
+    about: About, config: BenchmarkConfig, own: Measurements, peer: Measurements | None = None
 ) -> dict[str, Any]:
     """Returns all that is reported, by name; times are medians over the timed steps.
 
