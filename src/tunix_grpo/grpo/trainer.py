@@ -176,7 +176,7 @@ class Trainer:
         """
         old: list[jax.Array | None] = [None] * len(batches)
         gains_of = np.split(gains, len(batches))
-        updates: list[tuple[LossSums, jax.Array]] = []  # the sums of each, and its gradient's norm
+        updates: list[tuple[LossSums, jax.Array]] = []  # of each the sums and the gradient's norm
         for _ in range(self._config.grpo.num_iterations):
             state: Any = jax.tree.map(jnp.zeros_like, (self.params, no_sums())) if len(batches) > 1 else None
             new = []
@@ -185,7 +185,7 @@ class Trainer:
                 state, logps = self._accumulate(self.params, self._frozen, state, micro)
                 new.append(logps)
             if not updates:
-                old = new
+                old = new  # under the weights that sampled
             gradient, sums = state
             self.params, self.optimizer_state, norm = self._apply(self.params, self.optimizer_state, gradient)
             updates.append((sums, norm))
