@@ -4,13 +4,14 @@ import sys
 from pathlib import Path
 
 from tunix_grpo.cli import run
-from tunix_grpo.config import Config
+from tunix_grpo.config import Config, load
+from tunix_grpo.config.own_code import may_run_own_code
 from tunix_grpo.without_torch import load_libraries
 
 
 def main(config: Config) -> None:
     """Trains; jax is imported only here, after the settings are checked."""
-    load_libraries(config)
+    load_libraries(own_code=may_run_own_code(config))
     from tunix_grpo.train import train
 
     exit_code = train(config).exit_code
@@ -19,4 +20,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, config_dir=Path(__file__).resolve().parent / "conf"))
+    sys.exit(run(main, config_dir=Path(__file__).resolve().parent / "conf", load=load))

@@ -19,6 +19,7 @@ DOOR = f"""
 import logging, sys
 from pathlib import Path
 from tunix_grpo.cli import run
+from tunix_grpo.config import load
 from tunix_grpo.errors import UserError
 
 def main(config):
@@ -35,7 +36,7 @@ def main(config):
     logging.getLogger("elsewhere").warning("trouble")
     assert "jax" not in sys.modules
 
-sys.exit(run(main, config_dir=Path({str(CONF)!r})))
+sys.exit(run(main, config_dir=Path({str(CONF)!r}), load=load))
 """
 
 

@@ -9,8 +9,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tunix_grpo
+from tunix_grpo.config.overrides import normalise
+from tunix_grpo.config.own_code import may_run_own_code
 from tunix_grpo.text.tokenizer import load_tokenizer
 
+CONF = Path(__file__).resolve().parent.parent / "conf"
 TINY = Path(tunix_grpo.__file__).parent / "assets" / "tiny"
 
 
@@ -31,7 +34,7 @@ tracker = TensorBoardTracker(Path(sys.argv[1]), num_completions=1, resume_step=0
 tracker.log_metrics(1, {"reward": 0.5})
 tracker.close()
 print("torch" in sys.modules)
-load_libraries({"path": None})
+load_libraries(own_code=False)
 print(load_tokenizer(Path(sys.argv[2]), 1000).encode("What is 2 + 3?"))
 print("torch" in sys.modules)
 print(find_spec("torch") is not None)
@@ -50,11 +53,55 @@ def test_tensorboard_and_tokenizers_do_without_torch(tmp_path: Path):
 LOADED = """
 import sys
 from tunix_grpo.without_torch import load_libraries
-load_libraries({"path": sys.argv[1]})
+load_libraries(own_code=True)
 print("transformers" in sys.modules)
 """
 
 
-@pytest.mark.parametrize("words", [("rewards.py",), ("null", "-m"), ("null", "--multirun")])
-def test_transformers_is_left_alone_where_code_of_the_user_may_want_its_models(words: tuple[str, ...]):
-    assert lines_of(LOADED, *words) == ["False"]
+def test_transformers_is_left_alone_where_code_of_the_user_may_want_its_models():
+    assert lines_of(LOADED) == ["False"]
+
+
+# All that settings can name in one file; the package only looks the names up.
+OWN_FILE = """
+def build(*, seed: int): ...
+def length(completions): ...
+class Tracker: ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], False),
+        (["checkpoint_dir=runs/own.py"], False),
+        (["model.family={file}:FAMILY"], True),
+        (["task.name={file}:build"], True),
+        (["tracker.custom={file}:Tracker"], True),
+        (["reward.custom.path={file}", "reward.custom.function=length"], True),
+        (["+reward.own.function={file}:length", "+reward.own.weight=1"], True),
+    ],
+)
+def test_code_of_the_user_runs_where_a_setting_names_it(tmp_path: Path, compose, words: list[str], expected: bool):
+    file = tmp_path / "own.py"
+    file.write_text(OWN_FILE)
+    config = compose(*normalise([word.format(file=file) for word in words]))
+    assert may_run_own_code(config) == expected
+
+
+SWEEP = """
+import sys
+from pathlib import Path
+from tunix_grpo.cli import run
+from tunix_grpo.config import load
+from tunix_grpo.config.own_code import may_run_own_code
+
+run(lambda config: print("answer", may_run_own_code(config)), config_dir=Path(sys.argv.pop(1)), load=load)
+"""
+
+
+@pytest.mark.parametrize(("words", "answers"), [([], ["answer False"]), (["-m"], ["answer True"])])
+def test_code_of_the_user_may_run_in_another_job_of_a_sweep(tmp_path: Path, words: list[str], answers: list[str]):
+    folders = [f"hydra.run.dir={tmp_path}/run", f"hydra.sweep.dir={tmp_path}/sweep"]
+    lines = lines_of(SWEEP, str(CONF), *words, *folders)
+    assert [line for line in lines if line.startswith("answer")] == answers

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import hydra
 import yaml
@@ -17,11 +17,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from tunix_grpo.config import load
+from tunix_grpo.config import Config, load
 from tunix_grpo.config.loading import Loader
 from tunix_grpo.config.overrides import check_words, jobs_of, list_groups, normalise
 from tunix_grpo.errors import ConfigError, UserError
 
+Schema = TypeVar("Schema")
 logger = logging.getLogger(__name__)
 
 HYDRA_VERSION = "1.3"
@@ -46,7 +47,9 @@ class BelowError(logging.Filter):
         return record.levelno < logging.ERROR
 
 
-def run(program: Callable[[Any], object], *, config_dir: Path, config_name: str = "config", load: Loader = load) -> int:
+def run(
+    program: Callable[[Schema], object], *, config_dir: Path, load: Loader[Schema], config_name: str = "config"
+) -> int:
     """Runs a program under Hydra with the config that the command line asks for.
 
     Everything that is wrong with the settings is reported before Hydra makes the run's folder.
@@ -54,8 +57,8 @@ def run(program: Callable[[Any], object], *, config_dir: Path, config_name: str 
     Args:
         program: is called with the checked config, once per job.
         config_dir: folder with the main config and the groups.
-        config_name: name of the main config.
         load: makes the program's typed config of the composed one.
+        config_name: name of the main config.
 
     Returns:
         The exit code: 0, 1 for a `UserError`, 2 for wrong settings, 130 for Ctrl-C.
@@ -65,7 +68,7 @@ def run(program: Callable[[Any], object], *, config_dir: Path, config_name: str 
     def job(cfg: DictConfig) -> None:
         codes.append(exit_code(lambda: program(loaded(cfg)), report=logger.error))
 
-    def loaded(cfg: DictConfig) -> Any:
+    def loaded(cfg: DictConfig) -> Schema:
         with contextlib.chdir(started_in):  # paths are relative to it, wherever Hydra starts the job
             return load(cfg)
 
@@ -126,7 +129,7 @@ def checked_command_line(words: Sequence[str], config_dir: Path, config_name: st
         if not only_shown:
             examined = load.examine(cfg)
             problems += [problem for problem in examined.problems if problem not in problems]
-            if examined.config and not arguments.multirun and "output_dir" in load.settings():
+            if isinstance(examined.config, Config) and not arguments.multirun:
                 problems += run_folder_problems(examined.config.output_dir)
     if problems:
         raise ConfigError(problems)

@@ -8,9 +8,11 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from tunix_grpo.errors import UserError, one_line
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"  # a value of a JSON file
 
 
 @contextlib.contextmanager
@@ -56,7 +58,7 @@ def whole_folder(folder: Path, setting: str) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Json]:
     """Reads a file that holds one JSON object.
 
     Raises:
@@ -73,7 +75,7 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def read_json_lines(file: Path) -> list[dict[str, Any]]:
+def read_json_lines(file: Path) -> list[dict[str, Json]]:
     """Reads a file that holds one JSON object per line; a last line that is still being written does not count.
 
     Raises:
@@ -92,7 +94,7 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
     return objects
 
 
-def parse_json_line(line: bytes) -> dict[str, Any]:
+def parse_json_line(line: bytes) -> dict[str, Json]:
     """Returns the object of a line; raises ValueError where the line has no end or holds something else."""
     if not line.endswith(b"\n"):
         raise ValueError("the line has no end")

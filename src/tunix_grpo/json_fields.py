@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TypeGuard, TypeVar
 
 from tunix_grpo.errors import UserError
+from tunix_grpo.files import Json
 
-REQUIRED = object()  # the default of a key that must be there
+Choice = TypeVar("Choice")
+Number = TypeVar("Number", int, float)
 
 
 class Fields:
@@ -21,7 +23,7 @@ class Fields:
     elsewhere null is an error like any other wrong value.
     """
 
-    def __init__(self, file: str, values: Mapping[str, Any], prefix: str = ""):
+    def __init__(self, file: str, values: Mapping[str, Json], prefix: str = ""):
         """
         Args:
             file: what errors call the file.
@@ -32,33 +34,38 @@ class Fields:
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
-    def raw(self, key: str) -> Any:
+    def raw(self, key: str) -> Json:
         """Returns a value as it is, None where there is none."""
         return self._values.get(key)
 
-    def integer(self, key: str, default: Any = REQUIRED, *, least: int = 1, null_is_absent: bool = False) -> Any:
-        """Returns a whole number of at least `least`."""
+    def integer(self, key: str, default: int | None = None, *, least: int = 1, null_is_absent: bool = False) -> int:
+        """Returns a whole number of at least `least`; without a default the key must be there."""
         wanted = f"a whole number of at least {least}"
+        if self._is_absent(key, null_is_absent):
+            return self._default(key, default, wanted)
+        value = self._values[key]
+        if not _is_whole(value) or value < least:
+            raise self._refused(key, wanted, may_be_absent=default is not None)
+        return value
 
-        def fits(value: Any) -> bool:
-            return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    def number(self, key: str, default: float | None = None, *, null_is_absent: bool = False) -> float:
+        """Returns a finite number above 0; without a default the key must be there."""
+        wanted = "a number above 0"
+        if self._is_absent(key, null_is_absent):
+            return self._default(key, default, wanted)
+        value = self._values[key]
+        if not (_is_whole(value) or isinstance(value, float)) or not 0 < value < float("inf"):
+            raise self._refused(key, wanted, may_be_absent=default is not None)
+        return float(value)
 
-        return self._read(key, default, null_is_absent, wanted, fits)
-
-    def number(self, key: str, default: Any = REQUIRED, *, null_is_absent: bool = False) -> Any:
-        """Returns a finite number above 0, as a float."""
-
-        def fits(value: Any) -> bool:
-            return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
-
-        value = self._read(key, default, null_is_absent, "a number above 0", fits)
-        return value if value is default else float(value)
-
-    def boolean(self, key: str, default: Any = REQUIRED) -> Any:
+    def boolean(self, key: str, default: bool) -> bool:
         """Returns a truth value."""
-        return self._read(key, default, False, "true or false", lambda value: isinstance(value, bool))
+        value = self._values.get(key, default)
+        if not isinstance(value, bool):
+            raise self._refused(key, "true or false")
+        return value
 
-    def choice(self, key: str, choices: Mapping[str, Any], default: str) -> Any:
+    def choice(self, key: str, choices: Mapping[str, Choice], default: str) -> Choice:
         """Returns what `choices` has for the word that is the value."""
         word = self._values.get(key, default)
         if not isinstance(word, str) or word not in choices:
@@ -68,38 +75,50 @@ class Fields:
     def words(self, key: str, choices: Iterable[str], length: int) -> list[str] | None:
         """Returns a list of `length` words, each one of `choices`; None where there is none."""
         choices = tuple(choices)
-
-        def fits(value: Any) -> bool:
-            return isinstance(value, list) and len(value) == length and all(word in choices for word in value)
-
-        return self._read(key, None, True, f"a list of {length} words, each one of {', '.join(choices)}", fits)
+        if self._is_absent(key, null_is_absent=True):
+            return None
+        value = self._values[key]
+        found = [word for word in value if isinstance(word, str) and word in choices] if isinstance(value, list) else []
+        if not isinstance(value, list) or not len(found) == len(value) == length:
+            raise self._refused(key, f"a list of {length} words, each one of {', '.join(choices)}")
+        return found
 
     def tokens(self, key: str) -> list[int]:
         """Returns one or several token ids, none where there is nothing or null."""
-
-        def fits(value: Any) -> bool:
-            ids = value if isinstance(value, list) else [value]
-            return all(isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in ids)
-
-        value = self._read(key, [], True, "a token id of at least 0, or a list of them", fits)
-        return value if isinstance(value, list) else [value]
+        if self._is_absent(key, null_is_absent=True):
+            return []
+        value = self._values[key]
+        given = value if isinstance(value, list) else [value]
+        ids = [token for token in given if _is_whole(token) and token >= 0]
+        if len(ids) < len(given):
+            raise self._refused(key, "a token id of at least 0, or a list of them")
+        return ids
 
     def object(self, key: str) -> Fields | None:
         """Returns an object inside this one; None where there is none, or null."""
-        value = self._read(key, None, True, "an object", lambda value: isinstance(value, dict))
-        return None if value is None else Fields(self.file, value, f"{self._prefix}{key}.")
+        if self._is_absent(key, null_is_absent=True):
+            return None
+        value = self._values[key]
+        if not isinstance(value, dict):
+            raise self._refused(key, "an object")
+        return Fields(self.file, value, f"{self._prefix}{key}.")
 
     def error(self, key: str, words: str) -> UserError:
-        """Returns the error that a value is, in `words`."""
+        """Returns the error that names a key with its value; `words` say what is wrong with it."""
         value = json.dumps(self._values.get(key), default=str)
         return UserError(f"{self.file}: {self._prefix}{key}={value} {words}")
 
-    def _read(self, key: str, default: Any, null_is_absent: bool, wanted: str, fits: Any) -> Any:
-        value = self._values.get(key)
-        if key not in self._values or (value is None and null_is_absent):
-            if default is REQUIRED:
-                raise UserError(f"{self.file}: {self._prefix}{key} is missing; give {wanted}")
-            return default
-        if not fits(value):
-            raise self.error(key, f"is not {wanted}; correct it{'' if default is REQUIRED else ', or leave it out'}")
-        return value
+    def _is_absent(self, key: str, null_is_absent: bool) -> bool:
+        return key not in self._values or (null_is_absent and self._values[key] is None)
+
+    def _default(self, key: str, default: Number | None, wanted: str) -> Number:
+        if default is None:
+            raise UserError(f"{self.file}: {self._prefix}{key} is missing; give {wanted}")
+        return default
+
+    def _refused(self, key: str, wanted: str, *, may_be_absent: bool = True) -> UserError:
+        return self.error(key, f"is not {wanted}; correct it{', or leave it out' if may_be_absent else ''}")
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx, traverse_util
+from flax import nnx
 from tunix.rl import common, function_registry, reward_manager
 from tunix.rl.grpo import grpo_learner
 from tunix.rl.rollout import base_rollout
@@ -32,12 +32,12 @@ from tunix_grpo.errors import UserError
 from tunix_grpo.grpo.loss import completion_logprobs, group_advantages, grpo_loss
 from tunix_grpo.grpo.rollout import Sampler
 from tunix_grpo.model.decoder_form import adapter_pairs, whole_weights, with_adapters
-from tunix_grpo.model.layout import leaves
+from tunix_grpo.model.layout import LeafTree, flattened, leaves
 from tunix_grpo.model.model import Model
 from tunix_grpo.model.tunix_modules import module_with
 from tunix_grpo.rewards.base import Reward
 from tunix_grpo.rewards.scoring import score_completions
-from tunix_grpo.tasks.base import Task
+from tunix_grpo.tasks.base import Question, Task
 from tunix_grpo.text.tokenizer import Tokenizer
 
 NAME = "tunix_grpo"  # of our parts in Tunix's registries
@@ -101,14 +101,17 @@ def plug_in(
 def tunix_module(model: Model) -> nnx.Module:
     """Returns Tunix's own module with a model's weights, adapters beside what they adapt; it shares no array."""
     arrays = {leaf.path: model.array(leaf) for leaf in leaves(model.spec)}
-    return module_with(model.spec, arrays | traverse_util.flatten_dict(model.trained))
+    return module_with(model.spec, arrays | flattened(model.trained))
 
 
-def trained_leaves(module: nnx.Module) -> dict[str, Any]:
+def trained_leaves(module: nnx.Module) -> LeafTree:
     """Returns what is trained in Tunix's module, as `Model.trained` holds it: adapters, or all where there are none."""
-    adapters: Any = nnx.to_pure_dict(nnx.state(module, nnx.LoRAParam))
-    every: Any = nnx.to_pure_dict(nnx.state(module, nnx.Param))
-    return adapters or every
+    return _arrays(module, nnx.LoRAParam) or _arrays(module, nnx.Param)
+
+
+def _arrays(module: nnx.Module, kind: type[nnx.Variable]) -> LeafTree:
+    leaves_of_kind: Any = nnx.to_pure_dict(nnx.state(module, kind))  # flax does not say what the dictionary holds
+    return leaves_of_kind
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -128,7 +131,7 @@ class RolloutEngine(base_rollout.BaseRollout):
     def __init__(
         self, rollout_actor, tokenizer, mesh, rollout_config, *, ours: Model, text, prompt_width: int, run_seed: int
     ):
-        """Takes what RLCluster passes to an engine, and after it what `plug_in` has bound."""
+        """Takes the arguments that RLCluster passes to an engine, and then those that `plug_in` has bound."""
         del tokenizer
         self._actor, self._model, self._text = rollout_actor, ours, text
         self._temperature = rollout_config.temperature
@@ -136,7 +139,7 @@ class RolloutEngine(base_rollout.BaseRollout):
         self._calls = 0
 
     def generate(
-        self, prompts: list[str], rollout_config: base_rollout.RolloutConfig, **_: Any
+        self, prompts: list[str], rollout_config: base_rollout.RolloutConfig, **_: object
     ) -> base_rollout.RolloutOutput:
         """Returns one completion of each prompt text; Tunix repeats a prompt for the completions of its group."""
         self._calls += 1
@@ -159,14 +162,14 @@ class RolloutEngine(base_rollout.BaseRollout):
             logprobs=[row[:length] for row, length in zip(logps, rollout.lengths, strict=True)],
         )
 
-    def get_per_token_logps(self, prompt_tokens: jax.Array, completion_tokens: jax.Array, **_: Any) -> jax.Array:
+    def get_per_token_logps(self, prompt_tokens: jax.Array, completion_tokens: jax.Array, **_: object) -> jax.Array:
         """Returns float32[B, T], log-probabilities of completions under the actor, for Tunix's later iterations."""
         pad = self.pad_id()
         lengths = _lengths(completion_tokens != pad)
         batch = Completions(prompt_tokens, prompt_tokens != pad, completion_tokens, lengths)
         return _logprobs(self._model, self._actor, batch, self._temperature)[0]
 
-    def update_params(self, params: Any, filter_types: Any = None) -> None:
+    def update_params(self, params: nnx.State, filter_types: object = None) -> None:
         """Takes new weights; on one mesh the actor is the trained module itself."""
         del filter_types
         nnx.update(self._actor, params)
@@ -199,9 +202,9 @@ def _logprobs(
 
     The module's own arrays are read: `model.frozen` would be a constant inside of Tunix's compiled step.
     """
-    weights = whole_weights(model.spec, nnx.to_pure_dict(nnx.state(module, nnx.Param)), model.dtype)
+    weights = whole_weights(model.spec, _arrays(module, nnx.Param), model.dtype)
     if not of_base and model.lora_scale > 0:
-        adapters = nnx.to_pure_dict(nnx.state(module, nnx.LoRAParam))
+        adapters = _arrays(module, nnx.LoRAParam)
         pairs = adapter_pairs(model.spec, adapters, model.lora_scale, model.dtype)
         weights = with_adapters(model.spec, weights, pairs)
     return completion_logprobs(model.spec, weights, batch, temperature, attention_form=model.attention_form)
@@ -250,8 +253,7 @@ class RewardManager(reward_manager.AbstractRewardManager):
 
     algo_config: Algorithm
 
-    def __call__(self, prompts: list[str], completions: list[str], **columns: Any) -> dict[str, Any]:
+    def __call__(self, prompts: list[str], completions: list[str], **columns: Sequence[Question]) -> dict[str, object]:
         """Returns float[B] under "rewards"; the column `questions` holds the question of each completion."""
-        questions: Sequence = columns["questions"]
-        table = score_completions(self.reward_fns, prompts, completions, questions, self.algo_config.task)
+        table = score_completions(self.reward_fns, prompts, completions, columns["questions"], self.algo_config.task)
         return {"rewards": np.asarray(table.total), "log_metrics": {}}

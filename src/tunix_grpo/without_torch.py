@@ -19,16 +19,17 @@ def torch_hidden() -> Iterator[None]:
         del sys.modules["torch"]
 
 
-def load_libraries(config: object) -> None:
-    """Loads the libraries that would load torch, without it; a program calls this before anything else.
+def load_libraries(*, own_code: bool) -> None:
+    """Loads the libraries that would load torch, without torch; a program calls this function before anything else.
 
-    Afterwards this process can use tokenizers, and no model of transformers. Where code of the user's own may want one,
-    transformers is left alone: the config names a Python file, or another job of a sweep may.
+    Args:
+        own_code: code of the user's own may run in this process. Such code may want a model of transformers, which a
+            process can no longer have once transformers was loaded without torch; transformers is left alone then.
     """
     # transformers says at every start that it misses PyTorch.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     with torch_hidden():
         import tensorboardX  # noqa: F401
 
-        if ".py" not in repr(config) and not {"-m", "--multirun"} & set(sys.argv):
+        if not own_code:
             import transformers.models.auto.tokenization_auto  # noqa: F401

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +61,7 @@ def _arithmetic(dtype: jnp.dtype) -> float:
     return best
 
 
-def _best_seconds(run: Callable[[int], Any]) -> float:
+def _best_seconds(run: Callable[[int], jax.Array | list[jax.Array]]) -> float:
     """Returns the seconds of one call.
 
     Args:

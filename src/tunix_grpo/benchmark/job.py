@@ -1,8 +1,9 @@
-"""What a peer is told, so that its work is that of our own program; and what a completion is worth to all of them."""
+"""The work that a peer is given, the same as our own program's, and the reward that all programs share."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import TypedDict
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,33 @@ class Job:
     learning_rate: float
     temperature: float
     seed: int
+    total_steps: int
+    texts: list[str]
+    answers: list[str]
+
+
+class About(TypedDict):
+    """What our own program says of itself before its first step: JSON, from one process to another.
+
+    Attributes:
+        platform: what JAX calls the device: cpu, gpu or tpu.
+        device: what the hardware calls itself.
+        work: the fields of `limits.Work`, and prompt_width.
+        ceilings: the fields of `limits.Ceilings`.
+        limits: the fields of `limits.Limits`, and step: seconds.
+        total_steps: as `Job` has them; so are texts and answers.
+    """
+
+    model: str
+    directory: str
+    platform: str
+    device: str
+    num_devices: int
+    dtype: str
+    remat: str
+    work: dict[str, int]
+    ceilings: dict[str, float]
+    limits: dict[str, float]
     total_steps: int
     texts: list[str]
     answers: list[str]

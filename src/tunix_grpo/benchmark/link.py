@@ -33,7 +33,7 @@ class Link:
         """Waits for the next object."""
         return json.loads(self._asked.get())
 
-    def send(self, **answer: Any) -> None:
+    def send(self, **answer: object) -> None:
         """Sends an object."""
         self._answers.write(json.dumps(answer) + "\n")
         self._answers.flush()

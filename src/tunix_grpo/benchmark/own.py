@@ -6,13 +6,13 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 import optax
 
 from tunix_grpo.benchmark.ceilings import measure_ceilings
+from tunix_grpo.benchmark.job import About
 from tunix_grpo.benchmark.limits import Ceilings, Work, step_limits
 from tunix_grpo.benchmark.link import Link
 from tunix_grpo.benchmark.questions import (
@@ -22,7 +22,7 @@ from tunix_grpo.benchmark.questions import (
     length_reward,
     random_prompts,
 )
-from tunix_grpo.config.benchmark import from_values
+from tunix_grpo.config.benchmark import TimedConfig, from_values
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.grpo.optimizer import build_optimizer
 from tunix_grpo.grpo.trainer import Trainer
@@ -35,7 +35,7 @@ from tunix_grpo.text.prompt_set import PromptSet
 from tunix_grpo.text.tokenizer import model_tokenizer
 
 
-def serve(settings: Mapping[str, Any], link: Link) -> None:
+def serve(settings: Mapping[str, object], link: Link) -> None:
     """Measures the ceilings, loads the model and makes steps as asked.
 
     Args:
@@ -48,8 +48,7 @@ def serve(settings: Mapping[str, Any], link: Link) -> None:
     asked = from_values(settings)
     devices = open_devices(asked.device, asked.mesh, asked.jax_cache)
     compilations = CompilationCounter()
-    # It has all groups of a run's config that the trainer reads, and every size is filled in.
-    config: Any = asked.on(jax.default_backend())
+    config = asked.on(jax.default_backend())
     directory = resolve_directory(config.model)
     spec = read_spec(directory, config.model.family)
     prompts, tokenizer = _prompts(config, spec, directory, config.prompts_per_step(devices.data_parallel))
@@ -92,7 +91,7 @@ def serve(settings: Mapping[str, Any], link: Link) -> None:
 
 
 def _prompts(
-    config: Any, spec: DecoderSpec, directory: Path, per_step: int
+    config: TimedConfig, spec: DecoderSpec, directory: Path, per_step: int
 ) -> tuple[PromptSet, EndlessTokenizer | NumberTokenizer]:
     """Returns the prompts of all steps, one after another, and what turns completions into text."""
     count = per_step * config.total_steps()
@@ -104,9 +103,9 @@ def _prompts(
 
 
 def _description(
-    config: Any, devices: Devices, model: Model, trainer: Trainer, prompts: PromptSet, ceilings: Ceilings
-) -> dict[str, Any]:
-    """Returns what is timed: for the report, its limits, and what another program needs to do the same."""
+    config: TimedConfig, devices: Devices, model: Model, trainer: Trainer, prompts: PromptSet, ceilings: Ceilings
+) -> About:
+    """Returns what is timed: names and limits for the report, and the work that a peer is to do too."""
     work = Work(
         prompts=config.prompts_per_step(devices.data_parallel),
         generations=config.grpo.num_generations,

@@ -26,16 +26,16 @@ class _Turns(transformers.TrainerCallback):
         self._on_gpu = on_gpu
         self._start = 0.0
 
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
+    def on_train_begin(self, *_: object, **__: object) -> None:
         """Says that the first step can be asked for."""
         self._link.send(ready=True)
 
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
+    def on_step_begin(self, *_: object, **__: object) -> None:
         """Waits."""
         self._link.receive()
         self._start = time.perf_counter()
 
-    def on_step_end(self, *_: Any, **__: Any) -> None:
+    def on_step_end(self, *_: object, **__: object) -> None:
         """Answers."""
         if self._on_gpu:
             torch.cuda.synchronize()
@@ -95,5 +95,5 @@ def _adapter(job: Job) -> peft.LoraConfig | None:
     return peft.LoraConfig(r=job.lora_rank, lora_alpha=job.lora_alpha, target_modules="all-linear")
 
 
-def _reward(completions: Sequence[str], answer: Sequence[str], **_: Any) -> list[float]:
+def _reward(completions: Sequence[str], answer: Sequence[str], **_: object) -> list[float]:
     return [worth(text, right) for text, right in zip(completions, answer, strict=True)]

@@ -108,6 +108,6 @@ def _cluster(job: Job, mesh: jax.sharding.Mesh, actor: nnx.Module, reference: nn
     )
 
 
-def _reward(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str], **_: Any) -> list[float]:
+def _reward(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str], **_: object) -> list[float]:
     del prompts
     return [worth(text, right) for text, right in zip(completions, answer, strict=True)]

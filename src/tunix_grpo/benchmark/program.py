@@ -6,9 +6,9 @@ import contextlib
 import dataclasses
 import importlib.util
 import logging
-from typing import Any
+from typing import cast
 
-from tunix_grpo.benchmark.job import Job
+from tunix_grpo.benchmark.job import About, Job
 from tunix_grpo.benchmark.report import figures, print_json, print_table
 from tunix_grpo.benchmark.turns import take_turns, worker
 from tunix_grpo.config.benchmark import BenchmarkConfig, to_values
@@ -35,7 +35,7 @@ def benchmark(config: BenchmarkConfig) -> None:
     with contextlib.ExitStack() as running:
         own = running.enter_context(worker("own", "the benchmark", _SHARING if config.peer else None))
         _log.info("measuring what the machine can do, and loading the model")
-        about = own.ask(**to_values(config))
+        about = cast(About, own.ask(**to_values(config)))  # JSON that `own.serve` has written
         workers, names = [own], ["ours"]
         if config.peer is not None:
             _require_one_device(config.peer, about)
@@ -44,7 +44,7 @@ def benchmark(config: BenchmarkConfig) -> None:
             _log.info("loading the model for %s", config.peer)
             workers[1].ask(**dataclasses.asdict(_job(config, about)))
 
-        def show(step: int, measurements: list[dict[str, Any]]) -> None:
+        def show(step: int, measurements: list[dict[str, float]]) -> None:
             seconds = ", ".join(f"{name} {m['step_s']:.2f} s" for name, m in zip(names, measurements, strict=True))
             kind = "" if step > 1 + config.warmup else " (not counted)"
             _log.info("step %d of %d%s: %s", step, about["total_steps"], kind, seconds)
@@ -63,7 +63,7 @@ def _require_packages(peer: str) -> None:
         raise UserError(f"peer={peer}: {' and '.join(missing)} cannot be imported; {_INSTALL} brings what it needs")
 
 
-def _require_one_device(peer: str, about: dict[str, Any]) -> None:
+def _require_one_device(peer: str, about: About) -> None:
     if about["num_devices"] > 1:
         raise UserError(
             f"peer={peer}: the peers are timed on one device, and this machine shows {about['num_devices']}; "
@@ -73,7 +73,7 @@ def _require_one_device(peer: str, about: dict[str, Any]) -> None:
         raise UserError("peer=trl: it is timed on CPUs and NVIDIA GPUs; give peer=tunix, or device=cpu")
 
 
-def _job(config: BenchmarkConfig, about: dict[str, Any]) -> Job:
+def _job(config: BenchmarkConfig, about: About) -> Job:
     """Returns what a peer is told: the work of our own program, to the letter."""
     work = about["work"]
     return Job(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from tunix_grpo import seeds
 from tunix_grpo.benchmark.job import worth
 from tunix_grpo.errors import UserError
 from tunix_grpo.rewards.base import Reward
-from tunix_grpo.tasks.base import Question
+from tunix_grpo.tasks.base import Question, Task
 from tunix_grpo.text.prompt_set import PromptSet
 from tunix_grpo.text.tokenizer import Tokenizer
 
@@ -102,7 +101,7 @@ def length_reward() -> Reward:
 
 
 def _answer_and_length(
-    prompts: Sequence[str], completions: Sequence[str], questions: Sequence[Question], task: Any
+    prompts: Sequence[str], completions: Sequence[str], questions: Sequence[Question], task: Task
 ) -> list[float]:
     return [worth(text, question.answer) for text, question in zip(completions, questions, strict=True)]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tunix_grpo.benchmark.job import About
 from tunix_grpo.config.benchmark import BenchmarkConfig
 from tunix_grpo.console import format_bytes, format_duration
 
@@ -16,14 +17,14 @@ Measurements = Sequence[Mapping[str, float]]
 
 
 def figures(
-    about: Mapping[str, Any], config: BenchmarkConfig, own: Measurements, peer: Measurements | None = None
+    about: About, config: BenchmarkConfig, own: Measurements, peer: Measurements | None = None
 ) -> dict[str, Any]:
     """Returns all that is reported, by name; times are medians over the timed steps.
 
     Args:
         about: what our own program said of the work, its ceilings and limits.
-        own: its steps, the first one and the warm-up included.
-        peer: those of the peer.
+        own: of each step of our own program, the first one and the warm-up included.
+        peer: of each step of the peer.
     """
     work, timed = about["work"], own[1 + config.warmup :]
     result: dict[str, Any] = {
@@ -139,7 +140,7 @@ def _others(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _spread(result: Mapping[str, Any], name: str, shown: Any) -> str:
+def _spread(result: Mapping[str, Any], name: str, shown: Callable[[float], str]) -> str:
     return f"{shown(result[name])} ({shown(result[f'{name}_min'])} to {shown(result[f'{name}_max'])})"
 
 

@@ -61,7 +61,7 @@ class Worker:
     ) -> None:
         self.stop()
 
-    def ask(self, **message: Any) -> dict[str, Any]:
+    def ask(self, **message: object) -> dict[str, Any]:
         """Sends an object and waits for the answer.
 
         Raises:
@@ -106,8 +106,8 @@ def worker(program: str, name: str, environment: Mapping[str, str] | None = None
 
 
 def take_turns(
-    workers: Sequence[Worker], steps: int, show: Callable[[int, list[dict[str, Any]]], object]
-) -> list[list[dict[str, Any]]]:
+    workers: Sequence[Worker], steps: int, show: Callable[[int, list[dict[str, float]]], object]
+) -> list[list[dict[str, float]]]:
     """Lets each worker make one step, then each the next.
 
     Args:

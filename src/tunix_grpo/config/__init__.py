@@ -18,6 +18,7 @@ from tunix_grpo.config.schema import (
     ModelConfig,
     OptimizerConfig,
     SchedulerConfig,
+    TrainerConfig,
     TrainingConfig,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "SchedulerConfig",
     "TaskConfig",
     "TrackerConfig",
+    "TrainerConfig",
     "TrainingConfig",
     "WeightedReward",
     "load",

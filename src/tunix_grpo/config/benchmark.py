@@ -1,9 +1,9 @@
 """The settings of `scripts/benchmark.py`; their values are in `conf/benchmark.yaml` and the groups of training."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
@@ -14,6 +14,7 @@ from tunix_grpo.config.relations import Relation
 from tunix_grpo.config.rules import GROUP, Device, Flag, Path, Seed, Whole
 from tunix_grpo.config.schema import (
     BatchConfig,
+    GenerationConfig,
     GrpoConfig,
     MeshConfig,
     ModelConfig,
@@ -72,37 +73,61 @@ class BenchmarkConfig(StepSize):
     generation: LengthsConfig
     mesh: MeshConfig
 
-    def on(self, platform: str) -> "BenchmarkConfig":
-        """Returns the config with what depends on the device filled in.
+    def on(self, platform: str) -> "TimedConfig":
+        """Returns what is timed on a device, with the sizes that depend on the device.
 
         Args:
             platform: what JAX calls the device: cpu, gpu or tpu.
         """
         sizes = _CPU_SIZES if platform == "cpu" else _SIZES
-        generation = replace(
-            self.generation,
-            max_prompt_length=self.generation.max_prompt_length or sizes["prompt"],
-            max_generation_steps=self.generation.max_generation_steps or sizes["completion"],
+        lengths = self.generation
+        return TimedConfig(
+            model=self.model,
+            training=self.training,
+            optimizer=self.optimizer,
+            grpo=self.grpo,
+            generation=GenerationConfig(
+                temperature=lengths.temperature,
+                top_p=lengths.top_p,
+                top_k=lengths.top_k,
+                max_prompt_length=lengths.max_prompt_length or sizes["prompt"],
+                max_generation_steps=lengths.max_generation_steps or sizes["completion"],
+            ),
+            seed=self.seed,
+            warmup=self.warmup,
+            steps=self.steps or sizes["steps"],
         )
-        return replace(self, steps=self.steps or sizes["steps"], generation=generation)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TimedConfig(StepSize):
+    """The work of a benchmark on a device, as a trainer takes it: every size is a number."""
+
+    model: ModelConfig
+    training: BatchConfig
+    optimizer: OptimizerConfig
+    grpo: GrpoConfig
+    generation: GenerationConfig
+    seed: int
+    warmup: int
+    steps: int
 
     def total_steps(self) -> int:
-        """Returns the steps with the first one and those of the warm-up; `on` has filled in the timed ones."""
-        assert self.steps is not None
+        """Returns how many steps are made: the first, the warm-up's and the timed ones."""
         return 1 + self.warmup + self.steps
 
 
-def to_values(config: BenchmarkConfig) -> dict[str, Any]:
+def to_values(config: BenchmarkConfig) -> dict[str, object]:
     """Returns the settings as JSON can carry them to another process."""
-    return asdict(config)
+    return dataclasses.asdict(config)
 
 
-def from_values(values: Mapping[str, Any]) -> BenchmarkConfig:
+def from_values(values: Mapping[str, object]) -> BenchmarkConfig:
     """Returns the config that `to_values` took apart."""
     return TypeAdapter(BenchmarkConfig).validate_python(values)
 
 
-def _peer_can(values: Mapping[str, Any]) -> Iterator[str]:
+def _peer_can(values: Mapping[str, object]) -> Iterator[str]:
     """Yields the settings that the chosen peer does not have."""
     peer = values.get("peer")
     if peer is None:

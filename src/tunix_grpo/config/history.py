@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -17,7 +16,7 @@ from tunix_grpo.errors import UserError
 
 # Every setting that was added after runs had been made, with what the program did before it had the setting.
 # A new setting of a run is entered here in the change that adds it.
-BEFORE: dict[str, Any] = {
+BEFORE: dict[str, str | None] = {
     "model.family": None,  # config.json alone told the family
     "model.kaggle_id": None,
     "model.quantization": None,
@@ -67,7 +66,7 @@ def with_former_values(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
-def with_former_entries(saved: Mapping[str, Any], wanted: Iterable[str]) -> dict[str, Any]:
+def with_former_entries(saved: Mapping[str, object], wanted: Iterable[str]) -> dict[str, object]:
     """Returns what an old checkpoint says of its run, by setting, with an entry for the wanted ones that are younger.
 
     A wanted key that is no setting of the table stays away, so that a comparison shows it.

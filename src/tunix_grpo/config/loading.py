@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -20,33 +20,34 @@ from tunix_grpo.errors import ConfigError, UserError
 logger = logging.getLogger(__name__)
 
 ALIASES = ("seed", "device", "checkpoint_dir")
-Check = Callable[[Mapping[str, Any]], Iterable[str]]
+Check: TypeAlias = Callable[[Mapping[str, object]], Iterable[str]]
+Schema = TypeVar("Schema")
 
 
-class Examined(NamedTuple):
+class Examined(NamedTuple, Generic[Schema]):
     """What a composed config comes to. `config` is None when there are problems."""
 
-    config: Any | None
+    config: Schema | None
     problems: list[str]
     warnings: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loader:
+class Loader(Generic[Schema]):
     """Turns the composed config of one program into its typed one.
 
     Attributes:
         schema: dataclass of the program's settings.
         checks: values by dotted key -> a sentence for everything that cannot work.
-        remarks: the same for what is probably not meant.
+        remarks: values by dotted key -> a sentence for everything that is probably not meant.
         open_groups: the groups whose keys depend on what is chosen.
         aliases: root settings that are short for `training.NAME`.
         verbatim: settings whose text on the command line is taken as it stands.
-        complete: puts in what is written down elsewhere, as in the folder of a run.
+        complete: adds settings that are written elsewhere, such as in the folder of a run.
         strict: False where the files of shared groups hold settings that the program does not read.
     """
 
-    schema: type
+    schema: type[Schema]
     checks: tuple[Check, ...] = ()
     remarks: tuple[Check, ...] = ()
     open_groups: Mapping[str, OpenGroup] = field(default_factory=dict)
@@ -55,7 +56,7 @@ class Loader:
     complete: Callable[[DictConfig], DictConfig] = lambda cfg: cfg
     strict: bool = True
 
-    def __call__(self, cfg: DictConfig) -> Any:
+    def __call__(self, cfg: DictConfig) -> Schema:
         """Returns the typed config, with every path absolute, and logs warnings on unusual values.
 
         Args:
@@ -71,7 +72,7 @@ class Loader:
             logger.warning(warning)
         return examined.config
 
-    def examine(self, cfg: DictConfig) -> Examined:
+    def examine(self, cfg: DictConfig) -> Examined[Schema]:
         """Checks a composed config in full, without raising."""
         try:
             cfg = self.complete(cfg)
@@ -83,7 +84,7 @@ class Loader:
         schema = self._closed(content, problems)
         entries = dict(schema_entries(schema))
         try:
-            config = TypeAdapter(schema).validate_python(content)
+            config: Any = TypeAdapter(schema).validate_python(content)  # its class is made here
         except ValidationError as error:
             config = None
             self._add_sentences(problems, error, content, entries)
@@ -106,20 +107,21 @@ class Loader:
         inside = [f"{group}.{key}" for group, opened in self.open_groups.items() for key in opened.known()]
         return [*value_keys(self.schema), *inside]
 
-    def _closed(self, content: dict[str, Any], problems: dict[str, str]) -> type:
+    def _closed(self, content: dict[str, object], problems: dict[str, str]) -> type:
         """Returns the schema with the keys that the open groups have for this content."""
         sections = {}
         for group, opened in self.open_groups.items():
-            if isinstance(content.get(group), dict):
+            inside = content.get(group)
+            if isinstance(inside, dict):
                 try:
-                    sections[group] = opened.section(content[group])
+                    sections[group] = opened.section(inside)
                 except UserError as error:
                     problems[group] = str(error)
                     del content[group]
         return _with_sections(self.schema, tuple(sections.items()))
 
     def _add_sentences(
-        self, problems: dict[str, str], error: ValidationError, content: dict[str, Any], entries: dict[str, Entry]
+        self, problems: dict[str, str], error: ValidationError, content: Mapping[str, object], entries: dict[str, Entry]
     ) -> None:
         """Adds a sentence for every mistake, unless it has one already or is a part of something that has."""
         settings = self.settings()
@@ -129,8 +131,9 @@ class Loader:
                 continue
             group, _, name = key.partition(".")
             own = None
-            if name and group in self.open_groups:
-                own = self.open_groups[group].complaint(content[group], name, each, entries.get(key))
+            inside = content.get(group)
+            if name and group in self.open_groups and isinstance(inside, dict):
+                own = self.open_groups[group].complaint(inside, name, each, entries.get(key))
             problems[key] = own or sentence(key, each, entries.get(key), settings)
 
 
@@ -139,14 +142,16 @@ def _with_sections(schema: type, sections: tuple[tuple[str, type], ...]) -> type
     return extended(schema, dict(sections), {}) if sections else schema
 
 
-def plain(cfg: DictConfig, problems: dict[str, str], known: Container[str] | None, prefix: str = "") -> dict[str, Any]:
+def plain(
+    cfg: DictConfig, problems: dict[str, str], known: Container[str] | None, prefix: str = ""
+) -> dict[str, object]:
     """Returns a composed config as plain values, without those that are missing.
 
     Args:
         problems: gets a sentence for every value that cannot be looked up.
         known: the keys that are taken; None takes all.
     """
-    content: dict[str, Any] = {}
+    content: dict[str, object] = {}
     for name in cfg:
         key = f"{prefix}{name}"
         if known is not None and key not in known:
@@ -165,19 +170,17 @@ def plain(cfg: DictConfig, problems: dict[str, str], known: Container[str] | Non
     return content
 
 
-def vars_of(section: Any) -> dict[str, Any]:
-    """Returns the values of a section by name."""
-    return {each.name: getattr(section, each.name) for each in fields(section)}
-
-
-def leaves(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:
     """Yields dotted keys and values of a config, or of the plain content that was to become one."""
-    items = section if isinstance(section, dict) else vars_of(section)
-    for name, value in items.items():
-        if isinstance(value, dict) or is_dataclass(value):
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    if isinstance(value, dict):
+        inside = value
+    elif is_dataclass(value):
+        inside = {each.name: getattr(value, each.name) for each in fields(value)}
+    else:
+        yield key, value
+        return
+    for name, part in inside.items():
+        yield from leaves(part, f"{key}.{name}" if key else name)
 
 
 load = Loader(

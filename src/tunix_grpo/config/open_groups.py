@@ -7,6 +7,7 @@ from types import NoneType, UnionType
 from typing import Any, NamedTuple, Union, get_args, get_origin
 
 from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
 
 from tunix_grpo.config import plugins
 from tunix_grpo.config.parts import OutsideReward, RewardsConfig, TaskConfig, WeightedReward
@@ -30,9 +31,9 @@ class OpenGroup(NamedTuple):
             usual one.
     """
 
-    section: Callable[[dict[str, Any]], type]
+    section: Callable[[dict[str, object]], type]
     known: Callable[[], list[str]]
-    complaint: Callable[[Mapping[str, Any], str, Mapping[str, Any], Entry | None], str | None]
+    complaint: Callable[[Mapping[str, object], str, ErrorDetails, Entry | None], str | None]
 
 
 def builder_keys(reference: str) -> dict[str, inspect.Parameter]:
@@ -44,7 +45,7 @@ def builder_keys(reference: str) -> dict[str, inspect.Parameter]:
     return _keys_of(plugins.resolve(reference, "task.name"), reference)
 
 
-def _keys_of(builder: Callable[..., Any], reference: str) -> dict[str, inspect.Parameter]:
+def _keys_of(builder: Callable[..., object], reference: str) -> dict[str, inspect.Parameter]:
     with plugins.Reporting(lambda what: UserError(f"task.name={reference}: its arguments cannot be read: {what}")):
         parameters = dict(inspect.signature(builder, eval_str=True).parameters)
     by_name = all(each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD) for each in parameters.values())
@@ -57,7 +58,7 @@ def _keys_of(builder: Callable[..., Any], reference: str) -> dict[str, inspect.P
     return {name: each.replace(annotation=_accepted(each.annotation)) for name, each in parameters.items()}
 
 
-def extended(base: type, types: Mapping[str, Any], defaults: Mapping[str, Any]) -> type:
+def extended(base: type, types: Mapping[str, object], defaults: Mapping[str, object]) -> type:
     """Returns a section with the fields of another one and more, or with other types.
 
     Two calls give two classes, whose values are never equal: callers keep what they get.
@@ -66,7 +67,7 @@ def extended(base: type, types: Mapping[str, Any], defaults: Mapping[str, Any]) 
     return dataclass(kw_only=True, slots=True, config=GROUP)(type(base.__name__, (base,), members))
 
 
-def _task_section(content: dict[str, Any]) -> type:
+def _task_section(content: dict[str, object]) -> type:
     if "name" not in content:
         raise UserError("task.name: has no value; give task.name=FILE.py:FUNCTION, or the name of a task")
     name = str(content["name"])
@@ -81,7 +82,7 @@ def _task_section(content: dict[str, Any]) -> type:
 
 
 @functools.cache
-def _task_class(builder: Callable[..., Any], reference: str) -> type:
+def _task_class(builder: Callable[..., object], reference: str) -> type:
     keys = _keys_of(builder, reference)
     defaults = {key: each.default for key, each in keys.items() if each.default is not each.empty}
     with plugins.Reporting(lambda what: UserError(f"task.name={reference}: its arguments cannot be read: {what}")):
@@ -97,7 +98,7 @@ def _task_keys() -> list[str]:
     return list(dict.fromkeys(key for reference in plugins.TASKS.values() for key in builder_keys(reference)))
 
 
-def _task_complaint(content: Mapping[str, Any], key: str, error: Mapping[str, Any], entry: Entry | None) -> str | None:
+def _task_complaint(content: Mapping[str, object], key: str, error: ErrorDetails, entry: Entry | None) -> str | None:
     owner, given = f"task.name={content.get('name')}", f"task.{key}={show(error['input'])}"
     if error["type"] == UNKNOWN:
         if others := _readers(key):
@@ -113,7 +114,7 @@ def _task_complaint(content: Mapping[str, Any], key: str, error: Mapping[str, An
     return None
 
 
-def _reward_section(content: dict[str, Any]) -> type:
+def _reward_section(content: dict[str, object]) -> type:
     named = [name for name, value in content.items() if isinstance(value, dict) and "function" in value]
     return _reward_class(tuple(name for name in named if name not in field_names(RewardsConfig)))
 
@@ -127,7 +128,7 @@ def _reward_class(outside: tuple[str, ...]) -> type:
 def as_written(base: type) -> OpenGroup:
     """Returns a group that takes all keys as they are: for a run that is only read, whose files may be gone."""
 
-    def section(content: dict[str, Any]) -> type:
+    def section(content: dict[str, object]) -> type:
         return extended(base, {key: Any for key in content if key not in field_names(base)}, {})
 
     return OpenGroup(section, list, _nothing_to_add)

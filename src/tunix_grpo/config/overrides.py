@@ -86,7 +86,7 @@ def check_words(words: Sequence[str], config_dirs: Sequence[Path], loader: Loade
     Args:
         words: command line words without the options that begin with a dash.
         config_dirs: folders that hold the groups.
-        loader: that of the program.
+        loader: of the program's settings.
     """
     groups = list_groups(config_dirs)
     keys = loader.settings()

@@ -62,7 +62,7 @@ def resolve(reference: str, setting: str) -> Callable[..., Any]:
     return found
 
 
-def member_of_file(file: Path, name: str, about_file: str, about_name: str, kind: str = "function") -> Any:
+def member_of_file(file: Path, name: str, about_file: str, about_name: str, kind: str = "function") -> object:
     """Returns what a Python file of the user's calls `name`.
 
     Args:

@@ -1,7 +1,7 @@
 """How settings relate: what cannot work together, and what is probably not meant."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tunix_grpo.config import plugins
 from tunix_grpo.config.sentences import show
@@ -18,7 +18,7 @@ class Relation(NamedTuple):
     check: Callable[..., str | None]
 
 
-def assignments(keys: tuple[str, ...], values: Mapping[str, Any]) -> str:
+def assignments(keys: tuple[str, ...], values: Mapping[str, object]) -> str:
     """Returns settings as they are written on the command line, joined by `and`."""
     return " and ".join(f"{key}={show(values[key])}" for key in keys)
 
@@ -108,7 +108,7 @@ WARNINGS = (
 )
 
 
-def check_relations(relations: tuple[Relation, ...], values: Mapping[str, Any]) -> Iterator[str]:
+def check_relations(relations: tuple[Relation, ...], values: Mapping[str, object]) -> Iterator[str]:
     """Yields what the relations find; one whose settings could not all be read is left out."""
     for keys, check in relations:
         if all(key in values for key in keys):
@@ -117,7 +117,7 @@ def check_relations(relations: tuple[Relation, ...], values: Mapping[str, Any]) 
                 yield f"{assignments(keys, values)}: {problem}"
 
 
-def check_rewards(values: Mapping[str, Any]) -> Iterator[str]:
+def check_rewards(values: Mapping[str, object]) -> Iterator[str]:
     """Yields what is wrong when the selected rewards give no signal at all."""
     weights = {
         key.split(".")[1]: value
@@ -136,7 +136,7 @@ def check_rewards(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"{named}: nothing counts in the total; give at least one another weight"
 
 
-def check_references(values: Mapping[str, Any]) -> Iterator[str]:
+def check_references(values: Mapping[str, object]) -> Iterator[str]:
     """Yields what keeps a tracker or a reward of the user's from being found."""
     for key, value in values.items():
         outside_reward = key.startswith("reward.") and key.endswith(".function") and key != "reward.custom.function"

@@ -206,6 +206,20 @@ class _HasBatches(Protocol):
     def grpo(self) -> GrpoConfig: ...
 
 
+class TrainerConfig(_HasBatches, Protocol):
+    """What a trainer reads of the settings: of a run's, or of a benchmark's on a device."""
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def generation(self) -> GenerationConfig: ...
+
+    def completions_per_step(self, data_parallel_devices: int) -> int:
+        """Returns P x G."""
+        ...
+
+
 class StepSize:
     """How large a step is, by the groups `training` and `grpo` of the config that inherits it."""
 

@@ -1,11 +1,12 @@
 """What is wrong with a setting, in a sentence with the key, the value and the way out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass
 from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from tunix_grpo.config.suggestions import did_you_mean
 
@@ -31,7 +32,7 @@ class Entry(NamedTuple):
     optional: bool
 
     def extra(self, name: str) -> Any:
-        """Returns what `rules.number` and `rules.hint` said of it: `hint` or `usual`."""
+        """Returns `hint` or `usual` of the field, as `rules.number` and `rules.hint` were given it."""
         extra = self.field.json_schema_extra
         return extra.get(name) if isinstance(extra, dict) else None
 
@@ -78,7 +79,7 @@ def show(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def sentence(key: str, error: Mapping[str, Any], entry: Entry | None, known: Sequence[str]) -> str:
+def sentence(key: str, error: ErrorDetails, entry: Entry | None, known: Sequence[str]) -> str:
     """Returns what is wrong with a setting.
 
     Args:
@@ -89,16 +90,16 @@ def sentence(key: str, error: Mapping[str, Any], entry: Entry | None, known: Seq
     """
     if entry is None:
         return f"{key}: unknown setting{PACKAGE_HINT if key == 'experiment' else did_you_mean(key, known)}"
-    kind, given = error["type"], f"{key}={show(error['input'])}"
+    kind, given, context = error["type"], f"{key}={show(error['input'])}", error.get("ctx", {})
     hint = f"; {entry.extra('hint')}" if entry.extra("hint") else ""
     if kind == MISSING:
         return f"{key}: has no value; give {key}=VALUE, {entry.wanted()}"
     if is_dataclass(entry.type):
         return f"{given}: is a group of settings; give {key}.NAME=VALUE"
     if kind == "value_error":
-        return f"{given}: {error['ctx']['error']}"
+        return f"{given}: {context['error']}"
     if kind == "literal_error":
-        return f"{given}: must be one of {error['ctx']['expected'].replace(' or ', ', ').replace(chr(39), '')}"
+        return f"{given}: must be one of {context['expected'].replace(' or ', ', ').replace(chr(39), '')}"
     if kind == "string_pattern_mismatch":
         return f"{given}: must not be empty{hint}"
     if kind in _BOUNDS:

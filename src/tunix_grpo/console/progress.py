@@ -38,7 +38,7 @@ class Progress:
         self._step = first_step - 1
         self._clock = clock
         self._shown: dict[str, float] = {}
-        # (step, time) that the pace is measured from, and that of the latest step.
+        # (step, time) where the measurement of the pace begins, and (step, time) of the latest step.
         self._since = self._latest = (self._step, 0.0)
         self._num_measured = 0
         self._bar: Bar | None = None
@@ -90,7 +90,7 @@ class Progress:
         self.update(step, metrics)
 
     def _line(self, new: Mapping[str, float]) -> str:
-        """Returns one plain line; that of an evaluation shows the evaluation's metrics only."""
+        """Returns one plain line; after an evaluation the line shows the metrics of the evaluation only."""
         width = len(str(self._total_steps))
         shown = self._shown if "reward" in new else new
         parts = [f"step {self._step:>{width}}/{self._total_steps}", *_described(shown, _SHOWN)]

@@ -136,8 +136,10 @@ def fused(
     scale: float,
     implementation: Implementation,
 ) -> jax.Array:
-    """The same through `jax.nn.dot_product_attention`, whose kernels want padding at the end of a row and causality
-    by index: every row is rolled to its first valid key, and the queries stand at the places of their own keys.
+    """Attention as `attend` computes it, through `jax.nn.dot_product_attention`.
+
+    Its kernels want padding at the end of a row and causality by index: every row is rolled to its first valid key,
+    and the queries stand at the places of their own keys.
 
     Args:
         implementation: `cudnn`, or `xla` for the same call without a GPU.

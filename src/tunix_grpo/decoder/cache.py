@@ -1,4 +1,4 @@
-"""What generation remembers: the prompts' keys and values, shared by a group, and those of the completions so far.
+"""What generation remembers: keys and values of the prompts, shared by a group, and of the completions so far.
 
 Letters: P prompts, B rows, S prompt slots, C cache slots, K key/value heads, H head_dim.
 """

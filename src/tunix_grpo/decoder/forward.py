@@ -146,7 +146,7 @@ def forward(
 
 
 def _behind(earlier: tuple[jax.Array, jax.Array] | None, *own: jax.Array) -> tuple[jax.Array, ...]:
-    """Returns arrays [B, T, ...] behind those of what their rows have seen before, [M, S, ...], if anything."""
+    """Returns arrays [B, S + T, ...]: `own` [B, T, ...] behind `earlier` [M, S, ...], whose rows B / M rows share."""
     if earlier is None:
         return own
     shared = (jnp.repeat(old, new.shape[0] // old.shape[0], axis=0) for old, new in zip(earlier, own, strict=True))

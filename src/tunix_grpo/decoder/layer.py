@@ -16,7 +16,7 @@ float32.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from jax.ad_checkpoint import checkpoint_name
 from tunix_grpo.decoder.matmul import product
 from tunix_grpo.decoder.spec import DecoderSpec, Rope
 
-Weights = dict[str, Any]
+Weights: TypeAlias = dict[str, Any]  # the keys above nest to different depths, and a reader of a key knows its depth
 
 _ACTIVATIONS = {
     "silu": jax.nn.silu,

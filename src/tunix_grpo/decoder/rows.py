@@ -7,7 +7,7 @@ completion tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,10 @@ class Completions(NamedTuple):
         lengths: int32[B], the end-of-turn token included.
     """
 
-    prompt_tokens: Any
-    prompt_valid: Any
-    tokens: Any
-    lengths: Any
+    prompt_tokens: jax.Array
+    prompt_valid: jax.Array
+    tokens: jax.Array
+    lengths: jax.Array
 
     def mask(self) -> jax.Array:
         """Returns bool[B, T], True for the tokens that belong to the completion."""

@@ -13,7 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from tunix_grpo.errors import UserError
 from tunix_grpo.export.destination import require_replaceable
 from tunix_grpo.export.model_card import MARK, model_card
 from tunix_grpo.export.upload import push, require_repository
-from tunix_grpo.files import read_json, whole_folder
+from tunix_grpo.files import Json, read_json, whole_folder
 from tunix_grpo.model import saving
 from tunix_grpo.model.config_json import read_config, read_spec
 from tunix_grpo.model.decoder_form import with_adapters
@@ -226,16 +226,16 @@ def write_adapter(run: SavedRun, model: Model, folder: Path) -> Callable[[], Wei
     return read_back
 
 
-def generation_config(directory: Path, tokenizer: Tokenizer) -> dict[str, Any]:
+def generation_config(directory: Path, tokenizer: Tokenizer) -> dict[str, Json]:
     """Returns the base model's generation_config.json with the stop tokens that the model was trained with."""
     file = directory / "generation_config.json"
+    own: dict[str, Json] = {"bos_token_id": tokenizer.bos_id(), "pad_token_id": tokenizer.pad_id()}
     if file.is_file():
         own = read_json(file)
-    else:
-        own = {"bos_token_id": tokenizer.bos_id(), "pad_token_id": tokenizer.pad_id()}
-    stop_ids = tokenizer.stop_ids
     own.pop("use_cache", None)  # false only suits training
-    return own | {"eos_token_id": stop_ids[0] if len(stop_ids) == 1 else list(stop_ids)}
+    stop_ids = tokenizer.stop_ids
+    own["eos_token_id"] = stop_ids[0] if len(stop_ids) == 1 else [*stop_ids]
+    return own
 
 
 def _tokenizer_directory(run: SavedRun, model: Model) -> Path:
@@ -249,7 +249,7 @@ def _copy_tokenizer(source: Path, folder: Path) -> None:
             shutil.copyfile(source / name, folder / name)
 
 
-def _write_json(file: Path, content: dict[str, Any]) -> None:
+def _write_json(file: Path, content: Json) -> None:
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 

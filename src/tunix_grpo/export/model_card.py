@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -63,9 +63,9 @@ def model_card(run: SavedRun, step: int, *, place: str, adapter: bool, check: st
     return "\n\n".join(parts) + "\n"
 
 
-def portable(settings: dict[str, Any]) -> dict[str, Any]:
+def portable(settings: Mapping[str, object]) -> dict[str, object]:
     """Returns the settings without what belongs to one machine: of a path, only the last part stays."""
-    kept = {}
+    kept: dict[str, object] = {}
     for key, value in settings.items():
         if key in _PRIVATE:
             continue
@@ -89,7 +89,7 @@ def _base(config: Config) -> str:
 
 def _front_matter(config: Config, adapter: bool) -> str:
     """Returns what the hub reads of a card."""
-    content: dict[str, Any] = {"library_name": "peft" if adapter else "transformers"}
+    content: dict[str, object] = {"library_name": "peft" if adapter else "transformers"}
     if config.model.path is None and config.model.kaggle_id is None:
         content["base_model"] = config.model.hub_id
     content |= {"pipeline_tag": "text-generation", "tags": ["grpo", "tunix-grpo"]}

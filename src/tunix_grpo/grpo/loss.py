@@ -24,7 +24,7 @@ from tunix_grpo.decoder.spec import DecoderSpec
 
 
 class LossSums(NamedTuple):
-    """Sums over the completion tokens of a part of a step; those of its parts add up to those of the step."""
+    """Sums over the completion tokens of a part of a step; the sums of all parts add up to the step's."""
 
     loss: jax.Array
     kl: jax.Array

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from tunix_grpo.config import OptimizerConfig, SchedulerConfig
 
 def build_schedule(
     optimizer: OptimizerConfig, scheduler: SchedulerConfig, total_updates: int
-) -> Callable[[Any], jax.Array]:
+) -> Callable[[jax.typing.ArrayLike], jax.Array]:
     """Returns update index (from 0) -> learning rate.
 
     The rate rises in a straight line over the first warmup_ratio of the updates, the first update included (an update
@@ -25,7 +24,7 @@ def build_schedule(
     warmup = int(scheduler.warmup_ratio * total_updates)
     rest = max(total_updates - warmup, 1)
 
-    def schedule(update: Any) -> jax.Array:
+    def schedule(update: jax.typing.ArrayLike) -> jax.Array:
         progress = jnp.clip((update - warmup) / rest, 0.0, 1.0)
         if scheduler.name == "constant":
             fallen = jnp.ones_like(progress)
@@ -34,7 +33,7 @@ def build_schedule(
             shape = 0.5 * (1.0 + jnp.cos(jnp.pi * progress)) if is_cosine else 1.0 - progress
             fallen = scheduler.final_ratio + (1.0 - scheduler.final_ratio) * shape
         rising = (update + 1) / max(warmup, 1)
-        return peak * jnp.where(update < warmup, rising, fallen)
+        return peak * jnp.where(jnp.less(update, warmup), rising, fallen)
 
     return schedule
 

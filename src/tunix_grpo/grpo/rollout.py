@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tunix_grpo import seeds
-from tunix_grpo.config import Config
+from tunix_grpo.config import Config, TrainerConfig
 from tunix_grpo.decoder.generation import Drawn, Sampling, generate
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import Completions, left_padded
+from tunix_grpo.model.layout import LeafTree
 from tunix_grpo.model.model import Model
 
 
-def train_sampling(config: Config) -> Sampling:
+def train_sampling(config: TrainerConfig) -> Sampling:
     """Returns how training completions are drawn."""
     generation = config.generation
     return Sampling(
@@ -48,7 +49,7 @@ class Rollout:
         lengths: int[B] on the host, the stop token included.
         truncated: bool[B], no stop token within max_tokens.
         texts: the completions without special tokens.
-        logps: float32[B, T] on the device, what the sampler thought of its tokens.
+        logps: float32[B, T] on the device, the log-probability of each token when it was drawn.
     """
 
     batch: Completions
@@ -64,10 +65,27 @@ def row_keys(seed: int, step: int, rows: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
 
 
+class RowTokenizer(Protocol):
+    """What a sampler asks of a tokenizer."""
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The tokens that end a completion."""
+        ...
+
+    def pad_id(self) -> int:
+        """Returns the id that fills rows."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of a completion."""
+        ...
+
+
 class Sampler:
     """Draws completions with whatever weights it is given."""
 
-    def __init__(self, model: Model, tokenizer: Any, mesh: jax.sharding.Mesh, *, prompt_width: int, seed: int):
+    def __init__(self, model: Model, tokenizer: RowTokenizer, mesh: jax.sharding.Mesh, *, prompt_width: int, seed: int):
         """
         Args:
             prompt_width: prompts are padded to this many tokens, so that one program serves all.
@@ -81,7 +99,7 @@ class Sampler:
         self._generate = jax.jit(self._drawn, static_argnames="config")
 
     def sample(
-        self, weights: tuple[dict[str, Any], Weights], prompts: Sequence[Sequence[int]], config: Sampling, step: int
+        self, weights: tuple[LeafTree, Weights], prompts: Sequence[Sequence[int]], config: Sampling, step: int
     ) -> Rollout:
         """Draws completions.
 

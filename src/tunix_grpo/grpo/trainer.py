@@ -14,25 +14,29 @@ import dataclasses
 import functools
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tunix_grpo.config import Config
+from tunix_grpo.config import TrainerConfig
 from tunix_grpo.decoder.forward import choose_remat
 from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.grpo.loss import LossSums, completion_logprobs, group_advantages, grpo_loss
-from tunix_grpo.grpo.rollout import Rollout, Sampler, train_sampling
+from tunix_grpo.grpo.rollout import Rollout, RowTokenizer, Sampler, train_sampling
 from tunix_grpo.grpo.updates import apply_gradient, laid_out, no_sums, require_finite, update_metrics
+from tunix_grpo.model.layout import LeafTree
 from tunix_grpo.model.model import Model
 from tunix_grpo.rewards.base import Reward
 from tunix_grpo.rewards.scoring import RewardTable, score_completions
+from tunix_grpo.tasks.base import Question, Task
 from tunix_grpo.text.prompt_set import Batch
+
+Gradient: TypeAlias = tuple[LeafTree, LossSums]  # of the micro batches so far, added up
 
 
 class MicroBatch(NamedTuple):
@@ -65,11 +69,11 @@ class Trainer:
 
     def __init__(
         self,
-        config: Config,
+        config: TrainerConfig,
         mesh: jax.sharding.Mesh,
         model: Model,
-        tokenizer: Any,
-        task: Any,
+        tokenizer: RowTokenizer,
+        task: Task,
         rewards: list[Reward],
         optimizer: optax.GradientTransformation,
         prompt_width: int,
@@ -98,7 +102,7 @@ class Trainer:
         )
         self._reference_logps = jax.jit(lambda weights, batch: self._logprobs(weights, batch)[0])
 
-    def restore(self, params: Any, optimizer_state: Any) -> None:
+    def restore(self, params: LeafTree, optimizer_state: optax.OptState) -> None:
         """Continues from saved parameters and optimizer state."""
         self.params, self.optimizer_state = params, optimizer_state
 
@@ -107,7 +111,7 @@ class Trainer:
         trained, frozen = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (self.params, self._frozen))
         return trained, trained + frozen
 
-    def reward(self, prompts: list[str], completions: list[str], questions: list) -> RewardTable:
+    def reward(self, prompts: list[str], completions: list[str], questions: list[Question]) -> RewardTable:
         """Returns what completions are worth."""
         return score_completions(self._rewards, prompts, completions, questions, self._task)
 
@@ -163,13 +167,16 @@ class Trainer:
 
         return [batch] if count == 1 else [part(index) for index in range(count)]
 
-    def _update(self, batches: list[Completions], gains: np.ndarray, reference: list) -> dict[str, float]:
-        """Runs num_iterations optimizer updates on one step's completions; returns the metrics of the last but the loss
-        and the divergences of the first, which are those of the weights that sampled."""
-        old: list = [None] * len(batches)
+    def _update(
+        self, batches: list[Completions], gains: np.ndarray, reference: Sequence[jax.Array | None]
+    ) -> dict[str, float]:
+        """Runs num_iterations optimizer updates on one step's completions and returns their metrics.
+
+        Clip ratios are of the last update. All others are of the first, whose weights are those that sampled.
+        """
+        old: list[jax.Array | None] = [None] * len(batches)
         gains_of = np.split(gains, len(batches))
-        first: tuple[LossSums, jax.Array] | None = None
-        last = no_sums()
+        updates: list[tuple[LossSums, jax.Array]] = []  # of each the sums and the gradient's norm
         for _ in range(self._config.grpo.num_iterations):
             state: Any = jax.tree.map(jnp.zeros_like, (self.params, no_sums())) if len(batches) > 1 else None
             new = []
@@ -177,21 +184,26 @@ class Trainer:
                 micro = MicroBatch(batch, jnp.asarray(gain), ref, before)
                 state, logps = self._accumulate(self.params, self._frozen, state, micro)
                 new.append(logps)
-            if old[0] is None and self._config.grpo.num_iterations > 1:
-                old = new
+            if not updates:
+                old = new  # under the weights that sampled
             gradient, sums = state
             self.params, self.optimizer_state, norm = self._apply(self.params, self.optimizer_state, gradient)
-            first = first or (sums, norm)
-            last = sums
+            updates.append((sums, norm))
         tokens = sum(batch.lengths.sum() for batch in batches)
-        (sums, norm), last, tokens = jax.device_get((first, last, tokens))
+        (sums, norm), (last, _), tokens = jax.device_get((updates[0], updates[-1], tokens))
         return update_metrics(sums, norm, last, int(tokens), with_kl=self._config.grpo.beta > 0)
 
-    def _micro_gradient(self, params: Any, frozen: Any, state: Any, micro: MicroBatch) -> tuple[Any, jax.Array]:
-        """Adds a micro batch to (gradient, sums); traced once per shape."""
+    def _micro_gradient(
+        self, params: LeafTree, frozen: Weights, state: Gradient | None, micro: MicroBatch
+    ) -> tuple[Gradient, jax.Array]:
+        """Adds the gradient and the sums of a micro batch to `state`; returns the log-probabilities of its tokens too.
+
+        Args:
+            state: None before the only micro batch of an update.
+        """
         grpo, batch = self._config.grpo, micro.completions
 
-        def loss_of(params: Any) -> tuple[jax.Array, Any]:
+        def loss_of(params: LeafTree) -> tuple[jax.Array, tuple[LossSums, jax.Array]]:
             logps, entropies = self._logprobs(self._model.decoder_weights(params, frozen), batch, self.remat)
             sums = grpo_loss(
                 logps,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,12 @@ import optax
 from tunix_grpo.errors import UserError
 from tunix_grpo.grpo.loss import LossSums
 
+Tree = TypeVar("Tree")
+
 
 def apply_gradient(
-    tx: optax.GradientTransformation, params: Any, state: Any, gradient: Any
-) -> tuple[Any, Any, jax.Array]:
+    tx: optax.GradientTransformation, params: optax.Params, state: optax.OptState, gradient: optax.Updates
+) -> tuple[optax.Params, optax.OptState, jax.Array]:
     """Returns new parameters, new optimizer state and the gradient's norm before clipping.
 
     A gradient that is not finite changes nothing, so that the state of the last good step can still be saved.
@@ -29,7 +31,7 @@ def apply_gradient(
     return params, state, norm
 
 
-def laid_out(tree: Any, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
+def laid_out(tree: Tree, mesh: jax.sharding.Mesh) -> tuple[Tree, object]:
     """Returns a tree placed on the mesh, each leaf where it is or replicated, and the shardings."""
 
     def layout(leaf: jax.Array) -> jax.sharding.NamedSharding:
@@ -56,7 +58,16 @@ def require_finite(metrics: Mapping[str, float]) -> None:
         )
 
 
-def update_metrics(sums: LossSums, norm: Any, last: LossSums, tokens: int, *, with_kl: bool) -> dict[str, float]:
+def update_metrics(sums: LossSums, norm: jax.Array, last: LossSums, tokens: int, *, with_kl: bool) -> dict[str, float]:
+    """Returns the numbers of a step's updates, by the names of `record.metrics.METRICS`.
+
+    Args:
+        sums: of the first update.
+        norm: float32[], of the first update's gradient.
+        last: the sums of the last update, which say how often it clipped.
+        tokens: of the step's completions, to divide the sums by.
+        with_kl: the loss has a KL term.
+    """
     low, high = float(last.clipped_low) / tokens, float(last.clipped_high) / tokens
     metrics = {
         "loss": float(sums.loss),

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.errors import UserError
-from tunix_grpo.files import read_json
+from tunix_grpo.files import Json, read_json
 from tunix_grpo.json_fields import Fields
 from tunix_grpo.model.finding import family_name, find_family
 
@@ -17,7 +16,7 @@ from tunix_grpo.model.finding import family_name, find_family
 _OUTER_KEYS = ("tie_word_embeddings",)
 
 
-def read_config(directory: Path) -> dict[str, Any]:
+def read_config(directory: Path) -> dict[str, Json]:
     """Returns the parsed config.json of a model directory."""
     if not directory.is_dir():
         raise UserError(f"model.path={directory}: no such directory")
@@ -44,7 +43,7 @@ def read_spec(directory: Path, family: str | None = None) -> DecoderSpec:
         raise UserError(f"{directory}/{error}" if named else str(error)) from error
 
 
-def spec_from_config(config: Mapping[str, Any], family: str | None = None) -> DecoderSpec:
+def spec_from_config(config: Mapping[str, Json], family: str | None = None) -> DecoderSpec:
     """Reads a Hugging Face config.json.
 
     Args:

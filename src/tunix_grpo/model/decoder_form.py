@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from flax import traverse_util
+import qwix
 
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.spec import DecoderSpec, layer_places, stacks
-from tunix_grpo.model.layout import PROJECTIONS, Array, leaves
+from tunix_grpo.model.layout import PROJECTIONS, Array, LeafTree, flattened, leaves
 
-Pairs = Mapping[tuple[int, str], tuple[Array, Array]]  # (layer, role) -> A [in, rank], B [rank, out] times alpha / rank
+Stored: TypeAlias = Array | qwix.QArray  # a weight as the decoder's dictionary holds it
+# (layer, role) -> A [in, rank], B [rank, out] times alpha / rank
+Pairs: TypeAlias = Mapping[tuple[int, str], tuple[Array, Array]]
 
 
-def array_at(spec: DecoderSpec, weights: Weights, layer: int | None, role: str) -> Array:
+def array_at(spec: DecoderSpec, weights: Weights, layer: int | None, role: str) -> Stored:
     """Returns one of the decoder's arrays."""
     projection, _, part = role.partition(".")
     if layer is None:
@@ -27,7 +29,7 @@ def array_at(spec: DecoderSpec, weights: Weights, layer: int | None, role: str) 
     return jax.tree.map(lambda leaf: leaf[repeat, place], whole)
 
 
-def put_at(weights: Weights, stack: int | None, role: str, array: Array) -> None:
+def put_at(weights: Weights, stack: int | None, role: str, array: Stored) -> None:
     """Puts an array where the decoder looks for it.
 
     Args:
@@ -46,14 +48,14 @@ def empty_weights(spec: DecoderSpec) -> Weights:
     return {"stacks": [{} for period in stacks(spec) for _ in period]}
 
 
-def whole_weights(spec: DecoderSpec, trained: Mapping[str, Any], dtype: jnp.dtype) -> Weights:
+def whole_weights(spec: DecoderSpec, trained: LeafTree, dtype: jnp.dtype) -> Weights:
     """Returns the decoder's weights from all leaves of Tunix's module; differentiable.
 
     Args:
         trained: nested dictionary of arrays.
         dtype: of the computation; parameters kept in float32 are rounded to it here.
     """
-    flat: dict[Any, Any] = dict(traverse_util.flatten_dict(trained))
+    flat = flattened(trained)
     weights = empty_weights(spec)
     parts: dict[tuple[int, str], list[Array]] = {}
     for leaf in leaves(spec):
@@ -68,7 +70,7 @@ def whole_weights(spec: DecoderSpec, trained: Mapping[str, Any], dtype: jnp.dtyp
     return weights
 
 
-def adapter_pairs(spec: DecoderSpec, trained: Mapping[str, Any], scale: float, dtype: jnp.dtype) -> Pairs:
+def adapter_pairs(spec: DecoderSpec, trained: LeafTree, scale: float, dtype: jnp.dtype) -> Pairs:
     """Returns the adapters among Tunix's leaves as the decoder uses them.
 
     Args:
@@ -76,7 +78,7 @@ def adapter_pairs(spec: DecoderSpec, trained: Mapping[str, Any], scale: float, d
         scale: alpha / rank.
         dtype: of the computation.
     """
-    flat = traverse_util.flatten_dict(trained)
+    flat = flattened(trained)
     pairs = {}
     for leaf in leaves(spec):
         path_a, path_b = leaf.adapter_paths

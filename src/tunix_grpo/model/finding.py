@@ -6,17 +6,17 @@ import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from tunix_grpo.config.plugins import member_of_file
 from tunix_grpo.errors import UserError
+from tunix_grpo.files import Json
 from tunix_grpo.model.families import FAMILIES
 from tunix_grpo.model.families.family import Family
 
 _WANTED = f"give one of {', '.join(FAMILIES)}, FILE.py:NAME, or null for the one that config.json names"
 
 
-def family_name(config: Mapping[str, Any], chosen: str | None) -> str:
+def family_name(config: Mapping[str, Json], chosen: str | None) -> str:
     """Returns the name of a model's family, as `find_family` takes it.
 
     Args:

@@ -11,19 +11,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jax.sharding import PartitionSpec
 
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.model.families.family import HEADS, SAME, STACKED_HEADS, TRANSPOSED
 from tunix_grpo.model.finding import find_family
 
-Array = Any  # numpy or jax, quantized or not
+Array: TypeAlias = np.ndarray | jax.Array
 Path = tuple[str | int, ...]
+# Leaves of Tunix's module in nested dictionaries, a level for each part of their paths.
+LeafTree: TypeAlias = "dict[str | int, LeafTree | jax.Array]"
 
 ATTENTION, MLP = ("q", "k", "v", "o"), ("gate", "up", "down")
 PROJECTIONS = ATTENTION + MLP
@@ -41,8 +45,8 @@ class Leaf:
         names: of the Hugging Face tensors, without any prefix before `model.`.
         roles: of each of them in the decoder, see `Row`.
         kind: how the leaf holds them, see `Row`.
-        inputs: what a projection sums over, cut into heads where it is: (D,), (N, H) or (F,); () of a vector.
-        outputs: the same of what comes out; the length of a vector.
+        inputs: the sizes of the axes that a projection sums over: (D,), (N, H) or (F,); () for a vector.
+        outputs: the sizes of the axes of a projection's result, such as (K, H); the length of a vector.
     """
 
     path: Path
@@ -59,7 +63,7 @@ class Leaf:
 
     @property
     def module(self) -> str:
-        """The path of the module that holds it, as patterns of model.lora_target_modules see it."""
+        """The path of the module that holds the leaf, as patterns of model.lora_target_modules see it."""
         return "/".join(map(str, self.path[:-1]))
 
     @property
@@ -90,7 +94,7 @@ class Leaf:
         *module, name = self.path
         return (*module, f"{name}_lora_a"), (*module, f"{name}_lora_b")
 
-    def load(self, arrays: list[Array]) -> Array:
+    def load(self, arrays: Sequence[Array]) -> Array:
         """Returns the leaf that Hugging Face tensors make."""
         return arrays[0] if self.kind == SAME else self._joined([array.T for array in arrays])
 
@@ -107,13 +111,13 @@ class Leaf:
             matrices if self.is_projection else [matrix.T for matrix in matrices]
         )  # the head is [V, D], as it is used
 
-    def of_decoder(self, arrays: list[Array]) -> Array:
+    def of_decoder(self, arrays: Sequence[Array]) -> Array:
         """Returns the leaf that the decoder's arrays make: what decoder_arrays takes apart."""
         if self.kind == SAME:
             return arrays[0]
         return self._joined(arrays if self.is_projection else [array.T for array in arrays])
 
-    def files_to_decoder(self, arrays: list[Array]) -> list[Array]:
+    def files_to_decoder(self, arrays: Sequence[Array]) -> Sequence[Array]:
         """Returns, per role, what the decoder computes with, from the Hugging Face tensors."""
         return [array.T for array in arrays] if self.is_projection else arrays
 
@@ -137,7 +141,7 @@ class Leaf:
         parts = [b] if self.kind != STACKED_HEADS else [b[:, part] for part in range(len(self.roles))]
         return [(a, part.reshape(part.shape[0], -1)) for part in parts]
 
-    def _joined(self, matrices: list[Array]) -> Array:
+    def _joined(self, matrices: Sequence[Array]) -> Array:
         """[in, out] of each -> the leaf."""
         split = [matrix.reshape(self.inputs + self.outputs) for matrix in matrices]
         if self.kind == TRANSPOSED:
@@ -151,6 +155,22 @@ class Leaf:
         if self.kind in (HEADS, STACKED_HEADS):
             parts = [part.swapaxes(0, 1) for part in parts]
         return [part.reshape(self.matrix_shape) for part in parts]
+
+
+def flattened(tree: LeafTree) -> dict[Path, jax.Array]:
+    """Returns the arrays of a tree by the paths of their leaves."""
+    flat: dict[Path, jax.Array] = {}
+    for part, below in tree.items():
+        if isinstance(below, dict):
+            flat |= {(part, *path): array for path, array in flattened(below).items()}
+        else:
+            flat[part,] = below
+    return flat
+
+
+def nested(arrays: Mapping[Path, jax.Array]) -> LeafTree:
+    """Returns the tree that `flattened` takes apart."""
+    return traverse_util.unflatten_dict(dict(arrays))
 
 
 def leaves(spec: DecoderSpec) -> list[Leaf]:

@@ -7,7 +7,7 @@ config.json promises before anything is placed on a device, and what is missing,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from tunix_grpo import seeds
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.errors import UserError
 from tunix_grpo.files import read_json
-from tunix_grpo.model.layout import Leaf, leaves
+from tunix_grpo.model.layout import Array, Leaf, leaves
 
 # The text model's tensors, wherever a multimodal file keeps them.
 _TEXT_PREFIX = re.compile(r"^(?:model\.language_model\.|language_model\.model\.)")
@@ -39,7 +39,7 @@ class _Stored(NamedTuple):
             return opened.get_tensor(self.name)
 
 
-def stored_weights(spec: DecoderSpec, directory: Path) -> Iterator[tuple[Leaf, list[np.ndarray]]]:
+def stored_weights(spec: DecoderSpec, directory: Path) -> Iterator[tuple[Leaf, Sequence[Array]]]:
     """Yields every leaf with the decoder's arrays that it is made of, read from the directory as they are wanted.
 
     Raises:
@@ -56,7 +56,7 @@ def stored_types(spec: DecoderSpec, directory: Path) -> dict[str, str]:
     return {plain: tensor.dtype for plain, tensor in stored.items()}
 
 
-def random_weights(spec: DecoderSpec, seed: int) -> Iterator[tuple[Leaf, list[np.ndarray]]]:
+def random_weights(spec: DecoderSpec, seed: int) -> Iterator[tuple[Leaf, Sequence[Array]]]:
     """Yields random weights in float32: normal with deviation 0.02, norms as the identity, biases zero."""
     for index, leaf in enumerate(leaves(spec)):
         if len(leaf.shape) > 1:
@@ -75,7 +75,7 @@ def _index(directory: Path) -> list[_Stored]:
         files = read_json(index).get("weight_map")
         if not isinstance(files, dict):
             raise UserError(f"{index}: it has no weight_map; download it again")
-        shards = sorted({directory / name for name in files.values()})
+        shards = sorted({directory / str(name) for name in files.values()})
         missing = [shard.name for shard in shards if not shard.is_file()]
         if missing:
             raise UserError(f"{directory}: {', '.join(missing)} named by {index.name} is missing; download it again")

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import traverse_util
 
 from tunix_grpo import seeds
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.errors import UserError
-from tunix_grpo.model.layout import TARGETS, leaves
+from tunix_grpo.model.layout import TARGETS, LeafTree, leaves, nested
 from tunix_grpo.model.placing import fitting_sharding
 
 
@@ -37,7 +35,7 @@ def target_pattern(target_modules: str, spec: DecoderSpec) -> str:
     return target_modules
 
 
-def new_adapters(spec: DecoderSpec, *, rank: int, targets: str, seed: int, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+def new_adapters(spec: DecoderSpec, *, rank: int, targets: str, seed: int, mesh: jax.sharding.Mesh) -> LeafTree:
     """Returns adapters that change nothing yet, as a nested dictionary of Tunix's leaves.
 
     Args:
@@ -65,4 +63,4 @@ def new_adapters(spec: DecoderSpec, *, rank: int, targets: str, seed: int, mesh:
         a = jax.random.uniform(jax.random.fold_in(stream, index), (*inputs, rank), jnp.float32, -bound, bound)
         for path, array in zip(leaf.adapter_paths, (a, jnp.zeros((rank, *outputs), jnp.float32)), strict=True):
             placed[path] = jax.device_put(array, fitting_sharding(mesh, array.shape, None))
-    return traverse_util.unflatten_dict(placed)
+    return nested(placed)

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import qwix
-from flax import traverse_util
 
 from tunix_grpo.config import ModelConfig
 from tunix_grpo.decoder.attention import FUSED, PLAIN, usable_form
@@ -24,7 +21,7 @@ from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.decoder_form import adapter_pairs, array_at, whole_weights, with_adapters
-from tunix_grpo.model.layout import Leaf
+from tunix_grpo.model.layout import Array, Leaf, LeafTree, flattened
 from tunix_grpo.model.loading import random_weights, stored_weights
 from tunix_grpo.model.lora import new_adapters
 from tunix_grpo.model.placing import place_leaves, place_stacks
@@ -46,7 +43,7 @@ class Model:
 
     spec: DecoderSpec
     directory: Path
-    trained: dict[str, Any]
+    trained: LeafTree
     reference: Weights
     lora_scale: float
     dtype: jnp.dtype
@@ -67,12 +64,12 @@ class Model:
     def _all_trained(self) -> bool:
         return bool(self.trained) and self.lora_scale == 0
 
-    def decoder_weights(self, trained: dict[str, Any] | None = None, frozen: Weights | None = None) -> Weights:
+    def decoder_weights(self, trained: LeafTree | None = None, frozen: Weights | None = None) -> Weights:
         """Returns the decoder's weights; differentiable in `trained`.
 
         Args:
-            trained: in place of the model's own.
-            frozen: the same; a compiled program gets them as inputs, not as constants.
+            trained: in place of `self.trained`.
+            frozen: in place of `self.frozen`; a compiled program gives both, so that they are inputs, not constants.
         """
         trained = self.trained if trained is None else trained
         if self._all_trained:
@@ -80,11 +77,10 @@ class Model:
         pairs = adapter_pairs(self.spec, trained, self.lora_scale, self.dtype)
         return with_adapters(self.spec, self.frozen if frozen is None else frozen, pairs)
 
-    def array(self, leaf: Leaf) -> jax.Array:
+    def array(self, leaf: Leaf) -> Array:
         """Returns a leaf as Tunix's module holds it; of a quantized one the numbers that it stands for."""
         if self._all_trained:
-            flat: dict[Any, Any] = dict(traverse_util.flatten_dict(self.trained))
-            return flat[leaf.path]
+            return flattened(self.trained)[leaf.path]
         arrays = [array_at(self.spec, self.reference, leaf.layer, role) for role in leaf.roles]
         return leaf.of_decoder([qwix.dequantize(a) if isinstance(a, qwix.QArray) else a for a in arrays])
 
@@ -123,7 +119,7 @@ def load_frozen(config: ModelConfig, directory: Path, mesh: jax.sharding.Mesh, s
 
 def _source(
     config: ModelConfig, spec: DecoderSpec, directory: Path, seed: int
-) -> Iterator[tuple[Leaf, list[np.ndarray]]]:
+) -> Iterator[tuple[Leaf, Sequence[Array]]]:
     return random_weights(spec, seed) if config.random_weights else stored_weights(spec, directory)
 
 

@@ -6,32 +6,32 @@ Beside what the mesh holds, the memory never has more than the tensors of one le
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
+import qwix
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.spec import DecoderSpec, layer_places, stacks
-from tunix_grpo.model.decoder_form import empty_weights, put_at
-from tunix_grpo.model.layout import Leaf, Path, leaves
+from tunix_grpo.model.decoder_form import Stored, empty_weights, put_at
+from tunix_grpo.model.layout import Array, Leaf, LeafTree, Path, leaves, nested
 from tunix_grpo.model.tunix_modules import partition_specs
 
-Arrays = Iterable[tuple[Leaf, list[np.ndarray]]]  # each leaf with the decoder's arrays that it is made of
+Arrays: TypeAlias = Iterable[tuple[Leaf, Sequence[Array]]]  # each leaf with the decoder's arrays that it is made of
 
 
-def place_leaves(spec: DecoderSpec, source: Arrays, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> dict[str, Any]:
+def place_leaves(spec: DecoderSpec, source: Arrays, mesh: jax.sharding.Mesh, dtype: jnp.dtype) -> LeafTree:
     """Returns all leaves of Tunix's module, as a nested dictionary."""
     shardings = leaf_shardings(spec, mesh)
     placed = {
         leaf.path: jax.device_put(np.asarray(leaf.of_decoder(arrays), dtype, order="C"), shardings[leaf.path])
         for leaf, arrays in source
     }
-    return traverse_util.unflatten_dict(placed)
+    return nested(placed)
 
 
 def place_stacks(
@@ -39,7 +39,7 @@ def place_stacks(
     source: Arrays,
     mesh: jax.sharding.Mesh,
     dtype: jnp.dtype,
-    quantize: Callable[[Leaf, jax.Array], Any] | None = None,
+    quantize: Callable[[Leaf, jax.Array], qwix.QArray] | None = None,
 ) -> Weights:
     """Returns the decoder's weights.
 
@@ -49,14 +49,14 @@ def place_stacks(
     shardings = leaf_shardings(spec, mesh)
     counts = [(len(stack.layers), len(stack.layers[0])) for period in stacks(spec) for stack in period]
     weights = empty_weights(spec)
-    whole: dict[tuple[int, str], Any] = {}
+    whole: dict[tuple[int, str], Stored] = {}
     for leaf, arrays in source:
         axes = leaf.decoder_spec(shardings[leaf.path].spec)
         for role, array in zip(leaf.roles, arrays, strict=True):
             # From here on it is on the mesh, where one layer after another is written into the array of all.
-            part = jax.device_put(np.asarray(array, dtype, order="C"), NamedSharding(mesh, axes))
-            if quantize is not None and leaf.is_projection and not role.endswith(".bias"):
-                part = quantize(leaf, part)
+            placed = jax.device_put(np.asarray(array, dtype, order="C"), NamedSharding(mesh, axes))
+            is_matrix = leaf.is_projection and not role.endswith(".bias")
+            part = placed if quantize is None or not is_matrix else quantize(leaf, placed)
             if leaf.layer is None:
                 put_at(weights, None, role, part)
                 continue
@@ -83,7 +83,7 @@ def fitting_sharding(mesh: jax.sharding.Mesh, shape: tuple[int, ...], spec: Part
     return NamedSharding(mesh, PartitionSpec(*kept))
 
 
-def _empty(part: Any, counts: tuple[int, int], axes: PartitionSpec, mesh: jax.sharding.Mesh) -> Any:
+def _empty(part: Stored, counts: tuple[int, int], axes: PartitionSpec, mesh: jax.sharding.Mesh) -> Stored:
     """Returns zeros for all layers of a stack, from one of them."""
 
     def zeros(array: jax.Array) -> jax.Array:
@@ -94,7 +94,7 @@ def _empty(part: Any, counts: tuple[int, int], axes: PartitionSpec, mesh: jax.sh
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _written(whole: Any, part: Any, repeat: int, place: int) -> Any:
+def _written(whole: Stored, part: Stored, repeat: int, place: int) -> Stored:
     """Returns the array of all layers with one of them written into it, in the same memory."""
 
     def write(array: jax.Array, layer: jax.Array) -> jax.Array:

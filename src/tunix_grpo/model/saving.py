@@ -10,18 +10,19 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
+import jax
 import ml_dtypes
 import numpy as np
-from flax import traverse_util
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.errors import UserError
+from tunix_grpo.files import Json
 from tunix_grpo.model.finding import find_family
-from tunix_grpo.model.layout import Leaf, leaves
+from tunix_grpo.model.layout import Array, Leaf, LeafTree, flattened, leaves
 from tunix_grpo.model.layout import Path as LeafPath
 from tunix_grpo.model.loading import stored_types
 
@@ -37,8 +38,7 @@ ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 _PEFT_PREFIX = "base_model.model."
 
-Trained = Mapping[str, Any]  # as Model.trained
-Adapters = dict[str, tuple[np.ndarray, np.ndarray]]
+Adapters: TypeAlias = dict[str, tuple[Array, Array]]
 
 
 def own_dtypes(spec: DecoderSpec, directory: Path) -> dict[str, np.dtype]:
@@ -59,12 +59,12 @@ def uniform_dtypes(spec: DecoderSpec, dtype: np.dtype) -> dict[str, np.dtype]:
     return {name: dtype for leaf in leaves(spec) for name in leaf.names}
 
 
-def adapters(spec: DecoderSpec, trained: Trained) -> Adapters:
+def adapters(spec: DecoderSpec, trained: LeafTree) -> Adapters:
     """Returns Hugging Face module name -> (A float32[rank, in], B float32[out, rank]) of every adapted module.
 
     Where Tunix stacks projections, they share one A.
     """
-    flat = traverse_util.flatten_dict(trained)
+    flat = flattened(trained)
     return {
         name.removesuffix(".weight"): pair
         for leaf in leaves(spec)
@@ -75,8 +75,8 @@ def adapters(spec: DecoderSpec, trained: Trained) -> Adapters:
 def write_weights(
     folder: Path,
     spec: DecoderSpec,
-    array_of: Callable[[Leaf], Any],
-    trained: Trained,
+    array_of: Callable[[Leaf], Array],
+    trained: LeafTree,
     *,
     lora_scale: float,
     dtypes: Mapping[str, np.dtype],
@@ -94,7 +94,7 @@ def write_weights(
     Returns:
         What rounding lost of the adapters, as a part of their change to the weights (Frobenius norms); 0 without any.
     """
-    flat = traverse_util.flatten_dict(trained)
+    flat = flattened(trained)
     shards = _shards(spec, dtypes, shard_bytes)
     weight_map: dict[str, str] = {}
     lost = changed = 0.0
@@ -123,7 +123,7 @@ def write_weights(
     return (lost / changed) ** 0.5 if changed else 0.0
 
 
-def text_config(config: Mapping[str, Any], spec: DecoderSpec, dtype: np.dtype) -> dict[str, Any]:
+def text_config(config: Mapping[str, Json], spec: DecoderSpec, dtype: np.dtype) -> dict[str, Json]:
     """Returns the config.json of the model that is written: of a multimodal one its text model.
 
     Args:
@@ -134,7 +134,8 @@ def text_config(config: Mapping[str, Any], spec: DecoderSpec, dtype: np.dtype) -
     config = {**config, named: dtype.name}
     if "use_cache" in config:
         config["use_cache"] = True  # a base that was saved in training says false, which makes generation slow
-    if "text_config" not in config:
+    text = config.get("text_config")
+    if not isinstance(text, dict):
         return config
     outer = ("bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype")
     # What the file leaves to transformers' defaults is written down.
@@ -150,7 +151,7 @@ def text_config(config: Mapping[str, Any], spec: DecoderSpec, dtype: np.dtype) -
         "tie_word_embeddings": spec.tied_head,
     }
     return {
-        **config["text_config"],
+        **text,
         **{key: config[key] for key in outer if config.get(key) is not None},
         **shapes,
         **find_family(spec.family).text_model,
@@ -161,7 +162,7 @@ def text_config(config: Mapping[str, Any], spec: DecoderSpec, dtype: np.dtype) -
 def write_adapter(
     folder: Path,
     spec: DecoderSpec,
-    trained: Trained,
+    trained: LeafTree,
     *,
     rank: int,
     alpha: float,
@@ -222,7 +223,7 @@ def _save(arrays: dict[str, np.ndarray], file: Path) -> None:
         raise UserError(f"{file}: cannot be written ({error}); choose another folder") from error
 
 
-def _pairs_of(leaf: Leaf, trained: Mapping[LeafPath, Any]) -> list[tuple[np.ndarray, np.ndarray]]:
+def _pairs_of(leaf: Leaf, trained: Mapping[LeafPath, jax.Array]) -> list[tuple[Array, Array]]:
     """Returns (A [rank, in], B [out, rank]) for each Hugging Face tensor of an adapted leaf, nothing for another."""
     path_a, path_b = leaf.adapter_paths
     if path_a not in trained:

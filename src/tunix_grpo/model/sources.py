@@ -61,7 +61,7 @@ def _from_hub(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub import errors
     from huggingface_hub.utils import logging as hub_logging
 
-    hub_logging.set_verbosity_error()  # its retries are no news; what they come to is
+    hub_logging.set_verbosity_error()  # the user reads how a download ends, not each retry
     patterns = ["*.json", "*.safetensors", "*.model", "*.jinja"]
     try:
         return Path(huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
@@ -85,7 +85,10 @@ def _from_hub(hub_id: str, revision: str | None) -> Path:
 
 
 def _from_kaggle(kaggle_id: str) -> Path:
-    """Returns kagglehub's folder of a model; without a network, that of the version asked for, or the newest it has."""
+    """Returns kagglehub's folder of a model; without a network, a version that was downloaded before.
+
+    That is the version that `kaggle_id` names, or else the newest.
+    """
     import requests
 
     if not _KAGGLE_ID.fullmatch(kaggle_id):
@@ -118,7 +121,7 @@ def _from_kaggle(kaggle_id: str) -> Path:
             exceptions.KaggleEnvironmentError,
             exceptions.NotFoundError,
             OSError,
-            ValueError,  # of a kaggle.json that is none, of an archive of another kind
+            ValueError,  # kaggle.json is not valid, or the archive is of another kind
         ) as error:
             raise _not_downloaded(kaggle_id, one_line(error)) from error
     _log.warning("Kaggle cannot be reached; reading %s, which was downloaded earlier", cached)
@@ -133,7 +136,10 @@ def _not_an_id(kaggle_id: str) -> UserError:
 
 
 def _refused(kaggle_id: str, status: int) -> UserError:
-    """Returns what an answer of Kaggle other than a success comes to; of what is not open to all it may deny all."""
+    """Returns the error for an answer of Kaggle that is no success.
+
+    Kaggle may refuse every request about a model that is not open to everybody.
+    """
     page = f"https://www.kaggle.com/models/{kaggle_id}"
     if status in (401, 403):
         return UserError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from flax import nnx
 
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.model.finding import find_family
-from tunix_grpo.model.layout import Path, leaves
+from tunix_grpo.model.layout import Array, Path, leaves
 
 
 class _OneKey(nnx.RngStream):
@@ -47,7 +47,7 @@ def partition_specs(spec: DecoderSpec) -> dict[Path, jax.sharding.PartitionSpec]
     return {_path(parts): variable.get_value() for parts, variable in nnx.to_flat_state(found)}
 
 
-def module_with(spec: DecoderSpec, arrays: Mapping[Path, Any]) -> nnx.Module:
+def module_with(spec: DecoderSpec, arrays: Mapping[Path, Array]) -> nnx.Module:
     """Returns Tunix's module with the given leaves; adapters among them hang beside what they adapt."""
     module = abstract_module(spec)
     state = nnx.to_flat_state(nnx.state(module, nnx.Param))
@@ -57,15 +57,16 @@ def module_with(spec: DecoderSpec, arrays: Mapping[Path, Any]) -> nnx.Module:
     for leaf in leaves(spec):
         for path in leaf.adapter_paths:
             if path in arrays:
-                parent: Any = functools.reduce(_child, path[:-1], module)
+                parent = functools.reduce(_child, path[:-1], module)
                 setattr(parent, str(path[-1]), nnx.LoRAParam(arrays[path]))
     return module
 
 
 def _child(module: Any, name: str | int) -> Any:
+    """Returns what a module, or a list of modules, holds under a part of a path."""
     return module[name] if isinstance(name, int) else vars(module)[name]
 
 
-def _path(parts: Any) -> Path:
+def _path(parts: Iterable[object]) -> Path:
     """Returns flax's path of a leaf as ours."""
     return tuple(part if isinstance(part, int) else str(part) for part in parts)

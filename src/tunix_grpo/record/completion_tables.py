@@ -5,7 +5,7 @@ import logging
 import os
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import wandb
 
@@ -13,6 +13,7 @@ from tunix_grpo.errors import one_line
 from tunix_grpo.record.tracker import CompletionRecord
 from tunix_grpo.record.worker import Worker
 
+Cell: TypeAlias = str | float | bool
 INCREMENTS_PER_TABLE = 50
 """How often a table is added to: W&B shows the last 100 increments of a table."""
 _STAGING = "WANDB_DATA_DIR"  # the variable that tells wandb where the files that wait for upload go
@@ -31,7 +32,7 @@ class CompletionTables:
         """Begins without a table; `staging_dir` gets the files that wait for upload, unless the user chose where."""
         self._run = run
         self._worker = Worker("wandb tables")
-        self._rows: list[dict[str, Any]] = []  # not sent yet
+        self._rows: list[dict[str, Cell]] = []  # not sent yet
         self._table: wandb.Table | None = None
         self._name, self._num_increments = "", 0
         self._has_warned = False
@@ -73,9 +74,9 @@ class CompletionTables:
         self._num_increments += 1
 
 
-def _row(record: CompletionRecord) -> dict[str, Any]:
+def _row(record: CompletionRecord) -> dict[str, Cell]:
     """Returns a completion as columns and values, a column for each reward part."""
-    row: dict[str, Any] = {}
+    row: dict[str, Cell] = {}
     for name, value in dataclasses.asdict(record).items():
         row |= {f"rewards/{part}": reward for part, reward in value.items()} if name == "rewards" else {name: value}
     return row

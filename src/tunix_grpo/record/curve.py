@@ -42,10 +42,10 @@ class CurveTracker:
             write_learning_curve(self._metrics_file, self._picture)
 
     def log_completions(self, step: int, records: list[CompletionRecord]) -> None:
-        """Needs none."""
+        """Does nothing: the curve shows no completions."""
 
     def close(self, *, failed: bool = False) -> None:
-        """Has nothing open."""
+        """Does nothing: no file stays open between two pictures."""
 
 
 def write_learning_curve(metrics_file: Path, output: Path) -> None:

@@ -11,13 +11,13 @@ _METHODS = ("log_metrics", "log_completions", "close")
 
 
 class CustomTracker:
-    """Passes the record on to the user's tracker; what that raises ends this copy, not the run."""
+    """Passes the record on to the user's tracker; whatever the user's tracker raises ends this copy, not the run."""
 
     def __init__(self, reference: str, config: Config) -> None:
         """Makes the user's tracker from the run's folder and settings.
 
         Args:
-            reference: FILE.py:NAME of what makes it, NAME(output_dir, config).
+            reference: FILE.py:NAME; NAME(output_dir, config) returns the user's tracker.
 
         Raises:
             UserError: that fails, or what it gives cannot be called as a tracker.

@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -18,19 +17,18 @@ def _is_secret(key: str) -> bool:
     return not _SECRET_WORDS.isdisjoint(key.lower().replace("-", "_").split("_"))
 
 
-def without_secrets(value: Any) -> Any:
+def without_secrets(values: dict[str, object]) -> dict[str, object]:
     """Copies nested dicts and lists, with the values of secret-looking keys masked."""
+    return {key: _MASK if _is_secret(str(key)) and item is not None else _copy_of(item) for key, item in values.items()}
+
+
+def _copy_of(value: object) -> object:
     if isinstance(value, dict):
-        return {
-            key: _MASK if _is_secret(str(key)) and item is not None else without_secrets(item)
-            for key, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [without_secrets(item) for item in value]
-    return value
+        return without_secrets(value)
+    return [_copy_of(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def public_config(config: Config) -> dict[str, Any]:
+def public_config(config: Config) -> dict[str, object]:
     """Returns the config as nested dicts, with anything that looks like a secret masked."""
     return without_secrets(dataclasses.asdict(config))
 

@@ -22,7 +22,7 @@ class Summary:
     Attributes:
         steps: the last full step.
         accuracy_before: greedy held-out accuracy before the first step, in [0, 1].
-        accuracy_after: the same after the last step; None if the run was stopped or had been finished before.
+        accuracy_after: the same accuracy after the last step; None if the run was stopped or had been finished before.
         exit_code: 0, or 128 + the number of the signal that stopped the run.
     """
 
@@ -77,8 +77,8 @@ def show_summary(summary: Summary, num_steps: int, seconds: float, output: Path,
     """Shows what a run came to and what it has left behind.
 
     Args:
-        num_steps: that it has taken since it was started.
-        seconds: since then.
+        num_steps: steps that the run has taken since this start.
+        seconds: that have passed since this start.
     """
     stopped = f"Training stopped after step {summary.steps}"
     written = [(name, output / name) for name in _WRITTEN if (output / name).exists()]

@@ -22,7 +22,7 @@ from tunix_grpo.errors import one_line
 from tunix_grpo.record.completion_tables import CompletionTables
 from tunix_grpo.record.run_config import public_config
 from tunix_grpo.record.tracker import CompletionRecord, TrackerError, spread
-from tunix_grpo.record.worker import Worker
+from tunix_grpo.record.worker import Result, Worker
 
 INIT_TIMEOUT_S = 20.0
 """How long the start of a run may wait for the W&B server."""
@@ -113,7 +113,7 @@ class WandbTracker:
         _log.info("W&B: %s; logging offline, upload later with `wandb sync %s`", reason, Path(started.dir).parent)
         return started
 
-    def _call(self, function: Callable[[], Any], timeout_s: float) -> Any:
+    def _call(self, function: Callable[[], Result], timeout_s: float) -> Result:
         return self._worker.submit(function).result(timeout_s)
 
     def _check(self) -> None:

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 
 class Worker:
@@ -12,12 +14,12 @@ class Worker:
 
     def __init__(self, name: str) -> None:
         """Starts the thread."""
-        self._calls: SimpleQueue[tuple[Callable[[], Any], Future]] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[Callable[[], object], Future]] = SimpleQueue()
         Thread(target=self._work, daemon=True, name=name).start()
 
-    def submit(self, function: Callable[[], Any]) -> Future:
+    def submit(self, function: Callable[[], Result]) -> Future[Result]:
         """Queues a call; the future gets its result or what it raised."""
-        future = Future()
+        future: Future[Result] = Future()
         self._calls.put((function, future))
         return future
 

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from tunix_grpo.errors import UserError
+from tunix_grpo.tasks.base import Question, Task
 
-RewardFunction = Callable[..., Sequence[float]]
+# (prompts, completions, questions, task) -> one number per completion, which `score_completions` checks.
+RewardFunction: TypeAlias = Callable[[Sequence[str], Sequence[str], Sequence[Question], Task], object]
 
 
 class RewardError(UserError, RuntimeError):
@@ -19,7 +22,7 @@ class Reward:
     Attributes:
         name: its name in metrics and in completions.jsonl.
         weight: factor in the total; 0 only records it.
-        function: (prompts, completions, questions, task) -> one number per completion.
+        function: what gives the numbers.
     """
 
     name: str

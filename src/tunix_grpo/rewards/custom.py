@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from tunix_grpo.config import plugins
 from tunix_grpo.errors import UserError
@@ -34,7 +33,7 @@ def load_custom_reward(path: str, function: str) -> RewardFunction:
     return by_columns(user_function)
 
 
-def by_columns(user_function: Callable[..., Any]) -> RewardFunction:
+def by_columns(user_function: Callable[..., object]) -> RewardFunction:
     """Turns a function of columns into a function of questions."""
     parameters = inspect.signature(user_function).parameters.values()
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
@@ -45,14 +44,16 @@ def by_columns(user_function: Callable[..., Any]) -> RewardFunction:
         completions: Sequence[str],
         questions: Sequence[Question],
         task: Task,
-    ) -> Sequence[float]:
+    ) -> object:
         columns = _columns(prompts, completions, questions)
         return user_function(**{name: column for name, column in columns.items() if takes_all or name in taken})
 
     return custom_reward
 
 
-def _columns(prompts: Sequence[str], completions: Sequence[str], questions: Sequence[Question]) -> dict[str, list[Any]]:
+def _columns(
+    prompts: Sequence[str], completions: Sequence[str], questions: Sequence[Question]
+) -> dict[str, Sequence[object]]:
     """Returns the columns by name; the four fixed ones hide columns of the data of the same name."""
     extras = [question.extra or {} for question in questions]
     names = dict.fromkeys(name for extra in extras for name in extra)

@@ -17,8 +17,9 @@ import os
 import shutil
 import tempfile
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -28,6 +29,8 @@ from tunix_grpo.files import read_json, whole_file
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
+Tree = TypeVar("Tree")  # a pytree of arrays
+State = TypeVar("State")  # another
 _log = logging.getLogger(__name__)
 
 
@@ -53,15 +56,16 @@ class SavedSteps:
         """Returns what is wrong with a step's files, or None."""
         return _fault(self.root / str(step))
 
-    def restore_params(self, step: int, params: Any) -> Any:
+    def restore_params(self, step: int, params: Tree) -> Tree:
         """Returns the parameters of a step, laid out like the given ones."""
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _flat(params))
         items = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
         return _like(params, self._checkpointer.restore(self.root / str(step), args=items)["params"])
 
-    def run_of(self, step: int) -> dict[str, Any]:
+    def run_of(self, step: int) -> dict[str, dict[str, Any]]:
         """Returns what `save` was told about the run."""
-        return read_json(self.root / str(step) / "run" / "metadata")
+        written: Any = read_json(self.root / str(step) / "run" / "metadata")  # by `save`
+        return written
 
     def size(self, step: int) -> int:
         """Returns the bytes that a step takes on disk."""
@@ -104,7 +108,7 @@ class Checkpoints(SavedSteps):
             _log.warning("checkpoint %s is not usable (%s); looking for an older one", self.root / str(step), fault)
         return None
 
-    def save(self, step: int, params: Any, optimizer: Any, run: dict[str, Any]) -> None:
+    def save(self, step: int, params: object, optimizer: object, run: Mapping[str, object]) -> None:
         """Saves one step, whole or not at all, and deletes what is older than max_to_keep.
 
         Args:
@@ -137,7 +141,7 @@ class Checkpoints(SavedSteps):
         self._faulty.discard(step)
         self._delete_older(step)
 
-    def restore(self, step: int, params: Any, optimizer: Any) -> tuple[Any, Any]:
+    def restore(self, step: int, params: Tree, optimizer: State) -> tuple[Tree, State]:
         """Returns (params, optimizer) of a step, laid out like the given ones."""
         templates = [_flat(tree) for tree in (params, optimizer)]
         abstract = [jax.tree.map(ocp.utils.to_shape_dtype_struct, template) for template in templates]
@@ -150,7 +154,7 @@ class Checkpoints(SavedSteps):
         return _like(params, restored["params"]), _like(optimizer, restored["optimizer"])
 
     def _delete_older(self, step: int) -> None:
-        """Deletes what max_to_keep leaves out; what is damaged, or newer than `step`, does not count as kept."""
+        """Deletes the steps that max_to_keep leaves out; damaged steps and steps after `step` do not count as kept."""
         usable = [saved for saved in self.steps() if saved <= step and saved not in self._faulty]
         if self._max_to_keep is not None and len(usable) > self._max_to_keep:
             for old in self.steps():
@@ -163,7 +167,7 @@ class Checkpoints(SavedSteps):
             shutil.rmtree(leftover)
 
 
-def differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+def differences(saved: Mapping[str, object], current: Mapping[str, object]) -> list[str]:
     """Returns one line per key whose value differs, as `key: saved -> current`."""
     keys = sorted(saved.keys() | current.keys())
     return [
@@ -173,7 +177,7 @@ def differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
     ]
 
 
-def tree_bytes(tree: Any) -> int:
+def tree_bytes(tree: object) -> int:
     """Returns the bytes of all arrays of a pytree."""
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
@@ -214,13 +218,13 @@ def _lock(root: Path, asked: str | Path, missing: list[Path]) -> int:
     return descriptor
 
 
-def _flat(tree: Any) -> dict[str, Any]:
+def _flat(tree: object) -> dict[str, jax.Array]:
     """Returns a flat dictionary of a pytree's leaves, so that a file names each of them plainly."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def _like(tree: Any, flat: dict[str, Any]) -> Any:
+def _like(tree: Tree, flat: Mapping[str, jax.Array]) -> Tree:
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
     return jax.tree_util.tree_unflatten(structure, [flat[name] for name in names])

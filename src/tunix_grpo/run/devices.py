@@ -8,7 +8,7 @@ import resource
 import stat
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -124,7 +124,7 @@ class CompilationCounter:
         self.count = 0
         jax.monitoring.register_event_duration_secs_listener(self._note)
 
-    def _note(self, event: str, duration_secs: float, **_: Any) -> None:
+    def _note(self, event: str, duration_secs: float, **_: object) -> None:
         del duration_secs
         if event == "/jax/core/compile/backend_compile_duration":
             self.count += 1

@@ -121,7 +121,8 @@ def _read_metrics(file: Path) -> dict[int, dict[str, float]]:
     """Reads metrics.jsonl, if there is one."""
     metrics: dict[int, dict[str, float]] = {}
     for row in read_json_lines(file) if file.is_file() else []:
-        metrics.setdefault(row.pop("step"), {}).update(row)
+        numbers = {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
+        metrics.setdefault(int(numbers.pop("step")), {}).update(numbers)
     return metrics
 
 

@@ -7,11 +7,11 @@ import hashlib
 import logging
 import time
 from pathlib import Path
-from typing import Any
 
 from tunix_grpo.config import Config
 from tunix_grpo.config.history import with_former_entries
 from tunix_grpo.errors import UserError
+from tunix_grpo.files import Json
 from tunix_grpo.run.checkpoints import Checkpoints, differences
 from tunix_grpo.text.prompt_set import PromptSet
 
@@ -43,8 +43,8 @@ class RunState:
     total_steps: int = 0
 
 
-def identity(config: Config, model_directory: Path, prompts: PromptSet, prompts_per_step: int) -> dict[str, Any]:
-    """Returns what makes a run this run: a checkpoint that differs in any of it is refused."""
+def identity(config: Config, model_directory: Path, prompts: PromptSet, prompts_per_step: int) -> dict[str, Json]:
+    """Returns what a checkpoint must agree with to be continued by this run, by name."""
     return model_identity(config, model_directory) | {
         "task": config.task.name,
         "task prompts": _digest("\0".join(prompts.texts).encode()),
@@ -53,7 +53,7 @@ def identity(config: Config, model_directory: Path, prompts: PromptSet, prompts_
     }
 
 
-def model_identity(config: Config, model_directory: Path) -> dict[str, Any]:
+def model_identity(config: Config, model_directory: Path) -> dict[str, Json]:
     """Returns what saved parameters belong to: without it they mean nothing."""
     return {
         "model": config.model.name,
@@ -67,10 +67,10 @@ def model_identity(config: Config, model_directory: Path) -> dict[str, Any]:
     }
 
 
-def settings(config: Config) -> dict[str, Any]:
+def settings(config: Config) -> dict[str, Json]:
     """Returns the settings that may change between two starts of a run but change its course."""
     groups = {name: dataclasses.asdict(getattr(config, name)) for name in _CHANGEABLE}
-    flat: dict[str, Any] = {}
+    flat: dict[str, Json] = {}
     for group, values in groups.items():
         for key, value in values.items():
             flat[f"{group}.{key}"] = value
@@ -78,7 +78,7 @@ def settings(config: Config) -> dict[str, Any]:
 
 
 def find_start(
-    checkpoints: Checkpoints, resume: str, this_run: dict[str, Any], these_settings: dict[str, Any], total_steps: int
+    checkpoints: Checkpoints, resume: str, this_run: dict[str, Json], these_settings: dict[str, Json], total_steps: int
 ) -> RunState:
     """Returns the state to start from: that of the newest valid checkpoint, or a fresh one.
 
@@ -114,7 +114,7 @@ def find_start(
 
 
 def save_run(
-    checkpoints: Checkpoints, run: dict[str, Any], state: RunState, params: Any, optimizer_state: Any
+    checkpoints: Checkpoints, run: dict[str, dict[str, Json]], state: RunState, params: object, optimizer_state: object
 ) -> float:
     """Saves the state of the last full step; returns the seconds that it took.
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Self
 
 _log = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Between `with` and its end, notes the first stop signal instead of dying of it.
+    """Between `with` and its end, notes the first stop signal, which would else end the process.
 
     Attributes:
         signal: the signal that asked, or None.
@@ -28,7 +29,7 @@ class StopRequest:
         """
         self._notice = notice
         self.signal: signal.Signals | None = None
-        self._previous: dict[signal.Signals, Any] = {}
+        self._previous: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {}
 
     def __bool__(self) -> bool:
         return self.signal is not None

@@ -45,9 +45,20 @@ class Question:
 class Task(Protocol):
     """Questions to train on, questions to evaluate on, and what a completion is worth."""
 
-    name: str
-    train: Sequence[Question]
-    heldout: Sequence[Question]
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        ...
+
+    @property
+    def train(self) -> Sequence[Question]:
+        """The questions to train on."""
+        ...
+
+    @property
+    def heldout(self) -> Sequence[Question]:
+        """The questions to evaluate on."""
+        ...
 
     def score(self, completion: str, question: Question) -> float:
         """Returns a score in [0, 1]; 1.0 is right.

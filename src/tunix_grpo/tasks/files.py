@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from tunix_grpo.tasks.base import Question, TaskError
 from tunix_grpo.text.answers import FINAL_MARK
@@ -16,6 +16,9 @@ MAX_REPORTED_ROWS = 10
 
 class BadRowError(ValueError):
     """Says why a row is not a question."""
+
+
+Row: TypeAlias = dict[str, object] | BadRowError  # the columns of a row, or why it has none
 
 
 def find_files(path: Path) -> list[Path]:
@@ -49,7 +52,7 @@ def read_questions(files: Iterable[Path], *, question_column: str, answer_column
 
 
 def make_questions(
-    rows: Iterable[tuple[str, dict[str, Any] | BadRowError]],
+    rows: Iterable[tuple[str, Row]],
     *,
     question_column: str,
     answer_column: str,
@@ -83,7 +86,7 @@ def gold_answer(text: str) -> str:
     return text.rpartition(FINAL_MARK)[2].strip()
 
 
-def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any] | BadRowError]]:
+def _rows(file: Path) -> Iterator[tuple[str, Row]]:
     """Yields the place and the columns of each row of a file."""
     try:
         if file.suffix == PARQUET:
@@ -94,14 +97,14 @@ def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any] | BadRowError]]:
         raise TaskError(f"{file} cannot be read: {error}") from error
 
 
-def _jsonl_rows(file: Path) -> Iterator[tuple[str, dict[str, Any] | BadRowError]]:
+def _jsonl_rows(file: Path) -> Iterator[tuple[str, Row]]:
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield f"{file}:{number}", _parse_line(line)
 
 
-def _parse_line(line: bytes) -> dict[str, Any] | BadRowError:
+def _parse_line(line: bytes) -> Row:
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -113,7 +116,7 @@ def _parse_line(line: bytes) -> dict[str, Any] | BadRowError:
     return row
 
 
-def _parquet_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet_rows(file: Path) -> Iterator[tuple[str, Row]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -125,7 +128,7 @@ def _parquet_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{file}, row {number}", row
 
 
-def _question(row: dict[str, Any] | BadRowError, question_column: str, answer_column: str) -> Question:
+def _question(row: Row, question_column: str, answer_column: str) -> Question:
     if isinstance(row, BadRowError):
         raise row
     for column in (question_column, answer_column):
@@ -134,8 +137,8 @@ def _question(row: dict[str, Any] | BadRowError, question_column: str, answer_co
     question, answer = row[question_column], row[answer_column]
     if not isinstance(question, str) or not question.strip():
         raise BadRowError(f"{question_column} is not a text but {_shorten(question)}")
-    is_number = isinstance(answer, (int, float)) and not isinstance(answer, bool)
-    if not isinstance(answer, str) and not (is_number and math.isfinite(answer)):
+    is_number = isinstance(answer, (int, float)) and not isinstance(answer, bool) and math.isfinite(answer)
+    if not isinstance(answer, str) and not is_number:
         raise BadRowError(f"{answer_column} is neither text nor number but {_shorten(answer)}")
     gold = gold_answer(str(answer))
     if not gold:

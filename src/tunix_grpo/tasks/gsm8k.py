@@ -1,7 +1,7 @@
 """Grade school math word problems (GSM8K, arXiv 2110.14168), from the hub or from local files."""
 
 import pathlib
-from typing import Annotated, Any
+from typing import Annotated
 
 from tunix_grpo.config import rules
 from tunix_grpo.config.rules import Name, Path
@@ -87,10 +87,10 @@ def _hub_splits(dataset: str, columns: dict[str, str]) -> dict[str, list[Questio
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import logging as hub_logging
 
-    hub_logging.set_verbosity_error()  # its retries are no news; what they come to is
+    hub_logging.set_verbosity_error()  # the user reads how a download ends, not each retry
     variant = MAIN if dataset.endswith("/gsm8k") else None
     try:
-        loaded: Any = datasets.load_dataset(dataset, variant)
+        loaded = datasets.load_dataset(dataset, variant)
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise TaskError(
             f"task.dataset={dataset} could not be loaded from the Hugging Face hub "

@@ -1,5 +1,7 @@
 """The procedural data sets of reasoning_gym, each with its own scorer."""
 
+from __future__ import annotations
+
 import logging
 import os
 import pickle
@@ -11,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from tunix_grpo import seeds
 from tunix_grpo.config import rules
@@ -23,7 +25,10 @@ from tunix_grpo.text.answers import answers_match, extract_answer
 
 logger = logging.getLogger(__name__)
 
-Entry = dict[str, Any]
+if TYPE_CHECKING:  # reasoning_gym loads matplotlib
+    from reasoning_gym.dataset import ProceduralDataset
+
+Entry: TypeAlias = dict[str, Any]  # as reasoning_gym declares it: each data set has columns of its own
 
 MAX_ANSWER_CHARS = 1000
 COIN_TOLERANCE = Fraction(1, 10**4)
@@ -54,7 +59,7 @@ class ReasoningGymTask:
 
     name: str
     dataset_name: str
-    dataset: Any
+    dataset: ProceduralDataset
     train: list[Question]
     heldout: list[Question]
 

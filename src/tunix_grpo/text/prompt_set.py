@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,8 +19,10 @@ from tunix_grpo import seeds
 from tunix_grpo.config import Config
 from tunix_grpo.errors import UserError
 from tunix_grpo.text.prompts import chat_messages, system_prompt_text
+from tunix_grpo.text.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
+Value = TypeVar("Value")
 _WIDTH_STEP = 16  # prompts are padded to a multiple of it
 
 
@@ -44,7 +46,7 @@ class Batch:
         """Returns P."""
         return len(self.ids)
 
-    def per_completion(self, values: Sequence[Any]) -> list[Any]:
+    def per_completion(self, values: Sequence[Value]) -> list[Value]:
         """Returns [B], each of P values once for every completion of its prompt."""
         return [value for value in values for _ in range(self.num_generations)]
 
@@ -83,12 +85,11 @@ class PromptSet:
 
 
 def build_prompts(
-    questions: Sequence, tokenizer, to_messages: Callable, max_prompt_length: int, limit: int | None = None
+    questions: Sequence, tokenizer: Tokenizer, to_messages: Callable, max_prompt_length: int, limit: int | None = None
 ) -> PromptSet:
     """Renders and encodes the prompts, leaving out those over the limit.
 
     Args:
-        tokenizer: has render_prompt and encode.
         to_messages: question -> chat messages.
         max_prompt_length: tokens, BOS included.
         limit: stop after so many questions have been kept.
@@ -107,7 +108,9 @@ def build_prompts(
     return PromptSet([k[0] for k in kept], [k[1] for k in kept], [k[2] for k in kept], dropped)
 
 
-def prompt_set(name: str, questions: Sequence, tokenizer, config: Config, limit: int | None = None) -> PromptSet:
+def prompt_set(
+    name: str, questions: Sequence, tokenizer: Tokenizer, config: Config, limit: int | None = None
+) -> PromptSet:
     """Returns the prompts of questions as the config wants them; those left out are reported.
 
     Args:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from flax import traverse_util
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
 from tunix_grpo.decoder.spec import DecoderSpec
-from tunix_grpo.model.layout import leaves
+from tunix_grpo.files import Json
+from tunix_grpo.model.layout import LeafTree, flattened, leaves
 from tunix_grpo.tiny.tokenizer import BOS, CHAT_TEMPLATE, END_OF_TURN, EOS, PAD, SPECIAL_TOKENS, UNK, VOCAB_SIZE
 
-CONFIG: dict[str, Any] = {
+CONFIG: dict[str, Json] = {
     "architectures": ["Gemma3ForCausalLM"],
     "model_type": "gemma3_text",
     "attention_bias": False,
@@ -30,7 +29,7 @@ CONFIG: dict[str, Any] = {
     "hidden_size": 64,
     "initializer_range": 0.02,
     "intermediate_size": 192,
-    "layer_types": ["sliding_attention"] * 5 + ["full_attention"],
+    "layer_types": [*["sliding_attention"] * 5, "full_attention"],
     "max_position_embeddings": 2048,
     "num_attention_heads": 4,
     "num_hidden_layers": 6,
@@ -48,10 +47,10 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def write_directory(directory: Path, tokenizer: Tokenizer, spec: DecoderSpec, params: dict) -> None:
+def write_directory(directory: Path, tokenizer: Tokenizer, spec: DecoderSpec, params: LeafTree) -> None:
     """Writes a Hugging Face model directory."""
     directory.mkdir(parents=True, exist_ok=True)
-    trained = traverse_util.flatten_dict(params)
+    trained = flattened(params)
     arrays = {
         name: np.ascontiguousarray(array)
         for leaf in leaves(spec)

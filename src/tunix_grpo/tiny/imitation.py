@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import traverse_util
 from tokenizers import Tokenizer
 
 from tunix_grpo import seeds
@@ -18,7 +16,7 @@ from tunix_grpo.decoder.rows import Completions, left_padded
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.grpo.loss import completion_logprobs
 from tunix_grpo.model.decoder_form import whole_weights
-from tunix_grpo.model.layout import leaves
+from tunix_grpo.model.layout import LeafTree, leaves, nested
 from tunix_grpo.tiny.demonstrations import Sum, demonstration, training_questions
 from tunix_grpo.tiny.tokenizer import prompt_text
 
@@ -32,7 +30,7 @@ MAX_COMPLETION_TOKENS = 14  # of the longest demonstration
 _log = logging.getLogger(__name__)
 
 
-def warm_start(spec: DecoderSpec, tokenizer: Tokenizer, num_steps: int, seed: int) -> dict:
+def warm_start(spec: DecoderSpec, tokenizer: Tokenizer, num_steps: int, seed: int) -> LeafTree:
     """Trains random weights on demonstrations.
 
     Returns:
@@ -44,13 +42,15 @@ def warm_start(spec: DecoderSpec, tokenizer: Tokenizer, num_steps: int, seed: in
     )
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98))
 
-    def loss(params: dict, batch: Completions) -> jax.Array:
+    def loss(params: LeafTree, batch: Completions) -> jax.Array:
         weights = whole_weights(spec, params, jnp.dtype(jnp.float32))
         logps, _ = completion_logprobs(spec, weights, batch, 1.0)
         return -jnp.sum(logps * batch.mask()) / jnp.sum(batch.lengths)
 
     @jax.jit
-    def update(params: Any, state: Any, batch: Completions) -> tuple[Any, Any, jax.Array]:
+    def update(
+        params: optax.Params, state: optax.OptState, batch: Completions
+    ) -> tuple[optax.Params, optax.OptState, jax.Array]:
         value, gradient = jax.value_and_grad(loss)(params, batch)
         updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, value
@@ -66,7 +66,7 @@ def warm_start(spec: DecoderSpec, tokenizer: Tokenizer, num_steps: int, seed: in
     return params
 
 
-def _random_params(spec: DecoderSpec, seed: int) -> dict:
+def _random_params(spec: DecoderSpec, seed: int) -> LeafTree:
     """Returns matrices whose outputs have the size of their inputs, and norms as the identity."""
     rng = seeds.generator("tiny weights", seed)
 
@@ -75,8 +75,8 @@ def _random_params(spec: DecoderSpec, seed: int) -> dict:
             return np.zeros(shape, np.float32)
         return rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))
 
-    return traverse_util.unflatten_dict(
-        {leaf.path: leaf.load([draw(leaf.file_shape) for _ in leaf.names]) for leaf in leaves(spec)}
+    return nested(
+        {leaf.path: jnp.asarray(leaf.load([draw(leaf.file_shape) for _ in leaf.names])) for leaf in leaves(spec)}
     )
 
 
@@ -98,7 +98,8 @@ def batches(tokenizer: Tokenizer, num_steps: int, seed: int) -> Iterator[Complet
         for row, completion in enumerate(ids):
             tokens[row, : len(completion)] = completion
         lengths = np.array([len(completion) for completion in ids], np.int32)
-        yield Completions(*left_padded([prompts[row] for row in rows], width, 0), tokens, lengths)
+        padded = left_padded([prompts[row] for row in rows], width, 0)
+        yield Completions(*(jnp.asarray(part) for part in (*padded, tokens, lengths)))
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tunix_grpo.decoder.spec import DecoderSpec
+from tunix_grpo.files import Json
 from tunix_grpo.json_fields import Fields
 
 # How a leaf holds what the files hold as matrices [out, in].
@@ -43,7 +44,7 @@ class TunixModule(NamedTuple):
 
     package: str
     name: str
-    fields: Mapping[str, Any]
+    fields: Mapping[str, object]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,4 +63,4 @@ class Family:
     read: Callable[[Fields], DecoderSpec]
     rows: Callable[[DecoderSpec], tuple[Row, ...]]
     tunix: Callable[[DecoderSpec], TunixModule]
-    text_model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    text_model: Mapping[str, Json] = dataclasses.field(default_factory=dict)

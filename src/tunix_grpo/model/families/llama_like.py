@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from tunix_grpo.decoder.spec import DecoderSpec
+from tunix_grpo.decoder.spec import DecoderSpec, Rope
 from tunix_grpo.json_fields import Fields
 from tunix_grpo.model.families.family import TRANSPOSED, Row, TunixModule
 from tunix_grpo.model.families.reading import (
@@ -92,7 +91,7 @@ def _sliding_layers(fields: Fields, num_layers: int, window: int | None) -> list
     return [window is not None and layer >= first for layer in range(num_layers)] if kinds is None else kinds
 
 
-def _rope(fields: Fields, default_context: int) -> Any:
+def _rope(fields: Fields, default_context: int) -> Rope:
     context = fields.integer("max_position_embeddings", default_context)
     context = fields.integer("original_max_position_embeddings", context, null_is_absent=True)
     theta = fields.number("rope_theta", DEFAULT_THETA)

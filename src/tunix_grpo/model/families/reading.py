@@ -7,7 +7,6 @@ not cover is refused, rather than computed wrongly.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from tunix_grpo.decoder.spec import Rope
 from tunix_grpo.json_fields import Fields
@@ -99,7 +98,7 @@ def read_rope(fields: Fields, default_theta: float, context: int) -> Rope:
 def merged(fields: Fields, *keys: str) -> Fields:
     """Returns the first of the named objects that is there and not empty, or an empty one."""
     for key in keys:
-        found: Any = fields.object(key)
+        found = fields.object(key)
         if found is not None and fields.raw(key):
             return found
     return Fields(fields.file, {}, f"{keys[-1]}.")

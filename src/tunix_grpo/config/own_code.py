@@ -1,0 +1,26 @@
+"""Whether a process may run code of the user's: a file that its settings, or those of another job of a sweep, name."""
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from tunix_grpo.config import plugins
+from tunix_grpo.config.loading import leaves
+
+_REFERENCES = ("model.family", "task.name", "tracker.custom")  # each may be FILE.py:NAME
+_FILE = "reward.custom.path"
+
+
+def may_run_own_code(config: object) -> bool:
+    """Says whether this process may run a Python file of the user's.
+
+    Args:
+        config: the typed config of a program. The jobs of a sweep share a process, and the config is that of one job.
+    """
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        return True
+    return any(_names_file(key, value) for key, value in leaves(config) if value is not None)
+
+
+def _names_file(key: str, value: object) -> bool:
+    is_reward = key.startswith("reward.") and key.endswith(".function")
+    return key == _FILE or ((is_reward or key in _REFERENCES) and plugins.is_outside(str(value)))
