@@ -45,10 +45,11 @@ def test_int8_rounds_to_the_nearest_step_of_its_block():
 
 @pytest.mark.parametrize("qtype", ["nf4", pytest.param("int8", marks=pytest.mark.slow)])
 def test_qlora_learns_and_its_base_stays(compose, tmp_path, qtype):
+    """40 steps: means over five steps swing by 0.05, and by then the gain has been twice what is asked."""
     write_model("llama", tmp_path, num_hidden_layers=2)
     trainer = small_trainer(compose, tmp_path, "grpo.beta=0.001", tx=optax.adam(3e-2), lora_rank=4, quantization=qtype)
     base = [np.asarray(leaf) for leaf in jax.tree.leaves(trainer._frozen)]
-    results = [trainer.step(step, PROMPTS.batch(np.arange(4), 4)) for step in range(1, 26)]
+    results = [trainer.step(step, PROMPTS.batch(np.arange(4), 4)) for step in range(1, 41)]
     rewards = [np.mean(result.rewards.total) for result in results]
     assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 0.1
     assert results[0].metrics["kl"] == pytest.approx(0.0, abs=1e-6)  # the reference sees the same quantized base

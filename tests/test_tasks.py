@@ -480,9 +480,9 @@ def test_reasoning_gym_scorers_survive_any_answer(name, tmp_path, monkeypatch):
         if question.answer:
             assert task.score(f"<answer>{question.answer}</answer>", question) == 1.0
         for junk in JUNK:
-            start = time.perf_counter()
+            start = time.process_time()  # what other programs do on this machine does not count
             score = task.score(f"<answer>{junk}</answer>", question)
-            assert time.perf_counter() - start < 2.0, junk
+            assert time.process_time() - start < 2.0, junk
             assert 0.0 <= score < 0.7 or junk == question.answer, junk
     assert list(tmp_path.iterdir()) == []
 
