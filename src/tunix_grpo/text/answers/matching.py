@@ -4,7 +4,7 @@ import re
 from fractions import Fraction
 
 from tunix_grpo.text.answers import units
-from tunix_grpo.text.answers.finding import conclusion
+from tunix_grpo.text.answers.finding import marked_answer
 from tunix_grpo.text.answers.plain import CURRENCY_SIGNS, WRAPPING, boxed, plain
 from tunix_grpo.text.answers.quantities import Quantity, read_quantity
 
@@ -16,11 +16,14 @@ _SPACE_AT_SYMBOL = re.compile(r" ?([^\w\s'\"]) ?")
 _SPACE_AT_UNIT = re.compile(r"(?<=[0-9]) (?=[^\W\d_])")
 _THOUSANDS = re.compile(r"(?<![0-9,.])([0-9]{1,3})((?:,[0-9]{3})+)(?![0-9]|,[0-9])")
 _CURRENCY = re.compile(f"[{re.escape(CURRENCY_SIGNS)}]")
-_LABEL = re.compile(r"(?:(?:option|choice|answer) )?\(?([a-z])(?:[).:\]]+(?: .*)?| ?- .*)?", re.DOTALL)
+_LABEL = re.compile(r"(?:(?:option|choice|answer) )?\(?([a-z])(?:[).:\]]+(?: .*)?| ?- .*| \(.*)?", re.DOTALL)
 _SEVERAL = re.compile(r"[,;] |\b(?:and|or)\b")
 _RATIO_WORD = re.compile(r"(?<=[0-9]) to (?=[0-9])")
 _REASON = re.compile(r"(?:[,;.:]? |[,;.\n] ?)(?:because|since|explanation|reason|note)\b", re.IGNORECASE)
-_EXPLAINED = re.compile(r"\n(?!(?:or|and|no|not|wait|actually|but)\b)[^\W\d_]{2}", re.IGNORECASE)
+_EXPLAINED = re.compile(
+    r"(?:\n|\. | ?— ?| - (?=[A-Za-z]{3}))(?!(?:or|and|no|not|wait|actually|but|sin|cos|tan|log|sqrt)\b)[^\W\d_]{2}",
+    re.IGNORECASE,
+)
 _REMARK = re.compile(r"(?<=\S) (?:\([^()]*[^\W\d_][^()]*\)|\[[^\[\]]*[^\W\d_][^\[\]]*\])[.,;]?$")
 _NO_SENTENCE_END = re.compile(r"(?<![0-9!])!+$")
 _SIDE = re.compile(r"[-+*/^(). 0-9A-Za-z]{0,40}")
@@ -48,9 +51,7 @@ def answers_match(given: str, gold: str) -> bool:
 
 def _concluded(text: str) -> str:
     """Returns what a text marks as its answer, else the text; a box may stand in the marked part, too."""
-    marked = conclusion(text)
-    if marked is not None:
-        text = marked
+    text = marked_answer(text)
     inner = boxed(text, MAX_PARSED_CHARS)
     return text if inner is None else inner
 

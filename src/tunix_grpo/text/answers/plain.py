@@ -41,12 +41,13 @@ _CHARACTERS = {
     "µ": "μ",
 }
 # Markup and control tokens that can stand around an answer. A longer name in angle brackets is text.
-_MARKUP = re.compile(
-    r"</?(?:answer|reasoning|s|b|i|u|p|em|strong|span|div|code|mark|font|center|h[1-6]|li|ul|ol|pre|eos|bos|pad|unk"
-    r"|end_of_turn|start_of_turn)(?: [^<>]{0,80})?/?>|<\|[^<>|]{1,40}\|>|\[/?(?:INST|EOS)\]"
+_MARKUP = re.compile(r"</?(?:b|i|u|em|strong|span|code|mark|font)(?: [^<>]{0,80})?>")
+_BREAKS = re.compile(
+    r"</?(?:answer|reasoning|s|p|br|div|center|h[1-6]|li|ul|ol|pre|eos|bos|pad|unk|end_of_turn|start_of_turn)"
+    r"(?: [^<>]{0,80})?/?>|<\|[^<>|]{1,40}\|>|\[/?(?:INST|EOS)\]"
 )
+_PAIRED = re.compile(r"<([A-Za-z]{1,20})>([^<>]*)</\1>")  # <final>72</final>
 _HTML = (
-    (re.compile(r"<br ?/?>"), "\n"),
     (re.compile(r"<sup>([^<>]{1,20})</sup>"), r"^{\1}"),
     (re.compile(r"<sub>([^<>]{1,20})</sub>"), r"_{\1}"),
 )
@@ -127,7 +128,7 @@ def plain(text: str) -> str:
     if "<" in text:
         for pattern, replacement in _HTML:
             text = pattern.sub(replacement, text)
-        text = _MARKUP.sub("", text)
+        text = _PAIRED.sub(r" \2 ", _BREAKS.sub("\n", _MARKUP.sub("", text)))
     if "$" in text:
         text = _without_mathematics_signs(text)
     if "\\" in text or "~" in text or "{,}" in text or "->" in text or "=>" in text:

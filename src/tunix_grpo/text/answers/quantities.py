@@ -89,7 +89,7 @@ def _read_before(reader: Reader, quantity: Quantity) -> int | None:
                 if words and (reader.glued(index) or len(words[-1]) == 1):  # x-5, x - 5
                     return None
                 break
-            elif index > 0 or following != WORD:
+            elif following != WORD or (index > 0 and not reader.glued(index)):
                 return None
         elif token.kind in CURRENCY_SIGNS:
             quantity.measures.add(units.NAMES.get(token.kind, token.kind))

@@ -119,7 +119,7 @@ CHANGING_NEXT = _words(
 # And these behind it: `5 squared`, `5 or 6`, `5 is wrong`.
 CHANGING_BEHIND = _words(
     """or not isnt arent wrong incorrect false squared cubed factorial plus minus divided multiplied halves
-    thirds fourths fifths sixths eighths tenths hundredths thousandths infinity pi mod modulo choose sqrt"""
+    thirds fourths fifths sixths eighths tenths hundredths thousandths infinity pi mod modulo choose sqrt st nd rd th"""
 )
 # Say nothing about what is counted.
 IDLE = _words(

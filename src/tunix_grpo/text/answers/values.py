@@ -185,6 +185,8 @@ class Reader:
     def _base(self, index: int, depth: int) -> Reading | None:
         kind, text = self.kind(index), self.text(index)
         if kind == NUMBER:
+            if self._is_date(index):
+                return Reading(index + 5, None)
             return Reading(index + 1, number_of(text))
         if kind in _OPENING:
             return self._group(index, depth)
@@ -197,6 +199,11 @@ class Reader:
         if text == "\\sqrt":
             return self._root(index + 1, depth)
         return None
+
+    def _is_date(self, index: int) -> bool:
+        """Says whether numbers with hyphens follow each other: 2024-05-17, 555-123-4567."""
+        kinds = [self.kind(index + place) for place in range(1, 5)]
+        return kinds == ["-", NUMBER] * 2 and all(self.glued(index + place) for place in range(1, 5))
 
     def _root(self, index: int, depth: int) -> Reading | None:
         degree: Fraction | None = Fraction(2)
