@@ -23,6 +23,9 @@ BEFORE: dict[str, Any] = {
     "model.quantization": None,
     "training.remat": "none",  # an update kept all that its layers had computed
     "tracker.custom": None,
+    "reward.math": None,
+    "task.validate": False,
+    "task.max_unmatched": 1.0,  # golds were taken as they came
 }
 # Without one of these it is not the config of a run.
 _GROUPS = ("model", "training", "generation", "task", "tracker")

@@ -2,9 +2,12 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tunix_grpo.tasks.base import Question, TaskError
 from tunix_grpo.text.answers import FINAL_MARK
@@ -12,6 +15,8 @@ from tunix_grpo.text.answers import FINAL_MARK
 PARQUET = ".parquet"
 SUFFIXES = (".jsonl", ".ndjson", PARQUET)
 MAX_REPORTED_ROWS = 10
+# Types of columns, as pyarrow and datasets call them, whose values are wider once they are Python floats.
+NARROW_FLOATS = {"float": np.float32, "float32": np.float32, "halffloat": np.float16, "float16": np.float16}
 
 
 class BadRowError(ValueError):
@@ -59,7 +64,7 @@ def make_questions(
     Args:
         rows: where each row is, such as `data.jsonl:3`, and its columns or why it has none.
         question_column: name of the column that holds the question.
-        answer_column: name of the column that holds the answer; see `gold_answer`.
+        answer_column: name of the column that holds the answer; see `gold_answer`. A null is an empty answer.
 
     Raises:
         TaskError: lists the first bad rows, each with its place.
@@ -121,8 +126,20 @@ def _parquet_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         table = pyarrow.parquet.read_table(file)
     except pyarrow.ArrowException as error:
         raise TaskError(f"{file} is not a parquet file that can be read: {error}") from error
+    narrow = {each.name: NARROW_FLOATS[str(each.type)] for each in table.schema if str(each.type) in NARROW_FLOATS}
     for number, row in enumerate(table.to_pylist(), start=1):
-        yield f"{file}, row {number}", row
+        yield f"{file}, row {number}", with_stored_precision(row, narrow)
+
+
+def with_stored_precision(row: dict[str, Any], narrow: Mapping[str, type[np.floating]]) -> dict[str, Any]:
+    """Returns a row whose narrow floats are the shortest decimals that stand for them: 0.1, not 0.10000000149011612.
+
+    Args:
+        narrow: the columns of float32 and float16, whose values have come as wider floats, each with its type.
+    """
+    return row | {
+        name: float(str(kind(row[name]))) for name, kind in narrow.items() if isinstance(row.get(name), float)
+    }
 
 
 def _question(row: dict[str, Any] | BadRowError, question_column: str, answer_column: str) -> Question:
@@ -134,14 +151,18 @@ def _question(row: dict[str, Any] | BadRowError, question_column: str, answer_co
     question, answer = row[question_column], row[answer_column]
     if not isinstance(question, str) or not question.strip():
         raise BadRowError(f"{question_column} is not a text but {_shorten(question)}")
-    is_number = isinstance(answer, (int, float)) and not isinstance(answer, bool)
-    if not isinstance(answer, str) and not (is_number and math.isfinite(answer)):
+    is_number = isinstance(answer, (int, float, Decimal)) and not isinstance(answer, bool)
+    if answer is not None and not isinstance(answer, str) and not (is_number and math.isfinite(answer)):
         raise BadRowError(f"{answer_column} is neither text nor number but {_shorten(answer)}")
-    gold = gold_answer(str(answer))
-    if not gold:
-        raise BadRowError(f"{answer_column} is empty")
     extra = {name: row[name] for name in row if name not in (question_column, answer_column)}
-    return Question(question.strip(), gold, extra or None)
+    return Question(question.strip(), gold_answer(_text(answer)), extra or None)
+
+
+def _text(answer: str | float | Decimal | None) -> str:
+    """Returns an answer as text: a decimal with all its digits, a null as no text."""
+    if answer is None:
+        return ""
+    return format(answer, "f") if isinstance(answer, Decimal) else str(answer)
 
 
 def _shorten(value: object) -> str:

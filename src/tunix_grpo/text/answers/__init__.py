@@ -20,7 +20,18 @@ What counts as equal (`answers_match`):
 * of a worked solution what it marks as its answer, as in a completion.
 """
 
-from tunix_grpo.text.answers.finding import FINAL_MARK, conclusion, extract_answer, without_thinking
+from tunix_grpo.text.answers.finding import FINAL_MARK, conclusion, extract_answer, marked_answer
+from tunix_grpo.text.answers.golds import FORMS, gold_problem, is_quantity
 from tunix_grpo.text.answers.matching import MAX_PARSED_CHARS, answers_match
 
-__all__ = ["FINAL_MARK", "MAX_PARSED_CHARS", "answers_match", "conclusion", "extract_answer", "without_thinking"]
+__all__ = [
+    "FINAL_MARK",
+    "FORMS",
+    "MAX_PARSED_CHARS",
+    "answers_match",
+    "conclusion",
+    "extract_answer",
+    "gold_problem",
+    "is_quantity",
+    "marked_answer",
+]

@@ -90,6 +90,8 @@ def without_thinking(text: str) -> str:
 
     An end without a beginning closes a block that began in the prompt.
     """
+    if not any(word in text for word in ("think", "thought", "THINK")):
+        return text
     kept, last, inside = [], 0, False
     for tag in _THINKING.finditer(text):
         closing = bool(tag.group(1) or tag.group(2) or (tag.group(3) or "").startswith("◁/"))
