@@ -132,10 +132,11 @@ def test_validation_trains_nothing_and_needs_no_model(tmp_path, capsys, compose)
 
 
 def test_every_kind_has_its_first_examples():
-    questions = [Question(f"{number}?", "") for number in range(9)] + [Question("x?", "5")]
+    golds = ["", " ", "", "\n", "\t", "", "", "", ""]
+    questions = [Question(f"{number}?", gold) for number, gold in enumerate(golds)] + [Question("x?", "5")]
     found = unmatched_golds(questions)
     assert (found.num_questions, dict(found.counts), found.share) == (10, {EMPTY: 9}, 0.9)
-    assert [question.question for question in found.examples[EMPTY]] == ["0?", "1?", "2?"]
+    assert [question.question for question in found.examples[EMPTY]] == ["0?", "1?", "3?"]
 
 
 # --- numbers as they are stored ---

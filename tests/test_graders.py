@@ -1,11 +1,14 @@
 """Graders: the grammar of answers, and math-verify beside it for mathematics beyond numbers."""
 
+import json
+
 import pytest
 
 from tunix_grpo import workers
 from tunix_grpo.rewards.math import build_math_reward
 from tunix_grpo.tasks.base import ExactTask, Question
 from tunix_grpo.tasks.graders import MathGrader, build_grade
+from tunix_grpo.train import train
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +57,21 @@ def test_the_reward_is_independent_of_the_task_s_score():
     with workers.closed_at_end():
         assert build_math_reward(timeout_s=60.0)(["", ""], completions, questions, task) == [1.0, 0.0]
     assert [task.score(*pair) for pair in zip(completions, questions, strict=True)] == [0.0, 0.0]
+
+
+@pytest.mark.slow
+def test_a_run_with_math_verify_counts_what_it_does_not_judge_and_leaves_nothing_running(tmp_path, compose):
+    open_before = workers.counts()
+    golds = ({"question": f"What is {n} + 1?", "answer": f"\\sqrt{{{n}}}"} for n in range(20))
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in golds))
+    train(
+        compose(
+            *("model=tiny", "device=cpu", "task=jsonl", "task.path=data.jsonl", "task.grader=math_verify"),
+            *("training.micro_batch_size=2", "training.num_batches=1", "training.log_interval_steps=1"),
+            *("grpo.num_generations=2", "generation.max_generation_steps=8", "evaluation.num_questions=4"),
+            *("tracker.wandb=false", "tracker.tensorboard=false", "training.checkpoint_dir=checkpoints"),
+        )
+    )
+    metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [each["grader/unanswered"] for each in metrics if "loss" in each] == [0]
+    assert workers.counts() == open_before  # the run's own is closed

@@ -23,7 +23,7 @@ class UnmatchedGolds:
     Attributes:
         num_questions: questions in all.
         counts: why -> how many questions.
-        examples: the first ones of each kind, with the question.
+        examples: the first different ones of each kind.
     """
 
     num_questions: int
@@ -53,8 +53,9 @@ def unmatched_golds(questions: Sequence[Question]) -> UnmatchedGolds:
         why = problems[question.answer]
         if why is not None:
             counts[why] += 1
-            if counts[why] <= _MAX_EXAMPLES:
-                examples.setdefault(why, []).append(question)
+            shown = examples.setdefault(why, [])
+            if len(shown) < _MAX_EXAMPLES and question.answer not in [each.answer for each in shown]:
+                shown.append(question)
     return UnmatchedGolds(len(questions), counts, examples)
 
 
@@ -119,5 +120,5 @@ def _example(question: Question) -> str:
 
 
 def _shorten(text: str) -> str:
-    shown = repr(" ".join(text.split()))
-    return shown if len(shown) <= _SHOWN_CHARS else f"{shown[:_SHOWN_CHARS]}..."
+    text = " ".join(text.split())
+    return repr(text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}...")
