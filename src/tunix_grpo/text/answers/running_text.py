@@ -7,9 +7,10 @@ from tunix_grpo.text.answers import units
 from tunix_grpo.text.answers.plain import CURRENCY_SIGNS, plain
 from tunix_grpo.text.answers.tokens import COMMAND, NUMBER, WORD, tokens_of
 from tunix_grpo.text.answers.values import Reader
+from tunix_grpo.text.answers.widening import joined, widened
 
 LONGEST_TAIL = 1000  # characters before the last digit that are looked at
-_LONGEST_REST = 40  # and behind it: brackets that close, a unit
+_LONGEST_REST = 80  # and behind it: brackets that close, a unit
 
 # An end of a sentence, not a factorial.
 _EXCLAMATION = re.compile(r"!+(?=\s*$|\s+[^a-z\s])")
@@ -18,8 +19,8 @@ _EXCLAMATION = re.compile(r"!+(?=\s*$|\s+[^a-z\s])")
 def last_number(text: str) -> str | None:
     """Returns the last number of a text as it is written there, with its percent sign, currency or unit.
 
-    It is taken whole: `2 1/2`, `\\frac{1}{2}`, `2^{10}`, `12:45`. Numbers that only name something count if there is no
-    other: `step 3`, `x_1`.
+    It is taken whole: `2 1/2`, `\\frac{1}{2}`, `2^{10}`, `12:45`, `[2, 5)`, `2x + 3`, `1 h 30 min`. Numbers that only
+    name something count if there is no other: `step 3`, `x_1`.
     """
     end = max(map(text.rfind, _digits_in(text)), default=-1)
     if end < 0:
@@ -27,7 +28,9 @@ def last_number(text: str) -> str | None:
     tail = plain(_EXCLAMATION.sub(".", text[max(0, end - LONGEST_TAIL) : end + _LONGEST_REST]))
     tokens = tokens_of(tail)
     reader = Reader(tokens)
-    found, label, index, last = None, None, 0, (0, 0)
+    found: tuple[int, int] | None = None
+    label: tuple[int, int] | None = None
+    index, last = 0, (-1, -1)
     while index < len(tokens):
         reading = reader.value(index) if _may_begin(reader, index) else None
         numbers = reading is not None and any(token.kind == NUMBER for token in tokens[index : reading.end])
@@ -35,16 +38,20 @@ def last_number(text: str) -> str | None:
             index = _after_name(reader, index)
             continue
         first, is_label = _with_prefix(reader, index)
-        if reader.text(index - 1) == "or" and last[1] == index - 1:  # 5 or 6
-            first = last[0]
-        span = tail[tokens[first].start : tokens[_with_unit(reader, reading.end) - 1].end]
+        end = _with_unit(reader, reading.end)
+        first = joined(reader, last, first, end)
+        if reader.text(end).lower() == "is" and reader.text(end + 1).lower() in units.CHANGING_BEHIND:  # 5 is wrong
+            end, is_label = end + 2, True
         if is_label:
-            label = span
+            label = first, end
         else:
-            found = span
-        last = (first, reading.end)
+            found = first, end
+        last = first, end
         index = reading.end
-    return found or label
+    if found is None and label is None:
+        return None
+    first, end = widened(reader, *found) if found is not None else label or (0, 0)
+    return tail[tokens[first].start : tokens[end - 1].end]
 
 
 def _digits_in(text: str) -> str:
@@ -64,6 +71,8 @@ def _may_begin(reader: Reader, index: int) -> bool:
     if kind in ("-", "+"):
         following = reader.kind(index + 1) in (NUMBER, "(") or reader.kind(index + 1) == COMMAND
         return following and reader.glued(index + 1) and behind not in (NUMBER, WORD, ")", "]", "}")
+    if kind == NUMBER and behind == "-" and reader.glued(index - 1) and reader.kind(index - 2) == WORD:  # F-16
+        return False
     if kind == NUMBER or reader.text(index) in ("\\frac", "\\sqrt"):
         return not (kind == NUMBER and (behind in (WORD, "_", "^") and not _is_currency(reader, index - 1)))
     return kind in ("(", "{") and behind not in (WORD, "_", "^", COMMAND, "]") and _opens_number(reader, index)
@@ -98,6 +107,8 @@ def _with_prefix(reader: Reader, index: int) -> tuple[int, bool]:
     word = reader.text(index - 1).lower().replace("'", "")
     if word in ("minus", "negative") and reader.kind(index - 2) != NUMBER:
         return index - 1, False
+    if word == "of" and reader.text(index - 2).lower() == "instead":
+        return index - 2, True
     is_label = word in units.CHANGING_NEXT or word in units.CHANGING_BEFORE
     return index - is_label, is_label
 
