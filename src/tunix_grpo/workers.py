@@ -9,7 +9,7 @@ import contextlib
 import json
 import logging
 import os
-import select
+import selectors
 import subprocess
 import sys
 import tempfile
@@ -122,14 +122,15 @@ class Worker:
         """Returns the next line of the program's output."""
         assert self._process is not None and self._process.stdout is not None
         stdout, deadline = self._process.stdout.fileno(), time.monotonic() + timeout_s
-        while b"\n" not in self._received:
-            readable, _, _ = select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))
-            if not readable:
-                raise NoReplyError(f"it took longer than {timeout_s:g} s")
-            data = os.read(stdout, _READ_BYTES)
-            if not data:
-                raise NoReplyError("it crashed")
-            self._received += data
+        with selectors.DefaultSelector() as selector:
+            selector.register(stdout, selectors.EVENT_READ)
+            while b"\n" not in self._received:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise NoReplyError(f"it took longer than {timeout_s:g} s")
+                data = os.read(stdout, _READ_BYTES)
+                if not data:
+                    raise NoReplyError("it crashed")
+                self._received += data
         line, _, self._received = self._received.partition(b"\n")
         return line
 

@@ -694,6 +694,8 @@ RUNNING_TEXT = [
     ("x ≥ 72", "72", False),
 ]
 VARIOUS = [
+    ("<answer>It is minus 5</answer>", "-5", True),
+    ("<answer>x minus 5</answer>", "-5", False),
     ("So it is minus 5.", "-5", True),
     ("So it is minus 5.", "5", False),
     ("It is not 5", "5", False),

@@ -9,7 +9,7 @@ import unicodedata
 
 BOXED = "\\boxed{"
 WRAPPING = " \t\r\n`'\"*“”‘’«»•"
-CURRENCY_SIGNS = "".join(chr(code) for code in range(0x10000) if unicodedata.category(chr(code)) == "Sc")
+CURRENCY_SIGNS = frozenset(chr(code) for code in range(0x10000) if unicodedata.category(chr(code)) == "Sc")
 
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 _SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉"

@@ -113,7 +113,7 @@ def _note_word_before(reader: Reader, index: int, quantity: Quantity, words: lis
     is_next = reader.kind(index + 1) in _VALUE_STARTS
     if word in _NEGATIVE:
         quantity.negative ^= True
-        return not words
+        return units.IDLE.issuperset(words)
     if reader.kind(index + 1) in CURRENCY_SIGNS and reader.glued(index + 1) and len(word) <= 2:  # US$5
         return True
     kind = units.measure(token.text)

@@ -100,7 +100,7 @@ def _after_name(reader: Reader, index: int) -> int:
 def _with_prefix(reader: Reader, index: int) -> tuple[int, bool]:
     """Returns the first token of a value together with its currency and sign, and whether it only names something."""
     before = reader.kind(index - 1)
-    if before in CURRENCY_SIGNS and before:
+    if before in CURRENCY_SIGNS:
         index -= 1
         if reader.kind(index - 1) in ("-", "+") and reader.kind(index - 2) not in (NUMBER, WORD, ")"):
             index -= 1
