@@ -33,7 +33,7 @@ _ABBREVIATION = re.compile(
     r"(?:^|[^A-Za-z])(?:approx|rs|ca|no|vs|mr|mrs|dr|st|eq|a\.m|p\.m|u\.s|sq|ft|e\.g|i\.e)$", re.IGNORECASE
 )
 _CONTINUED = re.compile(
-    r"[,;](?! ?[0-9]| ?(?:and|or)\b)| \((?=[^()]*[A-Za-z])"
+    r"[,;](?! ?[-+($\\]*[0-9\\]| ?(?:and|or)\b)| \((?=[^()]*[A-Za-z])"
     r"| ?[—–] ?(?=[A-Za-z])| - (?=[A-Za-z]{2})| and (?=(?:the|we|that|it|this|I)\b)"
     r"| (?:because|since|as|so|which|where|when|if|after|from|with|for|in|on|at|by)\b"
 )

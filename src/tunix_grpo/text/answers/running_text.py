@@ -5,6 +5,7 @@ import unicodedata
 
 from tunix_grpo.text.answers import units
 from tunix_grpo.text.answers.plain import CURRENCY_SIGNS, plain
+from tunix_grpo.text.answers.quantities import read_quantity
 from tunix_grpo.text.answers.tokens import COMMAND, NUMBER, WORD, tokens_of
 from tunix_grpo.text.answers.values import Reader
 from tunix_grpo.text.answers.widening import joined, widened
@@ -16,6 +17,10 @@ _LONGEST_REST = 80  # and behind it: brackets that close, a unit
 _EXCLAMATION = re.compile(r"!+(?=\s*$|\s+[^a-z\s])")
 
 
+_FORMULA = re.compile(r"\$(?=\S)([^$\n]*[^$\s])\$(?![0-9])|\\\(([^\n]+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_RAISED_OR_LOWERED = re.compile(r"[\^_] ?\{?[0-9]+")
+
+
 def last_number(text: str) -> str | None:
     """Returns the last number of a text as it is written there, with its percent sign, currency or unit.
 
@@ -25,7 +30,11 @@ def last_number(text: str) -> str | None:
     end = max(map(text.rfind, _digits_in(text)), default=-1)
     if end < 0:
         return None
-    tail = plain(_EXCLAMATION.sub(".", text[max(0, end - LONGEST_TAIL) : end + _LONGEST_REST]))
+    tail = _EXCLAMATION.sub(".", text[max(0, end - LONGEST_TAIL) : end + _LONGEST_REST])
+    formula = _last_formula(tail)
+    if formula is not None:
+        return formula
+    tail = plain(tail)
     tokens = tokens_of(tail)
     reader = Reader(tokens)
     found: tuple[int, int] | None = None
@@ -52,6 +61,17 @@ def last_number(text: str) -> str | None:
         return None
     first, end = widened(reader, *found) if found is not None else label or (0, 0)
     return tail[tokens[first].start : tokens[end - 1].end]
+
+
+def _last_formula(tail: str) -> str | None:
+    """Returns the formula between signs of mathematics that holds the last number, if it is more than a quantity."""
+    *_, found = [None, *_FORMULA.finditer(tail)]
+    if found is None or any(map(str.isdigit, tail[found.end() :])):
+        return None
+    content = found.group(found.lastindex or 1).strip()
+    readable = any(read_quantity(side.strip()) for side in plain(content).split("="))
+    numbers = any(map(str.isdigit, _RAISED_OR_LOWERED.sub("", content)))
+    return content if numbers and not readable else None
 
 
 def _digits_in(text: str) -> str:

@@ -75,7 +75,10 @@ def _left(reader: Reader, first: int, end: int) -> tuple[int, bool]:
             return first - 3, True
         term = first - 1 if reader.kind(first) in _OPERATORS else first - 2
         is_operator = reader.kind(term + 1) in _OPERATORS
-        if not is_operator or not (reader.kind(term) == NUMBER or _is_letter(reader, term)):
+        opening = next((index for index, partner in reader.partner.items() if partner == term), None)
+        if is_operator and opening is not None:  # (x + 1) - 5, 10\sqrt{5} - 5
+            term, has_letters = opening - (reader.kind(opening - 1) == COMMAND), True
+        elif not is_operator or not (reader.kind(term) == NUMBER or _is_letter(reader, term)):
             return first, has_letters
         has_letters = has_letters or reader.kind(term) == WORD
         while reader.glued(term) and (reader.kind(term - 1) in (NUMBER, "^", "_") or _is_letter(reader, term - 1)):
