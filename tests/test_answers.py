@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from helpers.answer_cases import FURTHER, REPORTED
 from tunix_grpo.text.answers import answers_match, extract_answer
 
 EXTRACTED = [
@@ -151,6 +152,14 @@ def test_equal_answers_match(given, gold):
     assert answers_match(given, gold)
 
 
+@pytest.mark.parametrize(
+    ("completion", "gold", "right"), [*REPORTED, *(case for cases in FURTHER.values() for case in cases)]
+)
+def test_a_completion_is_judged_as_by_a_person(completion, gold, right):
+    answer = extract_answer(completion)
+    assert (answer is not None and answers_match(answer, gold)) is right
+
+
 DIFFERENT = [
     ("73", "72"),
     ("-72", "72"),  # the sign counts
@@ -236,19 +245,32 @@ def test_hostile_completions_are_read_in_50_ms(completion, gold):
     assert min(seconds) < 0.05
 
 
-def test_time_is_linear_in_the_length():
-    """Four times the text takes about four times as long; a square would be sixteen times."""
+REPEATED = [
+    *("<answer>", "</answer>", "<answer></answer>", "</answer><answer>", "<think>", "</think>", "<think>a</think>"),
+    *("\\boxed{", "\\boxed{}", "####", "#### a\n", "the answer is ", "answer ", "Answer: not ", "answer\n"),
+    *("$", "$$", "\\[", "\\frac{", "\\sqrt{", "(", "{", "[", "<", "<sup>", "\\text{", "&nbsp;", "~~", "**"),
+    *("1/", "1 ", "1,", "1:", "1.", "2^", "-", "12 345 ", "1 1/2 ", "3 x ", "½", "٣", "x5", "5!", "five ", "= ", "or "),
+    *("$1$", "$1", "\\(1", "(1)-", "x-1", "2 and ", "<1", "|1|", "1 h "),
+    "<reasoning>1,234 / 5 \\frac{1}{2} = -6 </reasoning> \\boxed ",
+]
+
+
+@pytest.mark.parametrize("repeated", REPEATED)
+def test_time_is_linear_in_the_length(repeated):
+    """Eight times the text takes about eight times as long; a square would be sixty-four times."""
 
     def seconds(text):
         runs = []
-        for _ in range(5):
+        for _ in range(3):
             start = time.perf_counter()
             extract_answer(text)
+            answers_match(text, "72")
             runs.append(time.perf_counter() - start)
         return min(runs)
 
-    text = "<reasoning>1,234 / 5 \\frac{1}{2} = -6 </reasoning> \\boxed " * 1000
-    assert seconds(text * 4) < 8 * seconds(text)
+    short = repeated * (40_000 // len(repeated))
+    # What is looked at closely is bounded, so that a short text may take as long as a long one; 5 ms allow for it.
+    assert seconds(short * 8) < 20 * seconds(short) + 0.005
 
 
 def test_nothing_is_evaluated(tmp_path, monkeypatch):

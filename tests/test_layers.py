@@ -16,7 +16,7 @@ PACKAGE = ROOT / "src" / "tunix_grpo"
 # neighbours.
 FLOORS = (
     ("errors", "seeds", "files", "without_torch"),
-    ("config", "console", "json_fields"),
+    ("config", "console", "json_fields", "workers"),
     ("decoder", "text"),
     ("model", "tasks"),
     ("rewards", "run"),

@@ -27,17 +27,19 @@ from tunix_grpo.tasks.reasoning_gym_task import CHECKS, UNSUPPORTED, ReasoningGy
 SOURCE = Path(__file__).resolve().parent.parent / "src"
 ANY_NUMBER = {"num_questions": None, "heldout_fraction": 0.1}
 COLUMNS = {"question_column": "question", "answer_column": "answer"}
+GRADER = {"grader": "number", "grader_timeout_s": 5.0}
 KEYS = {
     "arithmetic": {"max_operand": 20, **ANY_NUMBER},
-    "gsm8k": {"path": None, "dataset": None, **COLUMNS, **ANY_NUMBER},
-    "jsonl": {**COLUMNS, **ANY_NUMBER},
+    "gsm8k": {"path": None, "dataset": None, **COLUMNS, **ANY_NUMBER, **GRADER},
+    "jsonl": {**COLUMNS, **ANY_NUMBER, **GRADER},
     "reasoning_gym": {"num_questions": 30, "heldout_fraction": 0.1},
 }
 
 
 def settings(name, **values):
     """Returns the settings of a task, as they come from the command line."""
-    content = {"name": name, "system_prompt": "default", **KEYS[name], **values}
+    common = {"system_prompt": "default", "validate": False, "max_unmatched": 0.5}
+    content = {"name": name, **common, **KEYS[name], **values}
     return TASK.section(content)(**content)
 
 
@@ -64,7 +66,7 @@ from tunix_grpo.tasks.jsonl import build_jsonl
 from tunix_grpo.tasks.reasoning_gym_task import build_reasoning_gym
 print([name for name in ("datasets", "pyarrow", "reasoning_gym") if name in sys.modules])
 fixed = dict(heldout_fraction=0.1, num_questions=20, seed=0)
-columns = dict(question_column="question", answer_column="answer")
+columns = dict(question_column="question", answer_column="answer", grader="number", grader_timeout_s=5)
 build_jsonl(path={path!r}, **columns, **fixed)
 build_gsm8k(path={path!r}, dataset=None, **columns, **fixed)
 build_reasoning_gym(dataset="gcd", **fixed)
@@ -246,12 +248,9 @@ BAD_ROWS = [
     (b'{"question": " ", "answer": "1"}', "question is not a text but ' '"),
     (b'{"question": 5, "answer": "1"}', "question is not a text but 5"),
     (b'{"question": null, "answer": "1"}', "question is not a text but None"),
-    (b'{"question": "Why?", "answer": null}', "answer is neither text nor number but None"),
     (b'{"question": "Why?", "answer": true}', "answer is neither text nor number but True"),
     (b'{"question": "Why?", "answer": [1]}', "answer is neither text nor number but [1]"),
     (b'{"question": "Why?", "answer": NaN}', "answer is neither text nor number but nan"),
-    (b'{"question": "Why?", "answer": ""}', "answer is empty"),
-    (b'{"question": "Why?", "answer": "I do not know ####"}', "answer is empty"),
     (b'{"question": "Why?", "answer": ' + b"9" * 5000 + b"}", "not JSON (Exceeds the limit"),
     (b"[" * 100_000, "not JSON (maximum recursion depth"),
 ]
@@ -367,7 +366,7 @@ def test_gsm8k_without_network_says_what_to_do(tmp_path):
     program = """
 from tunix_grpo.tasks.base import TaskError
 from tunix_grpo.tasks.gsm8k import build_gsm8k
-columns = dict(question_column="question", answer_column="answer")
+columns = dict(question_column="question", answer_column="answer", grader="number", grader_timeout_s=5)
 try:
     build_gsm8k(path=None, dataset="openai/gsm8k", **columns, heldout_fraction=0.1, num_questions=None, seed=0)
 except TaskError as error:

@@ -17,7 +17,7 @@ import logging
 import time
 from pathlib import Path
 
-from tunix_grpo import console
+from tunix_grpo import console, workers
 from tunix_grpo.config import Config
 from tunix_grpo.errors import UserError
 from tunix_grpo.grpo.evaluation import Evaluator, batch_size_for
@@ -36,7 +36,7 @@ from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.devices import CompilationCounter, open_devices
 from tunix_grpo.run.start import find_start, identity, save_run, settings
 from tunix_grpo.run.stopping import StopRequest
-from tunix_grpo.tasks.builders import build_task
+from tunix_grpo.tasks.builders import build_task, validate_task
 from tunix_grpo.text.prompt_set import prompt_set, prompt_width, step_indices
 from tunix_grpo.text.tokenizer import model_tokenizer
 
@@ -48,6 +48,7 @@ def due(step: int, every: int, last_step: int) -> bool:
     return step % every == 0 or step == last_step
 
 
+@workers.closed_at_end()
 def train(config: Config) -> Summary:
     """Trains a model and leaves the record in config.output_dir, the checkpoints in config.checkpoint_dir.
 
@@ -55,6 +56,9 @@ def train(config: Config) -> Summary:
         UserError: something that the user can mend; nothing has been left half-written.
     """
     started = time.monotonic()
+    if config.task.validate:
+        validate_task(config.task, config.seed)
+        return Summary(steps=0, accuracy_before=None, accuracy_after=None)
 
     # --- the words: questions, prompts, rewards ---
     devices = open_devices(config.device, config.mesh, config.jax_cache)
@@ -115,6 +119,7 @@ def train(config: Config) -> Summary:
                             "num_tokens": state.num_tokens,
                             "perf/compilations": compilations.count,
                             "timing/save": saving,
+                            **workers.counts(),
                         }
                         saving = 0.0
                         record.log_metrics(step, metrics)

@@ -16,12 +16,15 @@ from tunix_grpo.errors import UserError
 
 # Every setting that was added after runs had been made, with what the program did before it had the setting.
 # A new setting of a run is entered here in the change that adds it.
-BEFORE: dict[str, str | None] = {
+BEFORE: dict[str, object] = {
     "model.family": None,  # config.json alone told the family
     "model.kaggle_id": None,
     "model.quantization": None,
     "training.remat": "none",  # an update kept all that its layers had computed
     "tracker.custom": None,
+    "reward.math": None,
+    "task.validate": False,
+    "task.max_unmatched": 1.0,  # golds were taken as they came
 }
 # Without one of these it is not the config of a run.
 _GROUPS = ("model", "training", "generation", "task", "tracker")

@@ -10,12 +10,14 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
 from tunix_grpo.config import plugins
-from tunix_grpo.config.parts import OutsideReward, RewardsConfig, TaskConfig, WeightedReward
+from tunix_grpo.config.parts import MathReward, OutsideReward, RewardsConfig, TaskConfig, WeightedReward
 from tunix_grpo.config.rules import GROUP, Flag, Number, Text, Whole
 from tunix_grpo.config.sentences import MISSING, UNKNOWN, Entry, field_names, show
 from tunix_grpo.config.suggestions import did_you_mean
 from tunix_grpo.errors import UserError
 
+# The rewards of the package that have settings beside their weight.
+_REWARD_SETTINGS: dict[str, type[WeightedReward]] = {"math": MathReward}
 # What the plain types of a builder's keys accept.
 _ACCEPTED = {int: Whole, float: Number, bool: Flag, str: Text}
 
@@ -121,8 +123,15 @@ def _reward_section(content: dict[str, object]) -> type:
 
 @functools.cache
 def _reward_class(outside: tuple[str, ...]) -> type:
-    types = dict.fromkeys(outside, OutsideReward) | dict.fromkeys(plugins.REWARDS, WeightedReward | None)
+    own = {name: _REWARD_SETTINGS.get(name, WeightedReward) | None for name in plugins.REWARDS}
+    types = dict.fromkeys(outside, OutsideReward) | own
     return extended(RewardsConfig, types, dict.fromkeys(plugins.REWARDS))
+
+
+def _reward_keys() -> list[str]:
+    return [
+        f"{name}.{key}" for name in plugins.REWARDS for key in field_names(_REWARD_SETTINGS.get(name, WeightedReward))
+    ]
 
 
 def as_written(base: type) -> OpenGroup:
@@ -148,4 +157,4 @@ def _accepted(annotation: Any) -> Any:
 
 
 TASK = OpenGroup(_task_section, _task_keys, _task_complaint)
-REWARD = OpenGroup(_reward_section, lambda: [f"{name}.weight" for name in plugins.REWARDS], _nothing_to_add)
+REWARD = OpenGroup(_reward_section, _reward_keys, _nothing_to_add)

@@ -15,6 +15,10 @@ class TaskConfig:
     system_prompt: Text | None
     """System message before every question; `default` asks for reasoning and answer tags; null is
     none."""
+    validate: Flag
+    """Shows which answers of the data can be matched by completions, and trains nothing."""
+    max_unmatched: Number = rules.number(minimum=0, maximum=1, hint="1 takes all data")
+    """Share of the data's answers that no completion can match, 0 to 1; where it is larger the data is refused."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
@@ -23,6 +27,14 @@ class WeightedReward:
 
     weight: Number = rules.number()
     """Factor of this reward in the total; any finite number, 0 only records it."""
+
+
+@dataclass(kw_only=True, slots=True, config=GROUP)
+class MathReward(WeightedReward):
+    """The reward of math-verify."""
+
+    timeout_s: Number = rules.number(above=0)
+    """Seconds that a judgement may take, above 0; a longer one counts as wrong."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)

@@ -25,10 +25,12 @@ TASKS = {
     "jsonl": "tunix_grpo.tasks.jsonl:build_jsonl",
     "reasoning_gym": "tunix_grpo.tasks.reasoning_gym_task:build_reasoning_gym",
 }
-# reward=[NAME] -> function(prompts, completions, questions, task) -> one number per completion
+# reward=[NAME] -> function(prompts, completions, questions, task) -> one number per completion; of a reward that has
+# settings beside its weight, a function that takes these by name and returns the other
 REWARDS = {
     "format": "tunix_grpo.rewards.format:format_reward",
     "correctness": "tunix_grpo.rewards.correctness:correctness_reward",
+    "math": "tunix_grpo.rewards.math:build_math_reward",
 }
 
 

@@ -36,4 +36,6 @@ def build_rewards(config: RewardsConfig) -> list[Reward]:
 def _build(name: str, settings: WeightedReward) -> Reward:
     if isinstance(settings, OutsideReward):
         return Reward(name, settings.weight, by_columns(plugins.resolve(settings.function, f"reward.{name}.function")))
-    return Reward(name, settings.weight, plugins.resolve(plugins.REWARDS[name], f"reward.{name}"))
+    function = plugins.resolve(plugins.REWARDS[name], f"reward.{name}")
+    own = {each.name: getattr(settings, each.name) for each in fields(settings) if each.name != "weight"}
+    return Reward(name, settings.weight, function(**own) if own else function)

@@ -9,7 +9,7 @@ from tunix_grpo import seeds
 from tunix_grpo.config import rules
 from tunix_grpo.config.rules import Name, Number, Path, Whole
 from tunix_grpo.errors import UserError
-from tunix_grpo.text.answers import answers_match, extract_answer
+from tunix_grpo.tasks.graders import Grade, grade_number
 
 HASH_BYTES = 8
 HASH_RANGE = 2 ** (8 * HASH_BYTES)
@@ -70,16 +70,20 @@ class Task(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ExactTask:
-    """A task whose score is 1.0 for an answer that equals the gold answer, else 0.0."""
+    """A task whose score is 1.0 for an answer that equals the gold answer, else 0.0.
+
+    Attributes:
+        grade: says whether a completion's answer is the gold answer; see `graders.py`.
+    """
 
     name: str
     train: Sequence[Question]
     heldout: Sequence[Question]
+    grade: Grade = grade_number
 
     def score(self, completion: str, question: Question) -> float:
         """Compares the completion's answer with the gold answer."""
-        answer = extract_answer(completion)
-        return float(answer is not None and answers_match(answer, question.answer))
+        return float(self.grade(completion, question.answer))
 
 
 def question_hash(question: str) -> int:

@@ -4,18 +4,37 @@ from dataclasses import fields
 
 from tunix_grpo.config import TaskConfig, plugins
 from tunix_grpo.tasks.base import Task, TaskError
+from tunix_grpo.tasks.golds import check_golds, show_golds
 
 
 def build_task(config: TaskConfig, seed: int) -> Task:
-    """Builds the task that `config.name` says from the keys that its builder takes.
+    """Builds the task that `config.name` says from the keys that its builder takes, and tests its gold answers.
 
     Args:
         config: the group `task` of the settings.
         seed: decides which questions are made up or taken, and the order of the training questions.
 
     Raises:
-        TaskError: the data is missing or wrong; the message says what to do.
+        TaskError: the data is missing or wrong, or too many of its answers can be matched by no completion; the message
+            says what to do.
     """
+    task = _built(config, seed)
+    check_golds(task, config.max_unmatched)
+    return task
+
+
+def validate_task(config: TaskConfig, seed: int) -> None:
+    """Builds the task, prints what its gold answers are worth, and tests them as for a run.
+
+    Raises:
+        TaskError: as `build_task`.
+    """
+    task = _built(config, seed)
+    show_golds(task)
+    check_golds(task, config.max_unmatched)
+
+
+def _built(config: TaskConfig, seed: int) -> Task:
     builder = plugins.resolve(plugins.task_reference(config.name), "task.name")
     common = {each.name for each in fields(TaskConfig)}
     own = {each.name: getattr(config, each.name) for each in fields(config) if each.name not in common}

@@ -2,9 +2,12 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import TypeAlias
+
+import numpy as np
 
 from tunix_grpo.tasks.base import Question, TaskError
 from tunix_grpo.text.answers import FINAL_MARK
@@ -12,6 +15,8 @@ from tunix_grpo.text.answers import FINAL_MARK
 PARQUET = ".parquet"
 SUFFIXES = (".jsonl", ".ndjson", PARQUET)
 MAX_REPORTED_ROWS = 10
+# Types of columns, as pyarrow and datasets call them, whose values are wider once they are Python floats.
+NARROW_FLOATS = {"float": np.float32, "float32": np.float32, "halffloat": np.float16, "float16": np.float16}
 
 
 class BadRowError(ValueError):
@@ -62,7 +67,7 @@ def make_questions(
     Args:
         rows: where each row is, such as `data.jsonl:3`, and its columns or why it has none.
         question_column: name of the column that holds the question.
-        answer_column: name of the column that holds the answer; see `gold_answer`.
+        answer_column: name of the column that holds the answer; see `gold_answer`. A null is an empty answer.
 
     Raises:
         TaskError: lists the first bad rows, each with its place.
@@ -124,8 +129,19 @@ def _parquet_rows(file: Path) -> Iterator[tuple[str, Row]]:
         table = pyarrow.parquet.read_table(file)
     except pyarrow.ArrowException as error:
         raise TaskError(f"{file} is not a parquet file that can be read: {error}") from error
+    narrow = {each.name: NARROW_FLOATS[str(each.type)] for each in table.schema if str(each.type) in NARROW_FLOATS}
     for number, row in enumerate(table.to_pylist(), start=1):
-        yield f"{file}, row {number}", row
+        yield f"{file}, row {number}", with_stored_precision(row, narrow)
+
+
+def with_stored_precision(row: dict[str, object], narrow: Mapping[str, type[np.floating]]) -> dict[str, object]:
+    """Returns a row whose narrow floats are the shortest decimals that stand for them: 0.1, not 0.10000000149011612.
+
+    Args:
+        narrow: the columns of float32 and float16, whose values have come as wider floats, each with its type.
+    """
+    wide = {name: value for name, value in row.items() if name in narrow and isinstance(value, float)}
+    return row | {name: float(str(narrow[name](value))) for name, value in wide.items()}
 
 
 def _question(row: Row, question_column: str, answer_column: str) -> Question:
@@ -137,14 +153,21 @@ def _question(row: Row, question_column: str, answer_column: str) -> Question:
     question, answer = row[question_column], row[answer_column]
     if not isinstance(question, str) or not question.strip():
         raise BadRowError(f"{question_column} is not a text but {_shorten(question)}")
-    is_number = isinstance(answer, (int, float)) and not isinstance(answer, bool) and math.isfinite(answer)
-    if not isinstance(answer, str) and not is_number:
+    if not (answer is None or isinstance(answer, str) or _is_finite(answer)):
         raise BadRowError(f"{answer_column} is neither text nor number but {_shorten(answer)}")
-    gold = gold_answer(str(answer))
-    if not gold:
-        raise BadRowError(f"{answer_column} is empty")
     extra = {name: row[name] for name in row if name not in (question_column, answer_column)}
-    return Question(question.strip(), gold, extra or None)
+    return Question(question.strip(), gold_answer(_text(answer)), extra or None)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _text(answer: object) -> str:
+    """Returns an answer as text: a decimal with all its digits, a null as no text."""
+    if answer is None:
+        return ""
+    return format(answer, "f") if isinstance(answer, Decimal) else str(answer)
 
 
 def _shorten(value: object) -> str:

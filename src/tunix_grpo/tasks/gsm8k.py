@@ -1,7 +1,7 @@
 """Grade school math word problems (GSM8K, arXiv 2110.14168), from the hub or from local files."""
 
 import pathlib
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tunix_grpo.config import rules
 from tunix_grpo.config.rules import Name, Path
@@ -18,7 +18,17 @@ from tunix_grpo.tasks.base import (
     split_questions,
     without_heldout,
 )
-from tunix_grpo.tasks.files import find_files, make_questions, read_questions
+from tunix_grpo.tasks.files import (
+    NARROW_FLOATS,
+    find_files,
+    make_questions,
+    read_questions,
+    with_stored_precision,
+)
+from tunix_grpo.tasks.graders import Grader, GraderTimeout, build_grade
+
+if TYPE_CHECKING:
+    import datasets
 
 TRAIN = "train"
 TEST = "test"
@@ -33,6 +43,8 @@ def build_gsm8k(
     answer_column: AnswerColumn,
     heldout_fraction: HeldoutFraction,
     num_questions: NumQuestionsOrAll,
+    grader: Grader,
+    grader_timeout_s: GraderTimeout,
     seed: int,
 ) -> ExactTask:
     """Builds the task from local files or from the hub.
@@ -47,6 +59,8 @@ def build_gsm8k(
         answer_column: Column that holds the answer; of "... #### 72" the 72 counts.
         heldout_fraction: Part held out for evaluation when the data has no test split of its own, in (0, 1).
         num_questions: Questions in all, 2 or more; null is all there are.
+        grader: What compares answers: number (numbers and short texts), or math_verify (LaTeX mathematics, too).
+        grader_timeout_s: Seconds that a judgement of math_verify may take, above 0; a longer one counts as wrong.
         seed: decides which questions are taken, and the order of the training questions.
     """
     columns = {"question_column": question_column, "answer_column": answer_column}
@@ -64,7 +78,7 @@ def build_gsm8k(
             seed=seed,
             num_questions=num_questions,
         )
-    return ExactTask("gsm8k", train, heldout)
+    return ExactTask("gsm8k", train, heldout, build_grade(grader, grader_timeout_s))
 
 
 def _local_splits(given: str, columns: dict[str, str]) -> dict[str, list[Question]]:
@@ -97,10 +111,14 @@ def _hub_splits(dataset: str, columns: dict[str, str]) -> dict[str, list[Questio
             f"({one_line(error)}); check the name and the network, or give the data with "
             "task.path=FOLDER of train and test files, parquet or jsonl"
         ) from error
-    return {
-        str(split): make_questions(
-            ((f"{dataset}, {split} row {number}", dict(row)) for number, row in enumerate(rows, 1)),
-            **columns,
-        )
-        for split, rows in loaded.items()
-    }
+    return {str(split): _hub_questions(rows, f"{dataset}, {split}", columns) for split, rows in loaded.items()}
+
+
+def _hub_questions(rows: "datasets.Dataset", place: str, columns: dict[str, str]) -> list[Question]:
+    """Turns a split of the hub into questions; its numbers keep the precision of their columns."""
+    types = {name: str(getattr(each, "dtype", "")) for name, each in rows.features.items()}
+    narrow = {name: NARROW_FLOATS[kind] for name, kind in types.items() if kind in NARROW_FLOATS}
+    numbered = (
+        (f"{place} row {number}", with_stored_precision(dict(row), narrow)) for number, row in enumerate(rows, 1)
+    )
+    return make_questions(numbered, **columns)

@@ -12,6 +12,7 @@ from tunix_grpo.tasks.base import (
     split_questions,
 )
 from tunix_grpo.tasks.files import find_files, read_questions
+from tunix_grpo.tasks.graders import Grader, GraderTimeout, build_grade
 
 
 def build_jsonl(
@@ -21,6 +22,8 @@ def build_jsonl(
     answer_column: AnswerColumn,
     heldout_fraction: HeldoutFraction,
     num_questions: NumQuestionsOrAll,
+    grader: Grader,
+    grader_timeout_s: GraderTimeout,
     seed: int,
 ) -> ExactTask:
     """Builds the task.
@@ -34,6 +37,8 @@ def build_jsonl(
         answer_column: Column that holds the answer; of "... #### 72" the 72 counts.
         heldout_fraction: Part of the questions that is held out for evaluation, in (0, 1).
         num_questions: Questions in all, 2 or more; null is all there are.
+        grader: What compares answers: number (numbers and short texts), or math_verify (LaTeX mathematics, too).
+        grader_timeout_s: Seconds that a judgement of math_verify may take, above 0; a longer one counts as wrong.
         seed: decides which questions are taken, and the order of the training questions.
     """
     questions = read_questions(
@@ -42,4 +47,4 @@ def build_jsonl(
     train, heldout = split_questions(
         questions, heldout_fraction, source=f"task.path={path}", seed=seed, num_questions=num_questions
     )
-    return ExactTask("jsonl", train, heldout)
+    return ExactTask("jsonl", train, heldout, build_grade(grader, grader_timeout_s))
