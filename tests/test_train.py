@@ -18,9 +18,12 @@ import numpy as np
 import pytest
 
 from tunix_grpo.errors import UserError
+from tunix_grpo.record.curve import draw_learning_curve, write_learning_curve
 from tunix_grpo.record.metrics import is_metric
 from tunix_grpo.record.summary import Summary
 from tunix_grpo.run.checkpoints import Checkpoints
+from tunix_grpo.run.places import HISTORY
+from tunix_grpo.run.saved_runs import choose_step, open_run
 from tunix_grpo.train import train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,12 +74,12 @@ def two_layers(tmp_path_factory) -> tuple[str, ...]:
 
 @pytest.fixture
 def run(compose, tmp_path, two_layers) -> Callable[..., Summary]:
-    """Trains into tmp_path / name, the checkpoints in `checkpoints` inside of it."""
+    """Trains into tmp_path / name, the checkpoints in `checkpoints` inside of it, or in that of another run."""
 
-    def run_into(name: str, *overrides: str) -> Summary:
+    def run_into(name: str, *overrides: str, checkpoints_of: str | None = None) -> Summary:
         config = compose(*SMALL, *two_layers, *overrides)
         config.output_dir = str(tmp_path / name)
-        config.checkpoint_dir = str(tmp_path / name / "checkpoints")
+        config.checkpoint_dir = str(tmp_path / (checkpoints_of or name) / "checkpoints")
         Path(config.output_dir).mkdir(exist_ok=True)
         return train(config)
 
@@ -227,6 +230,37 @@ def test_a_checkpoint_of_another_run_is_refused(run, run_finished):
     run_finished("run")
     with pytest.raises(UserError, match="seed: 42 -> 7"):
         run("run", "seed=7")
+
+
+def test_a_restart_in_a_new_folder_forgets_nothing(run, run_finished, tmp_path):
+    """The default folder is a new one at every start; what was logged before stays with the checkpoints."""
+    run_finished("first")
+    shutil.rmtree(tmp_path / "first" / "checkpoints" / "actor" / "4")
+    run("second", checkpoints_of="first")
+    whole, history = record(tmp_path / "first")[0], lines(tmp_path / "first" / "checkpoints", HISTORY)
+    assert history == whole
+    assert lines(tmp_path / "second", "metrics.jsonl") == [row for row in whole if row["step"] > 2]
+    opened = open_run(tmp_path / "second", str(tmp_path / "first" / "checkpoints"))
+    assert sorted(opened.accuracies()) == [0, 2, 4]
+    curve = draw_learning_curve(history, "second/run")
+    assert [len(line.get_xdata()) for line in curve.axes[1].lines] == [3]
+    write_learning_curve(tmp_path / "first" / "checkpoints" / HISTORY, tmp_path / "second" / "again.png")
+    again, drawn = (tmp_path / "second" / name for name in ("again.png", "learning_curve.png"))
+    assert again.read_bytes() == drawn.read_bytes()
+
+
+def test_the_best_step_may_be_from_an_earlier_start(run, run_finished, tmp_path):
+    run_finished("first")
+    history = tmp_path / "first" / "checkpoints" / HISTORY
+    rows = [json.loads(line) for line in history.read_text().splitlines()]
+    for row in rows:
+        if row["step"] == 2 and "eval/accuracy" in row:
+            row["eval/accuracy"] = 1.0
+    history.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run("second", "training.num_batches=5", checkpoints_of="first")
+    opened = open_run(tmp_path / "second", str(history.parent))
+    assert opened.checkpoints.steps() == [2, 4, 5]
+    assert choose_step(opened, "best") == 2
 
 
 def test_max_to_keep(run, tmp_path):

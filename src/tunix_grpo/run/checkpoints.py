@@ -5,8 +5,7 @@ Layout: `<checkpoint_dir>/actor/<step>/` holds Orbax's `params` (trained paramet
 A step without a manifest, or whose files do not agree with it, does not count: Orbax itself restores flipped bits
 without a word.
 
-Below `actor/` there is nothing but whole steps, so that a person may delete any of them by hand. What belongs to the run
-and to no step lies beside `actor/`: HISTORY, what was logged over all starts; LOCK; UNFINISHED, where a step is written.
+What belongs to the run and to no step lies beside `actor/`; `places.py` has the names.
 """
 
 from __future__ import annotations
@@ -28,11 +27,9 @@ import orbax.checkpoint as ocp
 
 from tunix_grpo.errors import UserError
 from tunix_grpo.files import read_json, whole_file
+from tunix_grpo.run.places import ACTOR, LOCK, UNFINISHED
 
 MANIFEST = "manifest.json"
-HISTORY = "history.jsonl"
-LOCK = ".lock"
-UNFINISHED = ".unfinished"
 _log = logging.getLogger(__name__)
 
 
@@ -41,7 +38,7 @@ class SavedSteps:
 
     def __init__(self, checkpoint_dir: str | Path):
         self.folder = Path(checkpoint_dir).expanduser().absolute()
-        self.root = self.folder / "actor"
+        self.root = self.folder / ACTOR
         self._checkpointer = ocp.Checkpointer(
             ocp.CompositeCheckpointHandler(
                 params=ocp.StandardCheckpointHandler(),
@@ -95,7 +92,7 @@ class Checkpoints(SavedSteps):
 
     def close(self) -> None:
         """Lets other runs write to the folder; removes it where this object made it and nothing was saved in it."""
-        if self._unlock.alive and self._made and set(os.listdir(self.folder)) <= {LOCK, self.root.name}:
+        if self._unlock.alive and self._made and set(os.listdir(self.folder)) <= {LOCK, ACTOR}:
             with contextlib.suppress(OSError):
                 self.root.rmdir()
                 os.unlink(self.folder / LOCK)
