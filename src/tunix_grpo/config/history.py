@@ -23,6 +23,7 @@ BEFORE: dict[str, Any] = {
     "model.quantization": None,
     "training.remat": "none",  # an update kept all that its layers had computed
     "tracker.custom": None,
+    "task.date": None,  # chat templates took the day from the clock at every start
 }
 # Without one of these it is not the config of a run.
 _GROUPS = ("model", "training", "generation", "task", "tracker")
