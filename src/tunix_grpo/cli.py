@@ -19,8 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tunix_grpo.config import load
 from tunix_grpo.config.loading import Loader
-from tunix_grpo.config.overrides import check_words, jobs_of, list_groups, normalise
-from tunix_grpo.errors import ConfigError, UserError
+from tunix_grpo.config.overrides import check_words, command_with, jobs_of, list_groups, normalise
+from tunix_grpo.errors import ConfigError, NotContinued, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +61,10 @@ def run(program: Callable[[Any], object], *, config_dir: Path, config_name: str 
         The exit code: 0, 1 for a `UserError`, 2 for wrong settings, 130 for Ctrl-C.
     """
     codes, started_in = [0], os.getcwd()
+    typed = list(sys.orig_argv)
 
     def job(cfg: DictConfig) -> None:
-        codes.append(exit_code(lambda: program(loaded(cfg)), report=logger.error))
+        codes.append(exit_code(lambda: program(loaded(cfg)), report=logger.error, command=typed))
 
     def loaded(cfg: DictConfig) -> Any:
         with contextlib.chdir(started_in):  # paths are relative to it, wherever Hydra starts the job
@@ -82,10 +83,18 @@ def run(program: Callable[[Any], object], *, config_dir: Path, config_name: str 
     return max(codes)
 
 
-def exit_code(call: Callable[[], object], *, report: Callable[[str], object]) -> int:
-    """Calls a function; reports the errors that a user can act on and returns the exit code."""
+def exit_code(call: Callable[[], object], *, report: Callable[[str], object], command: Sequence[str] = ()) -> int:
+    """Calls a function; reports the errors that a user can act on and returns the exit code.
+
+    Args:
+        command: as it was typed; where it must not go on in silence, the commands that do what is meant are shown.
+    """
     try:
         call()
+    except NotContinued as error:
+        ways = [f"\nTo {way}:\n    {command_with(command, words)}" for way, words in error.ways.items() if command]
+        report("".join([str(error), *ways]))
+        return error.exit_code
     except UserError as error:
         report(str(error))
         return error.exit_code
