@@ -117,6 +117,18 @@ def test_multirun_gives_every_job_its_folder(door):
     assert ["seed 1" in logs[0], "seed 2" in logs[1]] == [True, True]
 
 
+def test_every_job_of_a_sweep_has_its_checkpoints(door):
+    """Also below a folder that is given, and where Hydra starts the job elsewhere."""
+    words = ("--multirun", "seed=1,2", "optimizer.learning_rate=1e-4", "tracker.run_name=paths")
+    for where in ([], ["checkpoint_dir=mine", "hydra.job.chdir=true"]):
+        done = door(*words, *where)
+        base = f"{door.start}/mine" if where else f"{door.start}/checkpoints/ckpts"
+        for seed in (1, 2):
+            assert f"{base}/sweeps/seed={seed},optimizer.learning_rate=0.0001 None" in done.stdout.splitlines()
+    one = door("seed=1", "tracker.run_name=paths")
+    assert f"{door.start}/checkpoints/ckpts None" in one.stdout.splitlines()
+
+
 def test_a_refusal_shows_the_commands_that_do_what_is_meant(door):
     done = door("tracker.run_name=other run", "seed=7", "training.resume=auto")
     assert done.returncode == 1
