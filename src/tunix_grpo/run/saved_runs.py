@@ -15,8 +15,8 @@ from tunix_grpo.files import read_json_lines
 from tunix_grpo.model.model import Model, load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.run.checkpoints import SavedSteps, differences
+from tunix_grpo.run.identity import model_identity
 from tunix_grpo.run.places import HISTORY
-from tunix_grpo.run.start import model_identity
 
 ACCURACY = "eval/accuracy"
 _NAMED_STEPS = 8  # at most this many are listed in an error
