@@ -22,6 +22,17 @@ BEFORE: dict[str, str | None] = {
     "model.quantization": None,
     "training.remat": "none",  # an update kept all that its layers had computed
     "tracker.custom": None,
+    "task.date": None,  # chat templates took the day from the clock at every start
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads a day as the text that it is, as Hydra does."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 # Without one of these it is not the config of a run.
 _GROUPS = ("model", "training", "generation", "task", "tracker")
@@ -48,7 +59,7 @@ def read_run_config(folder: Path) -> DictConfig:
     if not file.is_file():
         raise UserError(f"run={folder}: it holds no config.yaml; give the folder of a run")
     try:
-        content = yaml.safe_load(file.read_text())
+        content = yaml.load(file.read_text(), _Loader)  # noqa: S506 (a safe loader)
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict) or not all(isinstance(content.get(name), dict) for name in _GROUPS):

@@ -16,6 +16,7 @@ from tunix_grpo.config.suggestions import did_you_mean
 
 ALIAS_WORD = re.compile(r"(\+\+)?(\w+)=.*", re.DOTALL)
 QUOTED = re.compile(r"""(['"])(?:(?!\1)[^\\]|\\.)*\1""", re.DOTALL)
+PLAIN = re.compile(r"[\w./:@+-]+", re.ASCII)  # what Hydra's grammar reads as it stands
 TILDE_WORD = re.compile(r"([^=\s]+=)(~.*)", re.DOTALL)
 TASK_WORD = re.compile(r"\+*(task\.\w+)=.*", re.DOTALL)
 OUTSIDE_TASK = re.compile(r"task\.name=.*\.py:")
@@ -78,6 +79,12 @@ def quoted(value: str) -> str:
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", escaped)  # Hydra counts backslashes only in front of a quote
     escaped = re.sub(r"(\\+)\Z", r"\1\1", escaped)
     return f"'{escaped}'"
+
+
+def assignment(key: str, value: object) -> str:
+    """Returns the command line word that gives a setting a value, which may be any text."""
+    text = show(value)
+    return f"{key}={text if PLAIN.fullmatch(text) else quoted(text)}"
 
 
 def check_words(words: Sequence[str], config_dirs: Sequence[Path], loader: Loader = load) -> CheckedWords:

@@ -3,7 +3,7 @@
 from pydantic.dataclasses import dataclass
 
 from tunix_grpo.config import rules
-from tunix_grpo.config.rules import GROUP, Flag, Name, NameOrReference, Number, Path, Reference, Text, Whole
+from tunix_grpo.config.rules import GROUP, Date, Flag, Name, NameOrReference, Number, Path, Reference, Text, Whole
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
@@ -15,6 +15,9 @@ class TaskConfig:
     system_prompt: Text | None
     """System message before every question; `default` asks for reasoning and answer tags; null is
     none."""
+    date: Date | None
+    """Day, YYYY-MM-DD, that chat templates which write today's date are told; null is the day of the run's
+    first start."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)

@@ -115,7 +115,8 @@ def export(config: ExportConfig) -> Check:
         devices = open_devices(config.device, MeshConfig(fsdp=None, tp=1), config.jax_cache)
         model = load_trained(run, step, devices.mesh)
         source = _tokenizer_directory(run, model)
-        tokenizer = load_tokenizer(source, model.spec.vocab_size, model.directory)
+        vocab_size, date = model.spec.vocab_size, run.config.task.date
+        tokenizer = load_tokenizer(source, vocab_size, model.directory, date)
         prompts = _prompts(run, tokenizer)
         trained = logits(model, model.decoder_weights(), prompts)
 
@@ -126,7 +127,7 @@ def export(config: ExportConfig) -> Check:
             _write_json(folder / "generation_config.json", generation_config(model.directory, tokenizer))
             dtypes = file_dtypes(run, model, config.dtype)
             read_back = write_model(run, model, dtypes, devices.mesh, folder)
-        if _prompts(run, load_tokenizer(folder, model.spec.vocab_size, model.directory)) != prompts:
+        if _prompts(run, load_tokenizer(folder, vocab_size, model.directory, date)) != prompts:
             raise UserError(f"{source}: its tokenizer has files of an unknown kind, without which its tokens differ")
         check = compare(trained, logits(model, read_back(), prompts), _coarsest(folder, model))
         _log.info("%s", check)
@@ -239,8 +240,7 @@ def generation_config(directory: Path, tokenizer: Tokenizer) -> dict[str, Json]:
 
 
 def _tokenizer_directory(run: SavedRun, model: Model) -> Path:
-    own = run.config.model.tokenizer
-    return model.directory if own is None else Path(own).expanduser()
+    return Path(run.config.model.tokenizer or model.directory).expanduser()
 
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:

@@ -1,9 +1,11 @@
-"""The local record: `metrics.jsonl` and `completions.jsonl`, one JSON object per line."""
+"""The local record, one JSON object per line: what a start has logged, and what a run has over all its starts."""
 
 import dataclasses
 import json
 import logging
+import shutil
 from pathlib import Path
+from typing import TextIO
 
 from tunix_grpo.files import parse_json_line, whole_file
 from tunix_grpo.record.tracker import CompletionRecord
@@ -21,15 +23,7 @@ class JsonlTracker:
     def __init__(self, output_dir: Path, *, resume_step: int) -> None:
         """Opens both files, which keep only lines of steps up to `resume_step` (0: none)."""
         output_dir.mkdir(parents=True, exist_ok=True)
-        self._files = []
-        for name in ("metrics.jsonl", "completions.jsonl"):
-            path = output_dir / name
-            if resume_step == 0:
-                path.unlink(missing_ok=True)
-            elif path.exists():
-                drop_lines_after(path, resume_step)
-            # A lone surrogate in a completion has no UTF-8 form; its \udcxx escape is valid JSON.
-            self._files.append(path.open("a", encoding="utf-8", errors="backslashreplace"))
+        self._files = [_continued(output_dir / name, resume_step) for name in ("metrics.jsonl", "completions.jsonl")]
         self._metrics, self._completions = self._files
 
     def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
@@ -46,6 +40,47 @@ class JsonlTracker:
         """Closes both files."""
         for file in self._files:
             file.close()
+
+
+class HistoryTracker:
+    """Appends the metrics to a file beside the checkpoints, so that a restart in a new run folder knows what was."""
+
+    def __init__(self, history: Path, output_dir: Path, *, resume_step: int) -> None:
+        """Opens the file, which keeps only lines of steps up to `resume_step` (0: none).
+
+        Args:
+            history: the file. Checkpoints of versions up to 0.1 have none: then it begins with the lines of the run
+                folder, where the run goes on in the one that it had.
+            output_dir: the run folder, which holds no record of another run.
+        """
+        history.parent.mkdir(parents=True, exist_ok=True)
+        own = output_dir / "metrics.jsonl"
+        if resume_step > 0 and own.is_file() and not history.exists():
+            with whole_file(history) as written:
+                shutil.copyfile(own, written)
+        self._file = _continued(history, resume_step)
+
+    def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
+        """Writes one line, as in `metrics.jsonl`."""
+        self._file.write(_to_line({"step": step, **metrics}))
+        self._file.flush()
+
+    def log_completions(self, step: int, records: list[CompletionRecord]) -> None:
+        """Keeps none: they belong to the run folder."""
+
+    def close(self, *, failed: bool = False) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def _continued(path: Path, resume_step: int) -> TextIO:
+    """Opens a file to append to it, without the lines of steps after `resume_step`; 0 empties it."""
+    if resume_step == 0:
+        path.unlink(missing_ok=True)
+    elif path.exists():
+        drop_lines_after(path, resume_step)
+    # A lone surrogate in a completion has no UTF-8 form; its \udcxx escape is valid JSON.
+    return path.open("a", encoding="utf-8", errors="backslashreplace")
 
 
 def _to_line(content: dict) -> str:

@@ -4,6 +4,8 @@ Layout: `<checkpoint_dir>/actor/<step>/` holds Orbax's `params` (trained paramet
 `run` (JSON: what the run is), and `manifest.json`, written last: the sha256 of every file.
 A step without a manifest, or whose files do not agree with it, does not count: Orbax itself restores flipped bits
 without a word.
+
+What belongs to the run and to no step lies beside `actor/`; `places.py` has the names.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ import orbax.checkpoint as ocp
 
 from tunix_grpo.errors import UserError
 from tunix_grpo.files import read_json, whole_file
+from tunix_grpo.run.places import ACTOR, LOCK, UNFINISHED
 
 MANIFEST = "manifest.json"
-LOCK = ".lock"
 Tree = TypeVar("Tree")  # a pytree of arrays
 State = TypeVar("State")  # another
 _log = logging.getLogger(__name__)
@@ -38,7 +40,8 @@ class SavedSteps:
     """Reads the checkpoints of one folder and changes nothing in it; a run may be writing to it meanwhile."""
 
     def __init__(self, checkpoint_dir: str | Path):
-        self.root = Path(checkpoint_dir).expanduser().absolute() / "actor"
+        self.folder = Path(checkpoint_dir).expanduser().absolute()
+        self.root = self.folder / ACTOR
         self._checkpointer = ocp.Checkpointer(
             ocp.CompositeCheckpointHandler(
                 params=ocp.StandardCheckpointHandler(),
@@ -93,8 +96,10 @@ class Checkpoints(SavedSteps):
 
     def close(self) -> None:
         """Lets other runs write to the folder; removes it where this object made it and nothing was saved in it."""
-        if self._unlock.alive and self._made and os.listdir(self.root) == [LOCK]:
-            os.unlink(self.root / LOCK)
+        if self._unlock.alive and self._made and set(os.listdir(self.folder)) <= {LOCK, ACTOR}:
+            with contextlib.suppress(OSError):
+                self.root.rmdir()
+                os.unlink(self.folder / LOCK)
             _remove_empty(self._made)
         self._unlock()
 
@@ -119,7 +124,7 @@ class Checkpoints(SavedSteps):
         Raises:
             UserError: the disk is full, or fails otherwise; older steps are as they were.
         """
-        folder = self.root / str(step)
+        folder, unfinished = self.root / str(step), self.folder / UNFINISHED / str(step)
         if folder.exists():
             if _fault(folder) is None:
                 return
@@ -130,8 +135,11 @@ class Checkpoints(SavedSteps):
             run=ocp.args.JsonSave(run),
         )
         try:
-            self._checkpointer.save(folder, args=items)
-            _write_manifest(folder)
+            self._checkpointer.save(unfinished, args=items)
+            _write_manifest(unfinished)
+            self.root.mkdir(parents=True, exist_ok=True)  # a person may have deleted all steps meanwhile
+            os.replace(unfinished, folder)
+            unfinished.parent.rmdir()
         except (OSError, ValueError) as error:  # Orbax says ValueError when a file cannot be written
             self._remove_leftovers()
             reason = str(error).rsplit('": ', 1)[-1]
@@ -159,12 +167,15 @@ class Checkpoints(SavedSteps):
         if self._max_to_keep is not None and len(usable) > self._max_to_keep:
             for old in self.steps():
                 if old < usable[-self._max_to_keep]:
-                    shutil.rmtree(self.root / str(old))
+                    # A person may be deleting it too.
+                    shutil.rmtree(self.root / str(old), ignore_errors=True)
 
     def _remove_leftovers(self) -> None:
-        """Removes what Orbax leaves behind when it ends in the middle of a save."""
+        """Removes what a save leaves behind that ends in the middle; earlier versions left it below `actor/`."""
+        shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
         for leftover in self.root.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(leftover)
+        (self.root / LOCK).unlink(missing_ok=True)
 
 
 def differences(saved: Mapping[str, object], current: Mapping[str, object]) -> list[str]:
@@ -197,7 +208,7 @@ def _lock(root: Path, asked: str | Path, missing: list[Path]) -> int:
     try:
         root.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=root).close()
-        descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(root.parent / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         _remove_empty(missing)
         raise UserError(
@@ -257,8 +268,9 @@ def _fault(folder: Path) -> str | None:
     if not manifest:
         return "manifest.json is damaged"
     for name, digest in manifest.items():
-        if not (folder / name).is_file():
+        try:
+            if _sha256(folder / name) != digest:
+                return f"{name} is damaged"
+        except FileNotFoundError:
             return f"{name} is missing"
-        if _sha256(folder / name) != digest:
-            return f"{name} is damaged"
     return None
