@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tunix_grpo.cli import checked_command_line, exit_code
+from tunix_grpo.cli import exit_code
+from tunix_grpo.config.composing import checked_command_line
 from tunix_grpo.config.overrides import list_groups
 from tunix_grpo.errors import ConfigError, UserError
 

@@ -19,7 +19,6 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from tunix_grpo.errors import UserError
 from tunix_grpo.files import whole_file
 
 _log = logging.getLogger(__name__)
@@ -59,10 +58,13 @@ class OptunaSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Runs the trials and writes `optimization_results.yaml`: the best settings and value.
 
-        Raises:
-            UserError: Optuna is not installed, or nothing is to be searched.
+        Args:
+            arguments: of the command line, checked: at least one spans something.
         """
-        optuna = _optuna()
+        import optuna
+
+        assert self.config is not None and self.launcher is not None, "setup() comes first"
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         fixed, searched = self._split(arguments)
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,6 +90,7 @@ class OptunaSweeper(Sweeper):
 
     def _split(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, Callable[[Any], object]]]:
         """Returns the words that are the same for all jobs, and how a trial draws each of the others."""
+        assert self.hydra_context is not None, "setup() comes first"
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         fixed, searched = [], {}
         for override in parser.parse_overrides(list(arguments)):
@@ -96,11 +99,6 @@ class OptunaSweeper(Sweeper):
                 searched[key] = _draw(key, override)
             else:
                 fixed.append(f"{key}={override.get_value_element_as_str()}")
-        if not searched:
-            raise UserError(
-                "+hparams_search=optuna: nothing is to be searched; "
-                'span a setting, as in "optimizer.learning_rate=interval(1e-5,1e-3)"'
-            )
         return fixed, searched
 
     def _report(self, study: Any, folder: Path) -> None:
@@ -113,29 +111,12 @@ class OptunaSweeper(Sweeper):
             OmegaConf.save(best, file)
 
 
-def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError as error:
-        raise UserError(
-            "+hparams_search=optuna: Optuna is not installed; run pip install 'tunix-grpo[sweep]'"
-        ) from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna
-
-
 def _draw(key: str, override: Override) -> Callable[[Any], object]:
-    """Returns what draws a value for a trial, in the words of the command line.
-
-    Raises:
-        UserError: Optuna cannot search what the word spans.
-    """
+    """Returns what draws a value for a trial, in the words of the command line."""
     span, name = override.value(), key.lstrip("+")
     if isinstance(span, IntervalSweep):
         low, high = float(span.start or 0), float(span.end or 0)
         log = "log" in span.tags or (low > 0 and high / low >= 10)
-        if not low < high or (log and low <= 0):
-            raise UserError(f"{override.input_line}: the second end must be above the first; above zero for tag(log,...)")
         if isinstance(span.start, int) and isinstance(span.end, int):
             return lambda trial: trial.suggest_int(name, int(low), int(high), log=log)
         return lambda trial: trial.suggest_float(name, low, high, log=log)

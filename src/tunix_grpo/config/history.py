@@ -16,12 +16,14 @@ from tunix_grpo.errors import UserError
 
 # Every setting that was added after runs had been made, with what the program did before it had the setting.
 # A new setting of a run is entered here in the change that adds it.
-BEFORE: dict[str, str | None] = {
+BEFORE: dict[str, object] = {
     "model.family": None,  # config.json alone told the family
     "model.kaggle_id": None,
     "model.quantization": None,
     "training.remat": "none",  # an update kept all that its layers had computed
     "tracker.custom": None,
+    "evaluation.metric": "eval/accuracy",
+    "notes": {},
     "task.date": None,  # chat templates took the day from the clock at every start
 }
 
@@ -72,7 +74,7 @@ def with_former_values(cfg: DictConfig) -> DictConfig:
     cfg = cfg.copy()
     for key in BEFORE.keys() & set(load.settings()):
         group, _, name = key.rpartition(".")
-        if name not in OmegaConf.select(cfg, group):
+        if name not in (OmegaConf.select(cfg, group) if group else cfg):
             OmegaConf.update(cfg, key, BEFORE[key], force_add=True)
     return cfg
 

@@ -24,6 +24,7 @@ class HydraOptions(NamedTuple):
         multirun: whether many jobs are asked for, by --multirun or by hydra.mode=MULTIRUN.
         only_shown: whether settings are shown and nothing is run.
         of_hydra: whether Hydra answers by itself: its help, its version, shell completion.
+        config_path: a folder in place of the program's own.
         config_dir: a further folder with groups.
         config_name: of the main config.
         searchpath: further folders or packages with groups, as hydra.searchpath lists them.
@@ -33,6 +34,7 @@ class HydraOptions(NamedTuple):
     multirun: bool
     only_shown: bool
     of_hydra: bool
+    config_path: str | None
     config_dir: str | None
     config_name: str | None
     searchpath: list[str]
@@ -70,6 +72,7 @@ def hydra_options(arguments: Sequence[str]) -> HydraOptions:
         multirun=found.multirun or str(mode).rpartition(".")[2] == "MULTIRUN",
         only_shown=found.help or found.cfg is not None,
         of_hydra=any(getattr(found, name) for name in _OWN_AFFAIRS),
+        config_path=found.config_path,
         config_dir=found.config_dir,
         config_name=found.config_name,
         searchpath=searchpath,

@@ -112,8 +112,13 @@ def write_leaderboard(sweep: Path, program: Sequence[str], direction: str = "max
     best = results[0]
     console.print_lines([f"all of them: {sweep / LEADERBOARD}"])
     if best.objective is not None:
-        console.print_lines([f"the best alone: {shlex.join([*program, *best.overrides])}"])
+        console.print_lines([f"the best alone: {shlex.join([*program, *_alone(best.overrides)])}"])
     return results
+
+
+def _alone(overrides: Sequence[str]) -> list[str]:
+    """Returns a job's settings without what made it a job of a search."""
+    return [word for word in overrides if not word.lstrip("+").startswith("hparams_search=")]
 
 
 def _row(rank: int, result: JobResult, keys: Sequence[str], sweep: Path) -> list[str]:
