@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tunix_grpo.files import whole_file
 
+Direction: TypeAlias = Literal["maximize", "minimize"]
 _log = logging.getLogger(__name__)
 
 
@@ -33,7 +34,13 @@ class OptunaSweeper(Sweeper):
     """
 
     def __init__(
-        self, n_trials: int, n_jobs: int, direction: str, seed: int | None, storage: str | None, study_name: str | None
+        self,
+        n_trials: int,
+        n_jobs: int,
+        direction: Direction,
+        seed: int | None,
+        storage: str | None,
+        study_name: str | None,
     ) -> None:
         """Takes what a study is made of.
 

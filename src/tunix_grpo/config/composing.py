@@ -26,7 +26,9 @@ from tunix_grpo.config.overrides import check_words, is_interval, jobs_of, list_
 from tunix_grpo.config.schema import Config
 from tunix_grpo.errors import ConfigError
 
-HYDRA_VERSION = "1.3"
+# Hydra 1.3 wants to be told the version whose defaults count; 1.4 has one set of defaults, and warns when told.
+_HYDRA_1_3 = hydra.__version__.startswith("1.3.")
+VERSION_BASE = {"version_base": "1.3"} if _HYDRA_1_3 else {}
 OPTUNA = "hydra_plugins.tunix_grpo_optuna.sweeper.OptunaSweeper"
 _ONLY_SEARCHED = "an interval has no end of values; add +hparams_search=optuna, which chooses from it"
 _NOT_INSTALLED = "+hparams_search=optuna: Optuna is not installed; run pip install 'tunix-grpo[sweep]'"
@@ -49,7 +51,9 @@ def checked_command_line(words: Sequence[str], config_dir: Path, config_name: st
     config_dirs = folders_with_groups(options, config_dir, config_name)
     groups = list_groups(config_dirs)
     # What the help texts list: `${options:GROUP}`.
-    OmegaConf.register_new_resolver("options", lambda group: " ".join(groups[group]), replace=True)
+    # The name of the function that beside Hydra 1.4 is not deprecated.
+    register = getattr(OmegaConf, "register_new_resolver" if _HYDRA_1_3 else "register_resolver")
+    register("options", lambda group: " ".join(groups[group]), replace=True)
     if options.of_hydra:
         return words
     checked = check_words(options.words, config_dirs, load)
@@ -74,7 +78,8 @@ def checked_command_line(words: Sequence[str], config_dir: Path, config_name: st
                 problems += run_folder_problems(examined.config.output_dir)
     if problems:
         raise ConfigError(problems)
-    return words
+    # Hydra 1.4 reads the words of a sweep only where --multirun stands beside them.
+    return ["--multirun", *words] if sweep.asked_for and not options.multirun else words
 
 
 def folders_with_groups(options: HydraOptions, config_dir: Path, config_name: str) -> list[Path]:
@@ -199,7 +204,7 @@ def _composing(config_dirs: Sequence[Path]) -> Iterator[None]:
     Plugins.instance().register(FurtherFolders)
     FurtherFolders.folders = config_dirs[1:]
     try:
-        with hydra.initialize_config_dir(str(config_dirs[0]), version_base=HYDRA_VERSION, job_name="train"):
+        with hydra.initialize_config_dir(str(config_dirs[0]), **VERSION_BASE, job_name="train"):
             yield
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError([composition_problem(str(error))]) from error
