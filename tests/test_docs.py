@@ -99,7 +99,7 @@ def place(tmp_path_factory) -> Path:
     """A copy of the tree that has what the pages take as given: models, a run and its exports, files."""
     folder = tmp_path_factory.mktemp("docs") / "tree"
     left = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "outputs", "checkpoints")
-    shutil.copytree(ROOT, folder, ignore=left)
+    shutil.copytree(ROOT, folder, ignore=left, symlinks=True)  # the package's `conf` is a link
     (folder / ".venv").symlink_to(sys.prefix)
     for model in (folder / "DIR", folder / "SMOLLM2", folder.parent / "home/models/Qwen3-0.6B"):
         model.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,8 @@ from helpers.models import load as load_base
 from helpers.models import one_device_mesh, write_model
 from helpers.tokenizers import write_tokenizer
 from helpers.trainer import NumberTokenizer
-from tunix_grpo.cli import checked_command_line, composed, exit_code, print_error
+from tunix_grpo.cli import exit_code, print_error
+from tunix_grpo.config.composing import checked_command_line, composed
 from tunix_grpo.config.generate import GenerateConfig, load
 from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.decoder.streaming import stream_tokens, text_pieces

@@ -27,6 +27,8 @@ BEFORE: dict[str, Json] = {
     "task.validate": False,
     "task.max_unmatched": 1.0,  # golds were taken as they came
     "task.date": None,  # chat templates took the day from the clock at every start
+    "evaluation.metric": "eval/accuracy",
+    "notes": {},
 }
 # Without one of these it is not the config of a run.
 _GROUPS = ("model", "training", "generation", "task", "tracker")
@@ -66,7 +68,7 @@ def with_former_values(cfg: DictConfig) -> DictConfig:
     cfg = cfg.copy()
     for key in BEFORE.keys() & set(load.settings()):
         group, _, name = key.rpartition(".")
-        if name not in OmegaConf.select(cfg, group):
+        if name not in (OmegaConf.select(cfg, group) if group else cfg):
             OmegaConf.update(cfg, key, BEFORE[key], force_add=True)
     return cfg
 
