@@ -239,7 +239,6 @@ BAD_ROWS = [
     (b'{"question": "Why?"', "not JSON (Expecting ',' delimiter"),
     (b'[{"question": "Why?", "answer": "1"}]', "not a JSON object but [{'question': 'Why?'"),
     (b'"Why?"', "not a JSON object but 'Why?'"),
-    (b'{"question": "\xff", "answer": "1"}', "not UTF-8 (invalid start byte at byte 14)"),
     (b'{"prompt": "Why?", "answer": "1"}', "no column 'question'; there are 'prompt', 'answer'"),
     (b'{"question": "Why?"}', "no column 'answer'; there are 'question'"),
     (b"{}", "no column 'question'; there are none"),
@@ -275,7 +274,7 @@ def test_bad_rows_are_reported_together_up_to_ten(tmp_path):
         f"  {path}:4: no column 'question'; there are none",
         f"  {path}:8: no column 'question'; there are none",
     ]
-    write_jsonl(tmp_path / "data.jsonl", [{}] * 12)
+    write_jsonl(tmp_path / "data.jsonl", [*rows(1), *[{}] * 12])
     with pytest.raises(TaskError) as raised:
         build_task(settings("jsonl", path=path), 0)
     assert len(str(raised.value).splitlines()) == 1 + 10 + 1
@@ -292,7 +291,7 @@ def test_empty_file(tmp_path, content):
 def test_missing_paths(tmp_path):
     with pytest.raises(TaskError, match=r"task.path=.*nothing.jsonl does not exist"):
         build_task(settings("jsonl", path=str(tmp_path / "nothing.jsonl")), 0)
-    with pytest.raises(TaskError, match=r"has no .jsonl, .ndjson, .parquet files"):
+    with pytest.raises(TaskError, match=r"has no .jsonl, .ndjson, .json, .csv, .tsv, .parquet files"):
         build_task(settings("jsonl", path=str(tmp_path)), 0)
 
 
