@@ -1,4 +1,4 @@
-"""Data as people have it: every kind of file, other trainers' columns, conversations, splits, one diagnosis per file."""
+"""Data as people have it: kinds of files, other trainers' columns, conversations, splits, one diagnosis per file."""
 
 import gzip
 import json

@@ -22,7 +22,8 @@ from tunix_grpo.tasks.arithmetic import all_questions
 from tunix_grpo.tasks.base import Question, TaskError, is_heldout, split_questions
 from tunix_grpo.tasks.builders import build_task
 from tunix_grpo.tasks.expressions import is_formula, is_literal
-from tunix_grpo.tasks.reasoning_gym_task import CHECKS, UNSUPPORTED, ReasoningGymTask, is_harmless, make_entries
+from tunix_grpo.tasks.gym_settings import UNSUPPORTED
+from tunix_grpo.tasks.reasoning_gym_task import CHECKS, ReasoningGymTask, is_harmless, make_entries
 
 SOURCE = Path(__file__).resolve().parent.parent / "src"
 ANY_NUMBER = {"num_questions": None, "heldout_fraction": 0.1}
@@ -31,7 +32,7 @@ KEYS = {
     "arithmetic": {"max_operand": 20, **ANY_NUMBER},
     "gsm8k": {"path": None, "dataset": None, **COLUMNS, **ANY_NUMBER},
     "jsonl": {**COLUMNS, **ANY_NUMBER},
-    "reasoning_gym": {"num_questions": 30, "heldout_fraction": 0.1},
+    "reasoning_gym": {"num_questions": 30, "heldout_fraction": 0.1, **dict.fromkeys(("level", "settings", "mixture"))},
 }
 
 
@@ -61,13 +62,14 @@ def test_tasks_do_not_load_jax_or_their_libraries_before_they_are_built(tmp_path
 import sys
 from tunix_grpo.tasks.gsm8k import build_gsm8k
 from tunix_grpo.tasks.jsonl import build_jsonl
+from tunix_grpo.tasks.gym_settings import UNSUPPORTED
 from tunix_grpo.tasks.reasoning_gym_task import build_reasoning_gym
 print([name for name in ("datasets", "pyarrow", "reasoning_gym") if name in sys.modules])
 fixed = dict(heldout_fraction=0.1, num_questions=20, seed=0)
 columns = dict(question_column="question", answer_column="answer")
 build_jsonl(path={path!r}, **columns, **fixed)
 build_gsm8k(path={path!r}, dataset=None, **columns, **fixed)
-build_reasoning_gym(dataset="gcd", **fixed)
+build_reasoning_gym(dataset="gcd", level=None, settings=None, mixture=None, **fixed)
 import datasets
 print([name for name in ("jax", "torch") if name in sys.modules])
 """
