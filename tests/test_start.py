@@ -88,6 +88,7 @@ REFUSED = {
     "model.lora_alpha": ("model.lora_alpha=8", "32.0 -> 8.0"),
     "model.lora_target_modules": ("model.lora_target_modules=mlp", '"all" -> "mlp"'),
     "model.quantization": ("model.quantization=nf4", 'null -> "nf4"'),
+    "task.template_variables": ("task.template_variables={a: 1}", 'null -> {"a": 1}'),
     "task": ("task=gsm8k", '"arithmetic" -> "gsm8k"'),
     "seed": ("seed=7", "42 -> 7"),
     "grpo.num_generations": ("grpo.num_generations=6", "4 -> 6"),

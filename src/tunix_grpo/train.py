@@ -62,7 +62,7 @@ def train(config: Config) -> Summary:
     rewards = build_rewards(config.reward)
     directory = resolve_directory(config.model)
     spec = read_spec(directory, config.model.family)
-    tokenizer = model_tokenizer(config.model.tokenizer, directory, spec.vocab_size)
+    tokenizer = model_tokenizer(config.model.tokenizer, directory, spec.vocab_size, config.task.template_variables)
     task = build_task(config.task, config.seed)
     training_set = prompt_set("training", task.train, tokenizer, config)
     heldout_set = prompt_set("held-out", task.heldout, tokenizer, config, limit=config.evaluation.num_questions)

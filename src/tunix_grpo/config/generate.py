@@ -12,14 +12,15 @@ from tunix_grpo.config import relations, rules
 from tunix_grpo.config.history import read_run_config
 from tunix_grpo.config.loading import Loader
 from tunix_grpo.config.relations import Relation
-from tunix_grpo.config.rules import GROUP, Count, Device, Flag, Name, Seed, Step, Text, Whole
+from tunix_grpo.config.rules import GROUP, Count, Device, Flag, Name, Seed, Step, Text, Values, Whole
 from tunix_grpo.config.schema import GenerationConfig, MeshConfig, ModelConfig
 from tunix_grpo.errors import ConfigError, UserError
 
-# What a run's config.yaml says of how it is asked; what the command line says wins over the last three.
+# What a run's config.yaml says of how it is asked; what the command line says wins over the last four.
 _OF_A_RUN = (
     "model",
     "task.system_prompt",
+    "task.template_variables",
     "generation.max_prompt_length",
     "generation.max_generation_steps",
 )
@@ -31,6 +32,8 @@ class PromptConfig:
 
     system_prompt: Text | None
     """System message before the question; `default` asks for reasoning and answer tags; null is none."""
+    template_variables: Values | None = rules.hint("give names and values, as in {enable_thinking: false}, or null")
+    """Variables of the model's chat template, such as {enable_thinking: false}; null is none."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)

@@ -72,6 +72,7 @@ def _task_section(content: dict[str, Any]) -> type:
     name = str(content["name"])
     if name not in plugins.TASKS and not plugins.is_outside(name):
         raise UserError(f"task.name={name}: must be one of {', '.join(plugins.TASKS)}, or FILE.py:FUNCTION")
+    content.setdefault("template_variables", None)  # an option of the user's own may be older than the setting
     reference = plugins.task_reference(name)
     section = _task_class(plugins.resolve(reference, "task.name"), reference)
     for key in [key for key, value in content.items() if value is None and key not in field_names(section)]:

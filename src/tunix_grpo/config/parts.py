@@ -3,7 +3,7 @@
 from pydantic.dataclasses import dataclass
 
 from tunix_grpo.config import rules
-from tunix_grpo.config.rules import GROUP, Flag, Name, NameOrReference, Number, Path, Reference, Text, Whole
+from tunix_grpo.config.rules import GROUP, Flag, Name, NameOrReference, Number, Path, Reference, Text, Values, Whole
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
@@ -15,6 +15,8 @@ class TaskConfig:
     system_prompt: Text | None
     """System message before every question; `default` asks for reasoning and answer tags; null is
     none."""
+    template_variables: Values | None = rules.hint("give names and values, as in {enable_thinking: false}, or null")
+    """Variables of the model's chat template, such as {enable_thinking: false}; null is none."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)

@@ -47,6 +47,7 @@ def identity(config: Config, model_directory: Path, prompts: PromptSet, prompts_
     """Returns what makes a run this run: a checkpoint that differs in any of it is refused."""
     return model_identity(config, model_directory) | {
         "task": config.task.name,
+        "task.template_variables": config.task.template_variables,
         "task prompts": _digest("\0".join(prompts.texts).encode()),
         "prompts per step": prompts_per_step,
         "grpo.num_generations": config.grpo.num_generations,
