@@ -20,8 +20,10 @@ class Reward:
         name: its name in metrics and in completions.jsonl.
         weight: factor in the total; 0 only records it.
         function: (prompts, completions, questions, task) -> one number per completion.
+        columns: of the data, beside question and answer, without which the function cannot be called.
     """
 
     name: str
     weight: float
     function: RewardFunction
+    columns: tuple[str, ...] = ()
