@@ -55,7 +55,7 @@ def spec_from_config(config: Mapping[str, Any], family: str | None = None) -> De
         UserError: the model type or one of its options is not covered; the sentence names it.
     """
     name = family_name(config, family)
-    text = config.get("text_config")
-    if isinstance(text, Mapping):
-        config = {**{key: config[key] for key in _OUTER_KEYS if key in config}, **text}
+    text = Fields("config.json", config).object("text_config")
+    if text is not None:
+        config = {**{key: config[key] for key in _OUTER_KEYS if key in config}, **config["text_config"]}
     return dataclasses.replace(find_family(name).read(Fields("config.json", config)), family=name)
