@@ -87,7 +87,7 @@ def with_model_asked(cfg: DictConfig) -> DictConfig:
     if cfg.run is not None:
         run = _read_run(Path(rules.absolute(str(cfg.run))))
         for key in _OF_A_RUN:
-            if key not in given and key.split(".")[0] not in given:
+            if not any(word in (key, key.split(".")[0]) or word.startswith(f"{key}.") for word in given):
                 OmegaConf.update(cfg, key, OmegaConf.select(run, key), merge=False, force_add=True)
     return cfg
 
