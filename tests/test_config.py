@@ -493,10 +493,33 @@ def test_wrong_words_get_a_suggestion(word, problem):
         "training.seed=1,2,3",
         "training.seed=range(3)",
         "model=tiny,gemma3_1b",
+        "task.settings={min_terms: 2}",
+        "++task.settings.min_terms=2",
+        "++task.template_variables.enable_thinking=false",
     ],
 )
 def test_right_words_pass(word):
     assert check_words([word], [CONF]) == ([], [word], True)
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (["task.settings={min_terms: 2, operators: ['+']}"], {"min_terms": 2, "operators": ["+"]}),
+        (["task.settings.min_terms=2", "task.settings.max_terms=3"], {"min_terms": 2, "max_terms": 3}),
+        (["task.settings={min_terms: 2}", "task.settings.min_terms=4"], {"min_terms": 4}),
+        ([], None),
+    ],
+)
+def test_names_and_values_of_a_library_are_given_whole_or_one_by_one(compose, words, values):
+    assert compose("model=tiny", "task=reasoning_gym", *words).task.settings == values
+
+
+@pytest.mark.parametrize("key", ["task.settings", "task.mixture", "task.template_variables"])
+def test_names_and_values_are_neither_words_nor_lists(compose, key):
+    for value in ("thinking", "3", "[1]"):
+        with pytest.raises(ConfigError, match=rf"{key}=\S+: must be names and values, as in {{name: value}} or null"):
+            compose("model=tiny", "task=reasoning_gym", f"{key}={value}")
 
 
 def test_options_of_a_users_own_folder_are_known(tmp_path):
@@ -514,6 +537,12 @@ def test_options_of_a_users_own_folder_are_known(tmp_path):
         ("model.path=~", "model.path=/home/someone"),
         ("training.seed=3", "training.seed=3"),
         ("~model.path", "~model.path"),
+        ("task.settings={min_terms: 2}", "++task.settings={min_terms: 2}"),
+        ("task.settings.min_terms=2", "++task.settings.min_terms=2"),
+        ("task.mixture.chain_sum.weight=2", "++task.mixture.chain_sum.weight=2"),
+        ("task.template_variables={a: 1}", "task.template_variables={a: 1}"),
+        ("task.template_variables.a=1", "++task.template_variables.a=1"),
+        ("task.num_questions.a=1", "task.num_questions.a=1"),
         ("--multirun", "--multirun"),
     ],
 )

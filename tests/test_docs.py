@@ -43,6 +43,7 @@ SMALLER = {
     r"run_training\.py model=hf": f"{FEW} generation.max_prompt_length=1000",
     r"run_training\.py reward\.custom": f"{TINY} {FEW} checkpoint_dir=another",
     r"run_training\.py task\.name": f"model=tiny {FEW} checkpoint_dir=third",
+    r"task=reasoning_gym": f"{FEW} task.num_questions=60 generation.max_prompt_length=200 checkpoint_dir=fifth",
     r"run_training\.py --config-dir": f"{TINY} {FEW} checkpoint_dir=fourth",
     r"run_training\.py \+experiment": "",
     r"benchmark\.py .*device=cpu": "steps=1 grpo.num_generations=2 generation.max_generation_steps=8",

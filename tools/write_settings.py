@@ -64,6 +64,8 @@ _KINDS: dict[Any, str] = {
 def kind_of(hint: Any) -> str:
     """Returns what values a type has, in words."""
     members = get_args(hint)
+    if hint == rules.Values:
+        return "names and values"
     if get_origin(hint) is Literal:
         return ", ".join(f"`{word}`" for word in members)
     if NoneType in members:

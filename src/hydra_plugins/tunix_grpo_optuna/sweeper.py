@@ -52,7 +52,8 @@ class OptunaSweeper(Sweeper):
             storage: URL of a database that keeps the study, None for memory.
             study_name: its name in the database.
         """
-        self.n_trials, self.n_jobs, self.direction = n_trials, n_jobs, direction
+        self.n_trials, self.n_jobs = n_trials, n_jobs
+        self.direction: Direction = direction
         self.seed, self.storage, self.study_name = seed, storage, study_name
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:

@@ -21,6 +21,7 @@ BEFORE: dict[str, Json] = {
     "model.family": None,  # config.json alone told the family
     "model.kaggle_id": None,
     "model.quantization": None,
+    "task.template_variables": None,
     "training.remat": "none",  # an update kept all that its layers had computed
     "tracker.custom": None,
     "reward.math": None,

@@ -19,7 +19,9 @@ ALIAS_WORD = re.compile(r"(\+\+)?(\w+)=.*", re.DOTALL)
 QUOTED = re.compile(r"""(['"])(?:(?!\1)[^\\]|\\.)*\1""", re.DOTALL)
 PLAIN = re.compile(r"[\w./:@+-]+", re.ASCII)  # what Hydra's grammar reads as it stands
 TILDE_WORD = re.compile(r"([^=\s]+=)(~.*)", re.DOTALL)
-TASK_WORD = re.compile(r"\+*(task\.\w+)=.*", re.DOTALL)
+TASK_WORD = re.compile(r"\+*(task\.\w+)(\.[\w.]+)?=.*", re.DOTALL)
+# Settings that are names and values of a library, of which a word may give one, as in task.settings.min_terms=2.
+OPEN_SETTINGS = ("task.template_variables", "task.settings", "task.mixture")
 OUTSIDE_TASK = re.compile(r"task\.name=.*\.py:")
 # Groups of which the main config chooses no option: one is added with a plus.
 OPTIONAL_GROUPS = {"experiment": "an experiment", "hparams_search": "a search"}
@@ -65,7 +67,7 @@ def normalise(words: Sequence[str], loader: Loader = load) -> list[str]:
             prefix = alias[1] or ""
             word = f"{prefix}training.{word.removeprefix(prefix)}"
         own = TASK_WORD.fullmatch(word)
-        if own and "task" in loader.open_groups and own[1] not in fixed:
+        if own and _is_added(own[1], own[2], fixed, loader):
             word = f"++{own[0].lstrip('+')}"
         if NOTES in fixed and word.lstrip("+").startswith(f"{NOTES}."):
             word = f"++{word.lstrip('+')}"
@@ -74,6 +76,13 @@ def normalise(words: Sequence[str], loader: Loader = load) -> list[str]:
     if outside and not any(word.startswith("task=") for word in normal):
         normal.insert(0, f"task={TASK_IN_A_FILE}")
     return normal
+
+
+def _is_added(key: str, below: str | None, fixed: Sequence[str], loader: Loader) -> bool:
+    """Says whether a word about the task may name what the composed group does not have."""
+    if below is not None:
+        return key in OPEN_SETTINGS and ("task" in loader.open_groups or key in fixed)
+    return "task" in loader.open_groups and key not in fixed
 
 
 def quoted(value: str) -> str:
@@ -130,7 +139,8 @@ def check_words(words: Sequence[str], config_dirs: Sequence[Path], loader: Loade
             problems.append(not_an_override(word))
             continue
         own_task_key = "task" in loader.open_groups and override.key_or_group.startswith("task.")
-        if own_task_key and override.type == OverrideType.FORCE_ADD:
+        inside = any(override.key_or_group.startswith(f"{key}.") for key in OPEN_SETTINGS if key in keys)
+        if (own_task_key or inside) and override.type == OverrideType.FORCE_ADD:
             usable.append(word)  # the task's builder decides
             continue
         if NOTES in keys and override.key_or_group.startswith(f"{NOTES}."):
