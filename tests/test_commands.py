@@ -42,21 +42,13 @@ def test_a_wheel_works_in_another_place(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     words = ["+experiment=quick_test", "training.device=cpu", "hydra.run.dir=here", "evaluation.num_questions=4"]
-    done = subprocess.run(
-        [sys.executable, place / "bin" / "tunix-grpo", *words],
-        cwd=run,
-        env=os.environ | {"PYTHONPATH": str(place)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Training finished" in done.stdout
-    located = "import tunix_grpo.commands as c; print(c.CONF)"
-    shown = subprocess.run(
-        [sys.executable, "-c", located],
-        cwd=run,
-        env=os.environ | {"PYTHONPATH": str(place)},
-        capture_output=True,
-        text=True,
-    )
-    assert shown.stdout.strip() == str(place / "tunix_grpo" / "conf")
+
+    def done(*words: str | Path) -> str:
+        environment = os.environ | {"PYTHONPATH": str(place)}
+        found = subprocess.run([sys.executable, *words], cwd=run, env=environment, capture_output=True, text=True)
+        assert found.returncode == 0, found.stderr
+        return found.stdout
+
+    assert "Training finished" in done(place / "bin" / "tunix-grpo", *words)
+    shown = done("-c", "import tunix_grpo.commands as c; print(c.CONF)")
+    assert shown.strip() == str(place / "tunix_grpo" / "conf")
