@@ -20,6 +20,7 @@ BEFORE: dict[str, object] = {
     "model.family": None,  # config.json alone told the family
     "model.kaggle_id": None,
     "model.quantization": None,
+    "training.first_look": "off",
     "training.remat": "none",  # an update kept all that its layers had computed
     "tracker.custom": None,
     "reward.math": None,
