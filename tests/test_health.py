@@ -55,6 +55,12 @@ CASES = [
         ["no right answer, parts of the score"],
         ["differs by parts of the score", "1 of 2"],
     ),
+    (
+        changed(**NO_RIGHT, truncated=8),
+        [],
+        ["no right answer", "truncated above a half"],
+        ["what can be changed: longer completions (generation.max_generation_steps=1024), easier questions"],
+    ),
     # Nobody asks for right answers.
     (changed(**NO_RIGHT), ["reward=[format]"], [], []),
     (changed(**NO_RIGHT), ["reward.correctness.weight=0"], [], []),

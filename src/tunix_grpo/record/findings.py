@@ -76,6 +76,8 @@ def _for_right_answers(facts: Facts, config: Config) -> str:
     ways = [easier_questions(config.task), "another model (model.path=DIRECTORY or model.hub_id=OWNER/NAME)"]
     if facts.formed == 0 and config.task.system_prompt is not None:
         ways.append("no request for a form (task.system_prompt=null)")
+    if _mostly_cut(facts):
+        ways.insert(0, f"longer completions ({_twice_as_long(config)})")
     return ", ".join(ways)
 
 
@@ -101,13 +103,21 @@ def _equal_groups(facts: Facts, config: Config) -> str | None:
 
 
 def _truncated(facts: Facts, config: Config) -> str | None:
-    if facts.truncated <= facts.completions / 2:
+    if not _mostly_cut(facts):
         return None
     limit = config.generation.max_generation_steps
     return (
         f"{facts.truncated:,} of {facts.completions:,} completions were cut at generation.max_generation_steps={limit} "
-        f"before they ended; what can be changed: generation.max_generation_steps={2 * limit}"
+        f"before they ended; what can be changed: {_twice_as_long(config)}"
     )
+
+
+def _mostly_cut(facts: Facts) -> bool:
+    return facts.truncated > facts.completions / 2
+
+
+def _twice_as_long(config: Config) -> str:
+    return f"generation.max_generation_steps={2 * config.generation.max_generation_steps}"
 
 
 def _never_formed(facts: Facts, config: Config) -> str | None:
