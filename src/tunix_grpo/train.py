@@ -5,7 +5,8 @@ A step is
   1. the prompts of the step, a function of seed and step: `step_indices`, `PromptSet.batch`;
   2. G completions of each: `Sampler.sample`;
   3. what they are worth, and how much better than the others of their group: `score_completions`, `group_advantages`;
-  4. loss, gradient and update(s), beside the reference: `grpo_loss`, `apply_gradient`; `Trainer.step` calls 2 to 4;
+     `Trainer.collect` calls 2 and 3, and `Health.first_look` shows in step 1 whether something can be learned;
+  4. loss, gradient and update(s), beside the reference: `grpo_loss`, `apply_gradient`, called by `Trainer.update`;
   5. the record of the step: `step_metrics` and `completion_records`, to all trackers;
   6. when they are due, an evaluation on held-out questions, `Evaluator.run`, and a checkpoint, `Checkpoints.save`.
 """
@@ -27,6 +28,7 @@ from tunix_grpo.grpo.trainer import Trainer
 from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.model import load_model
 from tunix_grpo.model.sources import resolve_directory
+from tunix_grpo.record.health import Health
 from tunix_grpo.record.metrics import completion_records, processed_tokens, step_metrics
 from tunix_grpo.record.run_config import write_config
 from tunix_grpo.record.summary import Summary, show_summary, start_rows
@@ -100,6 +102,7 @@ def train(config: Config) -> Summary:
         # --- the record ---
         record = build_trackers(config, resume_step=state.step, wandb_run_id=state.wandb_run_id)
         state.wandb_run_id = record.wandb_run_id
+        health = Health(config)
         write_config(config, config.output_dir)
         first_step = step = state.step + 1
         console.start_table(start_rows(config, devices, model, trainer, total_steps, first_step), "tunix-grpo")
@@ -114,7 +117,10 @@ def train(config: Config) -> Summary:
                 for step in range(first_step, total_steps + 1):
                     rows = step_indices(step, len(training_set), prompts_per_step, config.seed)
                     batch = training_set.batch(rows, config.grpo.num_generations)
-                    result = trainer.step(step, batch)
+                    collected = trainer.collect(step, batch)
+                    health.first_look(step, batch, collected, task)
+                    result = trainer.update(collected)
+                    health.note(step, batch, result)
                     state.step = step
                     state.num_tokens += processed_tokens(batch, result)
                     metrics = {}

@@ -18,6 +18,7 @@ FREE = frozenset(
         "training.log_interval_steps",
         "training.max_to_keep",
         "training.resume",
+        "training.first_look",
         "training.device",
     }
 )

@@ -22,6 +22,7 @@ BEFORE: dict[str, Json] = {
     "model.kaggle_id": None,
     "model.quantization": None,
     "task.template_variables": None,
+    "training.first_look": "off",
     "training.remat": "none",  # an update kept all that its layers had computed
     "tracker.custom": None,
     "reward.math": None,

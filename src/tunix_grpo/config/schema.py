@@ -100,6 +100,9 @@ class TrainingConfig(BatchConfig):
     resume: Literal["auto", "changed", "never", "must"]
     """auto continues from the newest checkpoint if there is one and it was made with the same settings, changed also
     with others, never refuses a used folder, must refuses an empty one."""
+    first_look: Literal["warn", "stop", "off"]
+    """What the completions of step 1 show before any update, and what later steps show: warn says it and goes on, stop
+    ends the run where step 1 shows that nothing can be learned, off says nothing."""
     seed: Seed
     """Seed of everything random, 0 to 2**32 - 1."""
     device: Device

@@ -49,6 +49,25 @@ class MicroBatch(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Collected:
+    """The completions of a step and what they are worth, before any update.
+
+    Attributes:
+        advantages: float32[B].
+        micro_batches: the completions on the devices, cut for the loss.
+        reference: of each micro batch the reference's log-probabilities; None without a KL term.
+        timings: seconds by the names of `record.metrics.METRICS`.
+    """
+
+    rollout: Rollout
+    rewards: RewardTable
+    advantages: np.ndarray
+    micro_batches: list[Completions]
+    reference: Sequence[jax.Array | None]
+    timings: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
 class StepResult:
     """What one step did.
 
@@ -120,14 +139,18 @@ class Trainer:
         return self._sampler.sample((self.params, self._frozen), prompts, sampling, step)
 
     def step(self, step: int, batch: Batch) -> StepResult:
-        """Runs one step: rollout, rewards, reference, update(s).
+        """Runs one step whole: `collect`, then `update`."""
+        return self.update(self.collect(step, batch))
+
+    def collect(self, step: int, batch: Batch) -> Collected:
+        """Runs the first half of a step, which moves nothing: rollout, rewards, reference.
 
         Args:
             step: its number, from 1; random numbers depend on it.
             batch: the step's prompts.
 
         Raises:
-            UserError: a reward fails, or the loss or the gradient is not finite; then nothing has moved.
+            UserError: a reward fails.
         """
         clock = _Clock()
         rollout = self.sample(batch.ids, self._sampling, step)
@@ -142,10 +165,21 @@ class Trainer:
         clock.lap("timing/reward")
         jax.block_until_ready(reference)
         clock.lap("timing/reference")
-        metrics = self._update(micro_batches, advantages, reference)
+        return Collected(rollout, rewards, advantages, micro_batches, reference, clock.laps)
+
+    def update(self, done: Collected) -> StepResult:
+        """Runs the second half of a step: the update(s) from what was collected with the current weights.
+
+        Raises:
+            UserError: the loss or the gradient is not finite; then nothing has moved.
+        """
+        clock = _Clock()
+        metrics = self._update(done.micro_batches, done.advantages, done.reference)
         require_finite(metrics)
         clock.lap("timing/update")
-        return StepResult(rollout, rewards, advantages, metrics | clock.laps | {"step_time": sum(clock.laps.values())})
+        timings = done.timings | clock.laps
+        metrics |= timings | {"step_time": sum(timings.values())}
+        return StepResult(done.rollout, done.rewards, done.advantages, metrics)
 
     def _cut(self, batch: Completions) -> list[Completions]:
         """Cuts a step into micro batches of whole groups."""

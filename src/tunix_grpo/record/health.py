@@ -1,0 +1,99 @@
+"""Says in words what completions show of learning: once before the first update, and once per kind during a run."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import logging
+from collections.abc import Iterable, Iterator
+
+from tunix_grpo import console
+from tunix_grpo.config import Config
+from tunix_grpo.errors import UserError
+from tunix_grpo.grpo.trainer import Collected, StepResult
+from tunix_grpo.record.facts import Facts, count_facts, largest_reward, over_steps, with_updates
+from tunix_grpo.record.findings import Finding, findings
+from tunix_grpo.rewards.format import EXACT, format_score
+from tunix_grpo.tasks.base import Task
+from tunix_grpo.text.prompt_set import Batch
+
+_log = logging.getLogger(__name__)
+IN_A_ROW = 10  # steps that are counted together: the groups of a single step may all be equal by chance
+
+
+class Health:
+    """What one run has said of its health; a resumed run begins anew."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._largest = largest_reward(config.reward)
+        self._said: set[str] = set()
+        self._recent: collections.deque[Facts] = collections.deque(maxlen=IN_A_ROW)
+
+    def first_look(self, step: int, batch: Batch, done: Collected, task: Task) -> None:
+        """Shows what the completions of step 1 are like, before any update; of a later step it says nothing.
+
+        Raises:
+            UserError: nothing can be learned from them, and training.first_look=stop.
+        """
+        wanted = self._config.training.first_look
+        if wanted == "off" or step > 1:
+            return
+        facts = _looked_at(
+            count_facts(done.rollout, done.rewards, batch.num_generations, self._largest), batch, done, task
+        )
+        found = findings(facts, self._config)
+        hopeless = [finding for finding in found if finding.hopeless]
+        console.start_table(first_look_rows(facts, hopeless), "first look, before the first update")
+        reason = hopeless[0] if wanted == "stop" and hopeless else None
+        self._say("first look", (finding for finding in found if finding is not reason))
+        if reason is not None:
+            raise UserError(f"{reason.sentence}; training.first_look=warn trains all the same")
+
+    def note(self, step: int, batch: Batch, done: StepResult) -> None:
+        """Says what holds over the last steps and has not been said yet."""
+        if self._config.training.first_look == "off":
+            return
+        facts = count_facts(done.rollout, done.rewards, batch.num_generations, self._largest)
+        self._recent.append(with_updates(facts, done.metrics))
+        if len(self._recent) == IN_A_ROW:
+            found = findings(over_steps(self._recent), self._config)
+            self._say(f"steps {step - IN_A_ROW + 1} to {step}", found)
+
+    def _say(self, where: str, found: Iterable[Finding]) -> None:
+        for finding in self._new(found):
+            _log.log(finding.level, "%s: %s", where, finding.sentence)
+
+    def _new(self, found: Iterable[Finding]) -> Iterator[Finding]:
+        for finding in found:
+            if finding.name not in self._said:
+                self._said.add(finding.name)
+                yield finding
+
+
+def first_look_rows(facts: Facts, hopeless: list[Finding]) -> list[tuple[str, str]]:
+    """Returns the table of the first look: counts, and whether something can be learned from them."""
+    return [
+        ("right answers", f"{facts.right or 0:,} of {facts.completions:,}"),
+        ("truncated", f"{facts.truncated:,} of {facts.completions:,}"),
+        ("groups that teach nothing", f"{facts.equal_groups:,} of {facts.groups:,}"),
+        ("in the asked form", f"{facts.formed or 0:,} of {facts.completions:,}"),
+        ("can it learn", _verdict(facts, hopeless)),
+    ]
+
+
+def _verdict(facts: Facts, hopeless: list[Finding]) -> str:
+    differing = facts.groups - facts.equal_groups
+    if differing == 0:
+        return f"no: {', '.join(finding.name for finding in hopeless)}"
+    where = f"within {differing:,} of {facts.groups:,} groups"
+    if hopeless:
+        return f"not to answer right: no right answer; other rewards differ {where}"
+    return f"yes: rewards differ {where}"
+
+
+def _looked_at(facts: Facts, batch: Batch, done: Collected, task: Task) -> Facts:
+    """Adds what only the texts tell: how many are right, as an evaluation counts, and how many have the asked form."""
+    texts, questions = done.rollout.texts, batch.per_completion(batch.questions)
+    right = sum(task.score(text, asked) == 1.0 for text, asked in zip(texts, questions, strict=True))
+    return dataclasses.replace(facts, right=right, formed=sum(format_score(text) == EXACT for text in texts))
