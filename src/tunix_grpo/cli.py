@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -20,13 +21,15 @@ from omegaconf.errors import OmegaConfBaseException
 from tunix_grpo.config import Config, load
 from tunix_grpo.config.loading import Loader
 from tunix_grpo.config.overrides import check_words, jobs_of, list_groups, normalise
-from tunix_grpo.errors import ConfigError, UserError
+from tunix_grpo.console.output import keep_output
+from tunix_grpo.errors import ConfigError, UserError, one_line
 
 Schema = TypeVar("Schema")
 logger = logging.getLogger(__name__)
 
 HYDRA_VERSION = "1.3"
 INTERRUPTED = 130
+_FOLDER_NEEDS = 1 << 16  # bytes that Hydra and a run write into a folder before the first step, at the least
 UNSELECTED_REWARD = re.compile(r"Could not override '(reward\.(\w+)\.\w+)'")
 
 
@@ -63,6 +66,7 @@ def run(
     Returns:
         The exit code: 0, 1 for a `UserError`, 2 for wrong settings, 130 for Ctrl-C.
     """
+    keep_output()
     codes, started_in = [0], os.getcwd()
 
     def job(cfg: DictConfig) -> None:
@@ -140,9 +144,15 @@ def run_folder_problems(output_dir: str) -> list[str]:
     """Returns what keeps the run's folder from being made, without making it."""
     folder = Path(output_dir)
     existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
-    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
-        return []
-    return [f"hydra.run.dir={output_dir}: {existing} is not a folder that can be written to; choose another"]
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        return [f"hydra.run.dir={output_dir}: {existing} is not a folder that can be written to; choose another"]
+    try:
+        with tempfile.TemporaryFile(dir=existing) as trial:
+            trial.write(bytes(_FOLDER_NEEDS))
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        return [f"hydra.run.dir={output_dir}: {existing} cannot be written to ({reason}); make room or choose another"]
+    return []
 
 
 def composition_problem(message: str) -> str:
