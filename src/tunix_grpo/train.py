@@ -34,6 +34,7 @@ from tunix_grpo.record.trackers import build_trackers
 from tunix_grpo.rewards.builders import build_rewards
 from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.devices import CompilationCounter, open_devices
+from tunix_grpo.run.rescue import save_where_possible
 from tunix_grpo.run.start import find_start, identity, save_run, settings
 from tunix_grpo.run.stopping import StopRequest
 from tunix_grpo.tasks.builders import build_task, validate_task
@@ -131,10 +132,15 @@ def train(config: Config) -> Summary:
                         saving += save_run(checkpoints, run, state, trainer.params, trainer.optimizer_state)
                     if stop:
                         break
-            except UserError as error:  # a reward that fails, a gradient that is not finite
+            except UserError as error:  # a reward that fails, a gradient that is not finite, a full disk
+                saved = ""
                 if state.step >= first_step:
-                    save_run(checkpoints, run, state, trainer.params, trainer.optimizer_state)
-                raise UserError(f"step {step}: {error}") from error
+
+                    def save(place: Checkpoints) -> float:
+                        return save_run(place, run, state, trainer.params, trainer.optimizer_state)
+
+                    saved = save_where_possible(error, save, checkpoints, Path(config.output_dir))
+                raise UserError(f"step {step}: {error}{saved}") from error
 
         # --- the end ---
         finished = state.step == total_steps

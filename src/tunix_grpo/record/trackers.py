@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from tunix_grpo.config import Config
+from tunix_grpo.errors import one_line
 from tunix_grpo.record.curve import CurveTracker
 from tunix_grpo.record.custom import CustomTracker
 from tunix_grpo.record.jsonl import JsonlTracker
@@ -124,8 +125,10 @@ def _tensorboard(config: Config, resume_step: int, wandb_run_id: str | None) -> 
 
 
 def _wandb(config: Config, resume_step: int, wandb_run_id: str | None) -> Tracker:
-    from tunix_grpo.record.wandb import WandbTracker
-
+    try:
+        from tunix_grpo.record.wandb import WandbTracker
+    except Exception as error:  # a damaged installation, a variable that makes no sense
+        raise TrackerError(f"W&B cannot be loaded: {one_line(error)}") from error
     return WandbTracker(config, run_id=wandb_run_id)
 
 

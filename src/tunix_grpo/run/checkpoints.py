@@ -10,28 +10,36 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import hashlib
 import json
 import logging
 import os
+import re
 import shutil
+import sys
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 
-from tunix_grpo.errors import UserError
+from tunix_grpo.errors import UserError, one_line
 from tunix_grpo.files import read_json, whole_file
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
 Tree = TypeVar("Tree")  # a pytree of arrays
 State = TypeVar("State")  # another
+_SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")  # in what TensorStore says
 _log = logging.getLogger(__name__)
+
+
+class NotSavedError(UserError):
+    """A checkpoint could not be written."""
 
 
 class SavedSteps:
@@ -117,7 +125,7 @@ class Checkpoints(SavedSteps):
             run: JSON values that describe the run.
 
         Raises:
-            UserError: the disk is full, or fails otherwise; older steps are as they were.
+            NotSavedError: the disk is full, or fails otherwise; older steps are as they were.
         """
         folder = self.root / str(step)
         if folder.exists():
@@ -129,15 +137,15 @@ class Checkpoints(SavedSteps):
             optimizer=ocp.args.StandardSave(_flat(optimizer)),
             run=ocp.args.JsonSave(run),
         )
-        try:
-            self._checkpointer.save(folder, args=items)
-            _write_manifest(folder)
-        except (OSError, ValueError) as error:  # Orbax says ValueError when a file cannot be written
+        with _quiet_failures():
+            reason = self._reason_not_written(folder, items)
+            if reason is not None:
+                gc.collect()  # a task whose error nobody asked for complains when it is collected
+        if reason is not None:
             self._remove_leftovers()
-            reason = str(error).rsplit('": ', 1)[-1]
-            raise UserError(
+            raise NotSavedError(
                 f"{folder}: the checkpoint could not be written ({reason}); make room and start the same command again"
-            ) from error
+            )
         self._faulty.discard(step)
         self._delete_older(step)
 
@@ -153,6 +161,16 @@ class Checkpoints(SavedSteps):
         )
         return _like(params, restored["params"]), _like(optimizer, restored["optimizer"])
 
+    def _reason_not_written(self, folder: Path, items: ocp.args.Composite) -> str | None:
+        """Writes a step; returns why that failed, rather than an error, which would keep Orbax's tasks alive."""
+        try:
+            self._checkpointer.save(folder, args=items)
+            _write_manifest(folder)
+        except (OSError, ValueError) as error:  # Orbax says ValueError when a file cannot be written
+            code = _SYSTEM_ERROR.search(str(error))
+            return os.strerror(int(code[1])) if code else getattr(error, "strerror", None) or one_line(error)
+        return None
+
     def _delete_older(self, step: int) -> None:
         """Deletes the steps that max_to_keep leaves out; damaged steps and steps after `step` do not count as kept."""
         usable = [saved for saved in self.steps() if saved <= step and saved not in self._faulty]
@@ -165,6 +183,22 @@ class Checkpoints(SavedSteps):
         """Removes what Orbax leaves behind when it ends in the middle of a save."""
         for leftover in self.root.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(leftover)
+
+
+@contextlib.contextmanager
+def _quiet_failures() -> Iterator[None]:
+    """Mutes what Orbax's threads, its tasks and TensorStore print of a save that fails: `save` says it in one sentence."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda unraisable: None  # TensorStore calls an event loop that the failure has closed
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def differences(saved: Mapping[str, object], current: Mapping[str, object]) -> list[str]:
