@@ -26,6 +26,8 @@ BEFORE: dict[str, object] = {
     "task.validate": False,
     "task.max_unmatched": 1.0,  # golds were taken as they came
 }
+# The keys of a run's model that say where its files are: these may have moved since.
+PLACES = ("path", "tokenizer", "family")
 # Without one of these it is not the config of a run.
 _GROUPS = ("model", "training", "generation", "task", "tracker")
 

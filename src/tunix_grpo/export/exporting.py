@@ -6,6 +6,7 @@ trained model, and only then renamed.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -107,7 +108,7 @@ def export(config: ExportConfig) -> Check:
     require_replaceable(to, overwrite=config.overwrite, own_files=_OWN_FILES, mark=MARK)
     if config.push is not None:
         require_repository(config.push)
-    run = open_run(Path(config.run), config.checkpoint_dir)
+    run = open_run(Path(config.run), config.checkpoint_dir, dataclasses.asdict(config.model))
     adapter = _wants_adapter(run, config.format)
     step = choose_step(run, config.step)
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tunix_grpo.config.generate import GenerateConfig
+from tunix_grpo.config.history import PLACES
 from tunix_grpo.console.output import lost_output
 from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.decoder.streaming import stream_tokens, text_pieces
@@ -164,7 +165,8 @@ def _tokenizer(config: GenerateConfig, directory: Path) -> Tokenizer:
 def _model(config: GenerateConfig, directory: Path, devices: Devices) -> Model:
     """Loads the weights that answer: those of a run's step, or those of the directory as they are."""
     if config.run is not None:
-        run = open_run(Path(config.run))
+        places = {name: getattr(config.model, name) for name in PLACES}
+        run = open_run(Path(config.run), config.checkpoint_dir, places)
         return load_trained(run, choose_step(run, config.step), devices.mesh)
     return load_frozen(config.model, directory, devices.mesh, config.seed)
 

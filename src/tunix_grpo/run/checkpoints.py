@@ -187,7 +187,7 @@ class Checkpoints(SavedSteps):
 
 @contextlib.contextmanager
 def _quiet_failures() -> Iterator[None]:
-    """Mutes what Orbax's threads, its tasks and TensorStore print of a save that fails: `save` says it in one sentence."""
+    """Mutes what Orbax, its tasks and TensorStore print of a save that fails, of which `save` makes one sentence."""
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels, hook = [logger.level for logger in loggers], sys.unraisablehook
     for logger in loggers:
