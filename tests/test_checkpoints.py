@@ -1,6 +1,7 @@
 """Checkpoints: whole or not at all, exact, and passed over when anything about them is wrong."""
 
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -152,9 +153,44 @@ def test_leftovers_of_a_killed_save_are_removed(saved, tmp_path):
     (root / "3.orbax-checkpoint-tmp" / "params").mkdir(parents=True)
     (root / "4.orbax-checkpoint-tmp-1700000000").mkdir()
     (root / "notes.txt").write_text("mine")
+    (root / ".lock").write_text("")  # an earlier version's
+    (tmp_path / "ckpts" / ".unfinished" / "5.orbax-checkpoint-tmp").mkdir(parents=True)
     checkpoints = Checkpoints(tmp_path / "ckpts", None)
-    assert sorted(path.name for path in root.iterdir()) == [".lock", "1", "2", "notes.txt"]
+    assert sorted(path.name for path in root.iterdir()) == ["1", "2", "notes.txt"]
+    assert sorted(path.name for path in root.parent.iterdir()) == [".lock", "actor"]
     assert checkpoints.latest_valid() == 2
+
+
+# --- a person deletes ---
+
+
+def test_below_actor_is_nothing_but_steps(tmp_path):
+    """The users' reference page keeps the last five with a shell command that counts what is there."""
+    checkpoints = Checkpoints(tmp_path, None)
+    save_small(checkpoints, *range(1, 8))
+    assert sorted(path.name for path in checkpoints.root.iterdir()) == [str(step) for step in range(1, 8)]
+    for step in range(1, 8):  # saves in one second have one time
+        os.utime(checkpoints.root / str(step), (step, step))
+    subprocess.run("ls -dt actor/*/ | tail -n +6 | xargs rm -rf", shell=True, cwd=tmp_path, check=True)
+    assert (checkpoints.steps(), checkpoints.latest_valid()) == ([3, 4, 5, 6, 7], 7)
+    save_small(checkpoints, 8)
+    assert small_of(checkpoints, 8) == ([8.0] * 3, 8)
+
+
+def test_steps_that_a_person_deleted_are_no_error(tmp_path):
+    """The newest, one that max_to_keep is about to delete, and all of them with their folder."""
+    checkpoints = Checkpoints(tmp_path, 2)
+    save_small(checkpoints, 1, 2, 3)
+    shutil.rmtree(tmp_path / "actor" / "3")
+    assert checkpoints.latest_valid() == 2
+    save_small(checkpoints, 3)
+    shutil.rmtree(tmp_path / "actor" / "2")
+    save_small(checkpoints, 4)
+    assert checkpoints.steps() == [3, 4]
+    shutil.rmtree(tmp_path / "actor")
+    assert (checkpoints.steps(), checkpoints.latest_valid()) == ([], None)
+    save_small(checkpoints, 5)
+    assert checkpoints.latest_valid() == 5
 
 
 # --- max_to_keep ---
@@ -213,7 +249,7 @@ def test_a_full_disk_is_one_sentence_and_the_older_step_stays(checkpoints):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "\n" not in str(caught.value)
-    assert sorted(path.name for path in checkpoints.root.iterdir()) == [".lock", "1", "2"]
+    assert sorted(path.name for path in checkpoints.root.iterdir()) == ["1", "2"]
     checkpoints.save(3, big, {"count": jnp.int32(0)}, RUN)
     assert checkpoints.latest_valid() == 3
 

@@ -24,11 +24,14 @@ from pathlib import Path
 from tunix_grpo.cli import run
 from tunix_grpo.config import load
 from tunix_grpo.console.output import print_lines
-from tunix_grpo.errors import UserError
+from tunix_grpo.errors import NotContinued, UserError
 
 def main(config):
     if config.tracker.run_name == "user":
         raise UserError("the folder is full; empty it")
+    if config.tracker.run_name == "other run":
+        ways = {{"go on": ["training.resume=changed"], "start afresh": ["checkpoint_dir=/x"]}}
+        raise NotContinued("the checkpoint is another one", ways)
     if config.tracker.run_name == "bug":
         raise ZeroDivisionError("a bug")
     if config.tracker.run_name == "ctrl-c":
@@ -123,6 +126,31 @@ def test_multirun_gives_every_job_its_folder(door):
     assert done.returncode == 0
     logs = [(door.start / "sweep" / job / "train.log").read_text() for job in "01"]
     assert ["seed 1" in logs[0], "seed 2" in logs[1]] == [True, True]
+
+
+def test_every_job_of_a_sweep_has_its_checkpoints(door):
+    """Also below a folder that is given, and where Hydra starts the job elsewhere."""
+    words = ("--multirun", "seed=1,2", "optimizer.learning_rate=1e-4", "tracker.run_name=paths")
+    for where in ([], ["checkpoint_dir=mine", "hydra.job.chdir=true"]):
+        done = door(*words, *where)
+        base = f"{door.start}/mine" if where else f"{door.start}/checkpoints/ckpts"
+        for seed in (1, 2):
+            assert f"{base}/sweeps/seed={seed},optimizer.learning_rate=0.0001 None" in done.stdout.splitlines()
+    one = door("seed=1", "tracker.run_name=paths")
+    assert f"{door.start}/checkpoints/ckpts None" in one.stdout.splitlines()
+
+
+def test_a_refusal_shows_the_commands_that_do_what_is_meant(door):
+    done = door("tracker.run_name=other run", "seed=7", "training.resume=auto")
+    assert done.returncode == 1
+    program = f"{sys.executable} {door.start.parent}/door.py 'tracker.run_name=other run'"
+    assert done.stderr.splitlines() == [
+        "error: the checkpoint is another one",
+        "To go on:",
+        f"    {program} seed=7 training.resume=changed",
+        "To start afresh:",
+        f"    {program} seed=7 training.resume=auto checkpoint_dir=/x",
+    ]
 
 
 def test_one_failing_job_does_not_stop_the_others(door):

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tunix_grpo.config import Config, load
-from tunix_grpo.config.overrides import check_words, jobs_of, normalise
+from tunix_grpo.config.overrides import assignment, check_words, command_with, jobs_of, normalise
 from tunix_grpo.config.suggestions import closest
 from tunix_grpo.errors import ConfigError
 
@@ -304,8 +305,10 @@ WRONG = [
     (["training.eval_interval_steps=0"], "training.eval_interval_steps=0: must be at least 1"),
     (["training.save_interval_steps=1.5"], "save_interval_steps=1.5: must be a whole number"),
     (["training.save_interval_steps=true"], "save_interval_steps=true: must be a whole number"),
-    (["training.resume=maybe"], "training.resume=maybe: must be one of auto, never, must"),
+    (["training.resume=maybe"], "training.resume=maybe: must be one of auto, changed, never, must"),
     (["seed=-1"], "seed=-1: must be at least 0"),
+    (["task.date=20260131"], "task.date=20260131: must be a day, written YYYY-MM-DD"),
+    (["task.date=2026-02-30"], "task.date=2026-02-30: must be a day, written YYYY-MM-DD"),
     (["seed=4294967296"], "must be at least 0 and at most 4294967295"),
     (["device=gpu"], "device=gpu: must be one of cuda, cpu, tpu, auto"),
     (["checkpoint_dir=''"], "checkpoint_dir=: must not be empty"),
@@ -539,3 +542,35 @@ def test_every_value_of_a_sweep_is_tried_once():
 )
 def test_closest(key, guess):
     assert closest(key, load.settings()) == guess
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "shown"),
+    [
+        (["python", "run_training.py"], ["a.b=1"], "python run_training.py a.b=1"),
+        (
+            ["python", "run_training.py", "seed=1", "+experiment=demo", "checkpoint_dir=x"],
+            ["training.checkpoint_dir=y", "seed=2"],
+            "python run_training.py +experiment=demo training.checkpoint_dir=y seed=2",
+        ),
+        (
+            ["python", "my folder/run_training.py", "task.system_prompt='Be brief.'"],
+            ["checkpoint_dir='a b'"],
+            """python 'my folder/run_training.py' 'task.system_prompt='"'"'Be brief.'"'"'' """
+            """'checkpoint_dir='"'"'a b'"'"''""",
+        ),
+    ],
+)
+def test_commands_for_a_shell(command, words, shown):
+    assert command_with(command, words) == shown
+    assert shlex.split(shown)[-1] == words[-1]
+
+
+VALUES = ["/a/b-2", "/with space/x", "it's", "${x}", "a,b", "Ä", "~", "x=1", "a\\", 4, 0.5]
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_an_assignment_is_read_back(compose, value):
+    """Through a shell and through Hydra."""
+    (word,) = shlex.split(command_with([], [assignment("model.name", value)]))
+    assert compose(word).model.name == str(value)

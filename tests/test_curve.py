@@ -113,7 +113,7 @@ def test_a_picture_that_cannot_be_written_is_a_warning_and_the_next_is_tried(tmp
     """A folder stands where the picture belongs."""
     write_lines(tmp_path, TRAINED)
     (tmp_path / "learning_curve.png").mkdir()
-    tracker = CurveTracker(tmp_path)
+    tracker = CurveTracker(tmp_path / "metrics.jsonl", tmp_path)
     tracker.log_metrics(0, {"eval/accuracy": 0.4})
     assert caplog.messages == [
         f"{tmp_path}/learning_curve.png could not be written ([Errno 21] Is a directory: "

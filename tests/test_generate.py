@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from helpers.models import load as load_base
 from helpers.models import one_device_mesh, write_model
@@ -299,6 +300,26 @@ def test_a_run_brings_its_prompt_and_lengths(run_folder):
     assert config.generation.temperature == 0.7
     given = configured(f"run={run_folder}", "question=Why?", "generation.max_prompt_length=99", "task=gsm8k")
     assert (given.generation.max_prompt_length, given.task.system_prompt) == (99, "default")
+
+
+def test_a_run_brings_its_day(run_folder):
+    """Not today's, which a chat template would write; also beside another task's system prompt."""
+    own = yaml.safe_load((run_folder / "config.yaml").read_text())["task"]["date"]
+    copy = run_folder.parent / "dated"
+    copy.mkdir()
+    text = (run_folder / "config.yaml").read_text().replace(own, "2026-01-31")
+    (copy / "config.yaml").write_text(text)
+    for words in ([], ["task=gsm8k"]):
+        assert configured(f"run={copy}", "question=Why?", *words).task.date == "2026-01-31"
+    assert configured(f"run={copy}", "question=Why?", "task.date=2020-02-29").task.date == "2020-02-29"
+
+
+def test_a_dated_template_is_told_the_day_that_is_asked_for(ask, tmp_path):
+    template = "{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}"
+    size = write_tokenizer(tmp_path, template=template, bos_token="<bos>", eos_token="<end>", pad_token="<pad>")
+    write_model("llama", tmp_path, vocab_size=size, num_hidden_layers=1)
+    words = ("question=Why?", "samples=0", "show_prompt=true", "json=true", "task.date=2026-01-31")
+    assert json.loads(ask(*words, model=f"path={tmp_path}"))["prompt"] == "31 Jan 2026 Why?"
 
 
 # --- what can go wrong ---

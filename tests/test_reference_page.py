@@ -1,7 +1,11 @@
 """Every command line and file of the users' reference page composes, with the values in effect."""
 
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -192,6 +196,91 @@ def test_commands_take_effect(command, expected, tmp_path, monkeypatch):
             holder = getattr(config, section) if section else config
             assert getattr(holder, name) == value
             assert OmegaConf.select(shown, key) == value
+
+
+# Steps in place of those that a command asks for; longer stays longer.
+FEWER = {10: 1, 50: 2, 1000: 2, 3738: 3, 10000: 4}
+SMALL = (
+    "task=arithmetic",
+    "task.num_questions=100",
+    "generation.max_generation_steps=8",
+    "evaluation.num_questions=2",
+    "tracker.wandb=false",
+    "tracker.tensorboard=false",
+)
+
+
+def small(command: str, folder: Path) -> list[str]:
+    """Returns the words of a command with less work, on the bundled model: what it differs in from others stays."""
+    words = [*SMALL, "grpo.num_generations=2", "device=cpu"]
+    given = shlex.split(command)
+    if "+experiment=quick_test" not in given:
+        words = ["model=tiny", "model.name=gemma3_270m", "model.lora_rank=4", *words]
+    if "training=aggressive" not in given:
+        words.append(f"training.num_batches={FEWER[3738]}")
+    for word in given:
+        key, _, value = word.partition("=")
+        if key == "model":
+            word = f"model.name={value}"
+        elif key == "training.num_batches":
+            word = f"training.num_batches={FEWER[int(value)]}"
+        elif value == "aggressive":
+            words += [word, f"training.num_batches={FEWER[1000]}"]
+            continue
+        elif value == "quick_test":
+            words += [word, f"training.num_batches={FEWER[10]}"]
+            continue
+        words.append(word.replace("cuda", "cpu").replace("=/", f"={folder}/"))
+    return words
+
+
+# Runs command lines one after the other in one process and prints exit code and output of each as a line of JSON.
+DRIVER = f"""
+import contextlib, io, json, sys
+from pathlib import Path
+from tunix_grpo import cli
+from tunix_grpo.train import train
+
+printed = sys.stdout
+for line in sys.stdin:
+    words = json.loads(line)
+    sys.argv, sys.orig_argv = ["run_training.py", *words], ["python", "run_training.py", *words]
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
+        code = cli.run(lambda config: train(config), config_dir=Path({str(CONF)!r}))
+    print(json.dumps([code, shown.getvalue()]), file=printed, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_each_command_trains_or_is_refused_with_two_commands(tmp_path, jax_cache):
+    """All of them, in their order, in one folder: none goes on in silence with what another one made."""
+    environment = {**os.environ, "HOME": str(tmp_path / "home"), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    how = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": tmp_path, "env": environment}
+    ends = []
+    with subprocess.Popen([sys.executable, "-c", DRIVER], **how) as driver:
+
+        def run(words: list[str]) -> tuple[int, str]:
+            print(json.dumps(words), file=driver.stdin, flush=True)
+            return json.loads(driver.stdout.readline())
+
+        for command, _ in COMMANDS:
+            code, shown = run([f"jax_cache={jax_cache}", *small(command, tmp_path)])
+            trained, done = "Training finished" in shown, "nothing to do" in shown
+            refused = "was made with other settings" in shown
+            assert (code, refused, trained or done) in [(1, True, False), (0, False, True)], f"{command}\n{shown}"
+            assert "going on with another setting" not in shown
+            if refused:
+                go_on, afresh = (shlex.split(line)[2:] for line in shown.splitlines() if line.startswith("    python "))
+                assert "training.resume=changed" in go_on or any(word.startswith("model.") for word in go_on), shown
+                if "refused" not in ends:
+                    for pasted in (afresh, go_on):
+                        code, shown = run(pasted)
+                        assert (code, "Training finished" in shown) == (0, True), f"{pasted}\n{shown}"
+            ends.append("refused" if refused else "trained" if trained else "done")
+        driver.stdin.close()
+    assert {"refused", "trained", "done"} == set(ends), ends
 
 
 @pytest.mark.parametrize(("option", "content"), [("default", DEFAULT_FILE), ("aggressive", AGGRESSIVE_FILE)])

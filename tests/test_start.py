@@ -1,6 +1,7 @@
 """Which checkpoint a run goes on from, and which it refuses."""
 
 import dataclasses
+import datetime
 import json
 import logging
 from pathlib import Path
@@ -9,12 +10,15 @@ import jax.numpy as jnp
 import pytest
 
 from tunix_grpo.config.history import BEFORE
-from tunix_grpo.errors import UserError
+from tunix_grpo.errors import NotContinued, UserError
 from tunix_grpo.run.checkpoints import MANIFEST, Checkpoints
-from tunix_grpo.run.start import RunState, find_start, identity, settings
+from tunix_grpo.run.identity import identity
+from tunix_grpo.run.start import RunState, find_start, last_saved, this_run, with_date
 from tunix_grpo.text.prompt_set import PromptSet
 
-STATE = RunState(step=20, num_tokens=12345, accuracy_before=0.4375, wandb_run_id="abc123", total_steps=100)
+STATE = RunState(
+    step=20, num_tokens=12345, accuracy_before=0.4375, wandb_run_id="abc123", total_steps=100, date="2026-01-31"
+)
 PROMPTS = PromptSet(["1+1?", "2+2?"], ["<1+1?>", "<2+2?>"], [[1], [2]], 0)
 LORA = ("model=tiny", "model.lora_rank=4")
 
@@ -26,13 +30,9 @@ def model_directory(folder: Path, weights: bytes = b"abc" * 100_000) -> Path:
     return folder
 
 
-def save(checkpoints: Checkpoints, config, directory: Path, state: RunState = STATE) -> None:
+def save(checkpoints: Checkpoints, config, directory: Path, state: RunState = STATE, **content) -> None:
     """Saves a step as train() does, with arrays that nobody reads here."""
-    run = {
-        "identity": identity(config, directory, PROMPTS, 8),
-        "settings": settings(config),
-        "state": dataclasses.asdict(state),
-    }
+    run = this_run(config, directory, PROMPTS, 8).saved() | {"state": dataclasses.asdict(state)} | content
     checkpoints.save(state.step, {"w": jnp.zeros(2)}, {"count": jnp.int32(1)}, run)
 
 
@@ -41,26 +41,42 @@ def checkpoints(tmp_path) -> Checkpoints:
     return Checkpoints(tmp_path / "ckpts", None)
 
 
-def start(checkpoints, config, directory, *, prompts=PROMPTS, prompts_per_step=8, total_steps=100, resume="auto"):
-    this_run = identity(config, directory, prompts, prompts_per_step)
-    return find_start(checkpoints, resume, this_run, settings(config), total_steps)
+def start(checkpoints, config, directory, *, prompts=PROMPTS, prompts_per_step=8, total_steps=100):
+    saved = last_saved(checkpoints)
+    config = with_date(config, saved)
+    run = this_run(config, directory, prompts, prompts_per_step)
+    return find_start(checkpoints, saved, run, config, total_steps)
+
+
+def refusal(checkpoints, config, directory, **how) -> NotContinued:
+    with pytest.raises(NotContinued) as caught:
+        start(checkpoints, config, directory, **how)
+    return caught.value
 
 
 def test_the_same_run_goes_on_with_its_state(compose, checkpoints, tmp_path, caplog):
+    """Also where its model has moved, and so have the files of its task and its reward."""
+    own = ("task=custom", "task.name={}/task.py:build", "reward.custom.path={}/r.py", "reward.custom.function=f")
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "task.py").write_text("def build(*, path: str, seed: int): ...")
+    here, there = ([word.format(tmp_path / name) for word in own] for name in ("here", "there"))
     directory = model_directory(tmp_path / "model")
-    save(checkpoints, compose(*LORA), directory)
+    save(checkpoints, compose(*LORA, *here, f"++task.path={tmp_path}/here/x"), directory)
     moved = directory.rename(tmp_path / "moved")
-    for resume in ("auto", "must"):
-        assert start(checkpoints, compose(*LORA), moved, resume=resume) == STATE
+    for resume in ("auto", "changed", "must"):
+        config = compose(*LORA, *there, f"++task.path={tmp_path}/there/x", f"training.resume={resume}")
+        assert start(checkpoints, config, moved) == STATE
     assert caplog.text == ""
 
 
 def test_an_empty_folder_starts_anew_unless_it_must_not(compose, checkpoints, tmp_path):
     directory = model_directory(tmp_path / "model")
-    for resume in ("auto", "never"):
-        assert start(checkpoints, compose(*LORA), directory, resume=resume) == RunState(total_steps=100)
+    for resume in ("auto", "changed", "never"):
+        config = compose(*LORA, f"training.resume={resume}", "task.date=2026-01-31")
+        assert start(checkpoints, config, directory) == RunState(total_steps=100, date="2026-01-31")
     with pytest.raises(UserError, match=r"training\.resume=must, but .*/actor holds no valid checkpoint; give"):
-        start(checkpoints, compose(*LORA), directory, resume="must")
+        start(checkpoints, compose(*LORA, "training.resume=must"), directory)
 
 
 def test_never_refuses_a_used_folder(compose, checkpoints, tmp_path):
@@ -69,7 +85,7 @@ def test_never_refuses_a_used_folder(compose, checkpoints, tmp_path):
     save(checkpoints, compose(*LORA), directory)
     (checkpoints.root / "20" / MANIFEST).unlink()
     with pytest.raises(UserError, match=r"resume=never, but .*/actor already holds checkpoints; give another folder"):
-        start(checkpoints, compose(*LORA), directory, resume="never")
+        start(checkpoints, compose(*LORA, "training.resume=never"), directory)
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(compose, checkpoints, tmp_path):
@@ -81,45 +97,116 @@ def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(compose, checkpoin
     assert start(checkpoints, compose(*LORA), directory) == older
 
 
-REFUSED = {
+# What a run may not go on with in silence: the key, the word that changes it, both values.
+ANOTHER_MODEL = {
     "model": ("model.name=large", '"tiny" -> "large"'),
     "model.dtype": ("model.dtype=bfloat16", '"auto" -> "bfloat16"'),
     "model.lora_rank": ("model.lora_rank=16", "4 -> 16"),
     "model.lora_alpha": ("model.lora_alpha=8", "32.0 -> 8.0"),
     "model.lora_target_modules": ("model.lora_target_modules=mlp", '"all" -> "mlp"'),
     "model.quantization": ("model.quantization=nf4", 'null -> "nf4"'),
-    "task": ("task=gsm8k", '"arithmetic" -> "gsm8k"'),
+}
+ANOTHER_COURSE = {
+    "task": ("task=jsonl task.path=x", '"arithmetic" -> "jsonl"'),
     "seed": ("seed=7", "42 -> 7"),
     "grpo.num_generations": ("grpo.num_generations=6", "4 -> 6"),
+    "grpo.beta": ("grpo.beta=0.5", "0.08 -> 0.5"),
+    "optimizer.learning_rate": ("optimizer.learning_rate=1e-2", "0.001 -> 0.01"),
+    "scheduler.warmup_ratio": ("scheduler.warmup_ratio=0.5", "0.1 -> 0.5"),
+    "generation.temperature": ("generation.temperature=0.5", "1.0 -> 0.5"),
+    "reward.format": ("reward.format.weight=3", '{"weight": 1.0} -> {"weight": 3.0}'),
+    "task.max_operand": ("task.max_operand=10", "100 -> 10"),
+    "task.system_prompt": ("task.system_prompt=null", '"default" -> null'),
 }
+SAVED = (
+    *LORA,
+    "task=arithmetic",
+    "task.system_prompt=default",
+    "grpo.num_generations=4",
+    "grpo.beta=0.08",
+    "optimizer.learning_rate=1e-3",
+    "scheduler.warmup_ratio=0.1",
+    "generation.temperature=1",
+    "reward.format.weight=1",
+)
 
 
-def test_a_checkpoint_of_another_run_is_refused(compose, checkpoints, tmp_path):
-    """Key, both values, and the ways out."""
+@pytest.mark.parametrize("key", [*ANOTHER_MODEL, *ANOTHER_COURSE])
+def test_another_run_is_refused_with_the_list_and_the_ways_out(compose, checkpoints, tmp_path, key):
     directory = model_directory(tmp_path / "model")
-    base = compose(*LORA, "grpo.num_generations=4")
-    save(checkpoints, base, directory)
+    save(checkpoints, compose(*SAVED), directory)
+    word, values = (ANOTHER_MODEL | ANOTHER_COURSE)[key]
+    refused = refusal(checkpoints, compose(*SAVED, *word.split()), directory)
+    assert f"{key}: {values}" in str(refused)
+    assert f"{checkpoints.root}/20 was made with other settings (" in str(refused)
+    assert "checkpoint_dir='${output_dir}/checkpoints'" in str(refused)
+    assert "\n" not in str(refused)
+    go_on, afresh = refused.ways.values()
+    assert afresh == [f"checkpoint_dir={tmp_path}/ckpts-2"]
+    if key in ANOTHER_COURSE:
+        assert go_on == ["training.resume=changed"]
+    again = compose(*SAVED, *word.split(), *go_on)  # what it says is what goes on
+    assert start(checkpoints, again, directory) == STATE
 
-    def refusal(config=base, directory=directory, **how) -> str:
-        with pytest.raises(UserError) as caught:
-            start(checkpoints, config, directory, **how)
-        return str(caught.value)
 
-    sentences = {key: refusal(compose(*LORA, "grpo.num_generations=4", word)) for key, (word, _) in REFUSED.items()}
-    for key, (_, values) in REFUSED.items():
-        assert f"({key}: {values}); give the settings it was made with, or another folder with" in sentences[key]
-        assert "checkpoint_dir='${output_dir}/checkpoints'" in sentences[key]
-        assert f"{checkpoints.root}/20 belongs to another run" in sentences[key]
-        assert "\n" not in sentences[key]
+def test_every_part_of_the_identity_is_compared(compose, checkpoints, tmp_path):
+    directory = model_directory(tmp_path / "model")
+    config = compose(*SAVED)
+    save(checkpoints, config, directory)
     other_weights = model_directory(tmp_path / "other", weights=b"abc" * 99_999 + b"abd")
-    assert '(model weights: "' in refusal(directory=other_weights)
-    assert '(task prompts: "' in refusal(prompts=dataclasses.replace(PROMPTS, texts=["<1+1?>", "<2+3?>"]))
-    assert "(prompts per step: 8 -> 16)" in refusal(prompts_per_step=16)
-    full = refusal(compose("model=tiny", "grpo.num_generations=4", "seed=1"))
-    for difference in ("lora_rank: 4 -> null", "lora_alpha: 32.0 -> null", "seed: 42 -> 1"):
-        assert difference in full
+    assert '(model weights: "' in str(refusal(checkpoints, config, other_weights))
+    other_prompts = dataclasses.replace(PROMPTS, texts=["<1+1?>", "<2+3?>"])
+    assert '(task prompts: "' in str(refusal(checkpoints, config, directory, prompts=other_prompts))
+    assert "(prompts per step: 8 -> 16)" in str(refusal(checkpoints, config, directory, prompts_per_step=16))
     saved = checkpoints.run_of(20)["identity"]
-    assert set(saved) == {*REFUSED, "model weights", "task prompts", "prompts per step"}  # nothing left untested
+    compared = {*ANOTHER_MODEL, *ANOTHER_COURSE, "model weights", "task prompts", "prompts per step"}
+    assert set(saved) - compared == set()
+
+
+def test_a_checkpoint_names_the_model_that_it_belongs_to(compose, checkpoints, tmp_path):
+    """So that a refusal can bring it back, whatever group option the command chose."""
+    hub = compose("model=gemma3_270m", "model.lora_rank=null")
+    directory, other = model_directory(tmp_path / "model"), model_directory(tmp_path / "other", weights=b"x")
+    save(checkpoints, hub, directory)
+    now = ("model=gemma3_1b", "model.lora_rank=8", "grpo.beta=0.5")
+    go_on = refusal(checkpoints, compose(*now), other).ways["go on from here, with the model that it has"]
+    assert set(go_on) == {
+        "model.name=gemma3_270m",
+        "model.hub_id=google/gemma-3-270m-it",
+        "model.lora_rank=null",
+        "training.resume=changed",
+    }
+    assert start(checkpoints, compose(*now, *go_on), directory).step == 20
+
+
+def test_an_older_checkpoint_that_does_not_name_its_model_can_only_be_left(compose, checkpoints, tmp_path):
+    directory, other = model_directory(tmp_path / "model"), model_directory(tmp_path / "other", weights=b"x")
+    save(checkpoints, compose(*LORA), directory, source={})
+    refused = refusal(checkpoints, compose(*LORA), other)
+    assert list(refused.ways) == ["start afresh"]
+    assert "; give the model that it was made with, or another folder" in str(refused)
+
+
+def test_a_finished_checkpoint_with_other_settings_is_no_success(compose, checkpoints, tmp_path):
+    """It is refused like one in the middle; what goes on has steps to make."""
+    directory = model_directory(tmp_path / "model")
+    save(checkpoints, compose(*SAVED), directory, dataclasses.replace(STATE, step=100))
+    changed = (*SAVED, "grpo.beta=0.5", "training.num_epochs=2")
+    go_on = next(iter(refusal(checkpoints, compose(*changed), directory, total_steps=100).ways.values()))
+    assert go_on == ["training.resume=changed", "training.num_batches=100"]
+    assert refusal(checkpoints, compose(*SAVED, "seed=1"), directory, total_steps=40)
+    on_purpose = compose(*changed, "training.resume=changed")
+    assert refusal(checkpoints, on_purpose, directory, total_steps=100)
+    assert start(checkpoints, compose(*changed, *go_on), directory, total_steps=200).step == 100
+
+
+def test_the_fresh_folder_is_one_that_nobody_has(compose, tmp_path):
+    directory = model_directory(tmp_path / "model")
+    job = Checkpoints(tmp_path / "ckpts" / "sweeps" / "seed=1", None)
+    save(job, compose(*LORA), directory)
+    (tmp_path / "ckpts-2").mkdir()
+    ways = refusal(job, compose(*LORA, "seed=7"), directory).ways
+    assert ways["start afresh"] == [f"checkpoint_dir={tmp_path}/ckpts-3"]
 
 
 def test_an_older_version_s_checkpoint_lacks_what_was_added_later(compose, checkpoints, tmp_path, monkeypatch, caplog):
@@ -127,15 +214,39 @@ def test_an_older_version_s_checkpoint_lacks_what_was_added_later(compose, check
     monkeypatch.setitem(BEFORE, "model.dtype", "auto")
     monkeypatch.setitem(BEFORE, "grpo.beta", 0.08)
     config, directory = compose(*LORA, "grpo.beta=0.08"), model_directory(tmp_path / "model")
-    run = {"identity": identity(config, directory, PROMPTS, 8), "settings": settings(config)}
-    del run["identity"]["model.dtype"], run["settings"]["grpo.beta"]
+    run = this_run(config, directory, PROMPTS, 8).saved()
+    del run["identity"]["model.dtype"], run["settings"]["grpo.beta"], run["source"]
+    run["settings"] = {key: value for key, value in run["settings"].items() if not key.startswith("task.")}
     run["state"] = dataclasses.asdict(STATE)
+    del run["state"]["date"]
     checkpoints.save(STATE.step, {"w": jnp.zeros(2)}, {"count": jnp.int32(1)}, run)
     with caplog.at_level(logging.WARNING):
-        assert start(checkpoints, config, directory) == STATE
+        assert start(checkpoints, config, directory).step == STATE.step
     assert caplog.messages == []
-    with pytest.raises(UserError, match='model.dtype: "auto" -> "bfloat16"'):
-        start(checkpoints, compose(*LORA, "model.dtype=bfloat16"), directory)
+    assert 'model.dtype: "auto" -> "bfloat16"' in str(
+        refusal(checkpoints, compose(*LORA, "model.dtype=bfloat16"), directory)
+    )
+
+
+# --- the day that chat templates are told ---
+
+
+def test_the_day_is_that_of_the_first_start(compose, checkpoints, tmp_path):
+    directory = model_directory(tmp_path / "model")
+    save(checkpoints, compose(*LORA), directory)
+    assert start(checkpoints, compose(*LORA), directory).date == STATE.date
+    assert with_date(compose(*LORA), None).task.date == datetime.date.today().isoformat()
+    assert with_date(compose(*LORA, "task.date=2020-02-29"), last_saved(checkpoints)).task.date == "2020-02-29"
+
+
+def test_another_day_is_a_difference_where_the_prompts_show_it(compose, checkpoints, tmp_path):
+    directory = model_directory(tmp_path / "model")
+    save(checkpoints, compose(*LORA), directory)
+    config = compose(*LORA, "task.date=2026-02-01")
+    assert start(checkpoints, config, directory).date == "2026-02-01"
+    dated = dataclasses.replace(PROMPTS, texts=["<1 February: 1+1?>", "<1 February: 2+2?>"])
+    refused = refusal(checkpoints, config, directory, prompts=dated)
+    assert 'task.date: "2026-01-31" -> "2026-02-01"' in str(refused)
 
 
 def test_the_way_out_in_the_sentence_is_a_folder_per_run(compose, tmp_path):
@@ -151,31 +262,58 @@ def test_weights_from_the_seed_depend_on_the_shapes_alone(compose, tmp_path):
     assert first == second != third
 
 
-def test_changed_settings_are_named_and_obeyed(compose, checkpoints, tmp_path, caplog):
+def test_on_purpose_changed_settings_are_named_and_obeyed(compose, checkpoints, tmp_path, caplog):
     directory = model_directory(tmp_path / "model")
     saved = compose(*LORA, "optimizer.learning_rate=1e-3", "grpo.beta=0.08", "reward.format.weight=1")
     save(checkpoints, saved, directory)
-    changed = compose(
-        *LORA, "optimizer.learning_rate=1e-4", "grpo.beta=0.02", "reward.format.weight=3", "tracker.num_completions=1"
-    )
+    changed = ("optimizer.learning_rate=1e-4", "grpo.beta=0.02", "reward.format.weight=3", "training.resume=changed")
     with caplog.at_level(logging.WARNING):
-        assert start(checkpoints, changed, directory) == STATE
+        assert start(checkpoints, compose(*LORA, *changed), directory) == STATE
     assert [record.message for record in caplog.records] == [
-        "resuming with a changed setting: grpo.beta: 0.08 -> 0.02",
-        "resuming with a changed setting: optimizer.learning_rate: 0.001 -> 0.0001",
-        'resuming with a changed setting: reward.format: {"weight": 1.0} -> {"weight": 3.0}',
+        "going on with another setting: grpo.beta: 0.08 -> 0.02",
+        "going on with another setting: optimizer.learning_rate: 0.001 -> 0.0001",
+        'going on with another setting: reward.format: {"weight": 1.0} -> {"weight": 3.0}',
     ]
 
 
-def test_a_longer_run_is_told_that_the_learning_rate_follows(compose, checkpoints, tmp_path, caplog):
+def test_where_and_how_a_run_computes_may_change(compose, checkpoints, tmp_path, caplog):
+    directory = model_directory(tmp_path / "model")
+    save(checkpoints, compose(*LORA), directory)
+    free = (
+        "training.save_interval_steps=7",
+        "training.eval_interval_steps=107",
+        "training.log_interval_steps=7",
+        "training.max_to_keep=7",
+        "training.remat=full",
+        "training.gradient_accumulation_steps=7",
+        "tracker.num_completions=1",
+        "evaluation.num_questions=7",
+        "jax_cache=null",
+        "device=cpu",
+    )
+    with caplog.at_level(logging.WARNING, "tunix_grpo.run"):
+        assert start(checkpoints, compose(*LORA, *free), directory) == STATE
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("total_steps", "said"),
+    [
+        (100, []),
+        (250, ["total steps: 100 -> 250; the learning rate of the steps to come is that of a run of 250 steps"]),
+        (50, ["total steps: 100 -> 50; the learning rate of the steps to come is that of a run of 50 steps"]),
+        (20, []),
+        (10, []),
+    ],
+)
+def test_another_length_goes_on(compose, checkpoints, tmp_path, caplog, total_steps, said):
+    """A longer run is told that the learning rate follows; where all is done already there is nothing to tell."""
     directory = model_directory(tmp_path / "model")
     save(checkpoints, compose(*LORA), directory)
     with caplog.at_level(logging.WARNING):
-        state = start(checkpoints, compose(*LORA), directory, total_steps=250)
-    assert state == dataclasses.replace(STATE, total_steps=250)
-    assert [record.message for record in caplog.records] == [
-        "total steps: 100 -> 250; the learning rate follows the new length"
-    ]
+        state = start(checkpoints, compose(*LORA), directory, total_steps=total_steps)
+    assert state == dataclasses.replace(STATE, total_steps=total_steps)
+    assert [record.message for record in caplog.records] == said
 
 
 @pytest.mark.parametrize("state", [STATE, RunState(), RunState(step=3, accuracy_before=1 / 3)])
@@ -183,8 +321,8 @@ def test_the_state_survives_json(state):
     assert RunState(**json.loads(json.dumps(dataclasses.asdict(state)))) == state
 
 
-def test_settings_and_identity_survive_json(compose, tmp_path):
+def test_what_is_saved_of_a_run_survives_json(compose, tmp_path):
     """What comes back from a checkpoint must compare equal, or every resumed run would be told of changes."""
     config = compose(*LORA, "reward.custom.path=x.py", "reward.custom.function=f", "generation.top_k=5")
-    for values in (settings(config), identity(config, model_directory(tmp_path / "model"), PROMPTS, 8)):
-        assert json.loads(json.dumps(values)) == values
+    saved = this_run(config, model_directory(tmp_path / "model"), PROMPTS, 8).saved()
+    assert json.loads(json.dumps(saved)) == saved

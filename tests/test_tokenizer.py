@@ -3,6 +3,7 @@
 The tokenizers are small real ones (bytes, and a few special tokens in front) that reproduce what published ones do.
 """
 
+import datetime
 import json
 import os
 from pathlib import Path
@@ -43,6 +44,20 @@ def test_the_plain_way_gives_two_bos(tmp_path):
     stock = AutoTokenizer.from_pretrained(tmp_path)
     text = stock.apply_chat_template([QUESTION], add_generation_prompt=True, tokenize=False)
     assert stock(text)["input_ids"][:3] == [0, 0, SPECIAL.index("<start>")]
+
+
+# As Llama 3.2, Granite and SmolLM3 write it.
+DATED = "{{ strftime_now('%d %b %Y, %H:%M') }}\n" + TURNS
+
+
+def test_a_template_that_writes_the_date_is_told_one(tmp_path):
+    size = write_tokenizer(tmp_path, template=DATED, bos_token="<bos>", eos_token="<end>", pad_token="<pad>")
+    text = load_tokenizer(tmp_path, size, date="2026-01-31").render_prompt([QUESTION])
+    assert text == "31 Jan 2026, 00:00\n<start>user\n2+2?<end>\n<start>model"
+    undated = load_tokenizer(tmp_path, size).render_prompt([QUESTION])
+    today = datetime.date.today()
+    yesterday = today - datetime.timedelta(days=1)  # midnight may be now
+    assert undated[:11] in (today.strftime("%d %b %Y"), yesterday.strftime("%d %b %Y"))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import os
 import shutil
@@ -17,10 +18,13 @@ import jax
 import numpy as np
 import pytest
 
-from tunix_grpo.errors import UserError
+from tunix_grpo.errors import NotContinued, UserError
+from tunix_grpo.record.curve import draw_learning_curve, write_learning_curve
 from tunix_grpo.record.metrics import is_metric
 from tunix_grpo.record.summary import Summary
 from tunix_grpo.run.checkpoints import Checkpoints
+from tunix_grpo.run.places import HISTORY
+from tunix_grpo.run.saved_runs import choose_step, open_run
 from tunix_grpo.train import train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,12 +75,12 @@ def two_layers(tmp_path_factory) -> tuple[str, ...]:
 
 @pytest.fixture
 def run(compose, tmp_path, two_layers) -> Callable[..., Summary]:
-    """Trains into tmp_path / name, the checkpoints in `checkpoints` inside of it."""
+    """Trains into tmp_path / name, the checkpoints in `checkpoints` inside of it, or in that of another run."""
 
-    def run_into(name: str, *overrides: str) -> Summary:
+    def run_into(name: str, *overrides: str, checkpoints_of: str | None = None) -> Summary:
         config = compose(*SMALL, *two_layers, *overrides)
         config.output_dir = str(tmp_path / name)
-        config.checkpoint_dir = str(tmp_path / name / "checkpoints")
+        config.checkpoint_dir = str(tmp_path / (checkpoints_of or name) / "checkpoints")
         Path(config.output_dir).mkdir(exist_ok=True)
         return train(config)
 
@@ -229,6 +233,37 @@ def test_a_checkpoint_of_another_run_is_refused(run, run_finished):
         run("run", "seed=7")
 
 
+def test_a_restart_in_a_new_folder_forgets_nothing(run, run_finished, tmp_path):
+    """The default folder is a new one at every start; what was logged before stays with the checkpoints."""
+    run_finished("one")
+    shutil.rmtree(tmp_path / "one" / "checkpoints" / "actor" / "4")
+    run("second", checkpoints_of="one")
+    whole, history = record(tmp_path / "one")[0], lines(tmp_path / "one" / "checkpoints", HISTORY)
+    assert history == whole
+    assert lines(tmp_path / "second", "metrics.jsonl") == [row for row in whole if row["step"] > 2]
+    opened = open_run(tmp_path / "second", str(tmp_path / "one" / "checkpoints"))
+    assert sorted(opened.accuracies()) == [0, 2, 4]
+    curve = draw_learning_curve(history, "second/run")
+    assert [len(line.get_xdata()) for line in curve.axes[1].lines] == [3]
+    write_learning_curve(tmp_path / "one" / "checkpoints" / HISTORY, tmp_path / "second" / "again.png")
+    again, drawn = (tmp_path / "second" / name for name in ("again.png", "learning_curve.png"))
+    assert again.read_bytes() == drawn.read_bytes()
+
+
+def test_the_best_step_may_be_from_an_earlier_start(run, run_finished, tmp_path):
+    run_finished("one")
+    history = tmp_path / "one" / "checkpoints" / HISTORY
+    rows = [json.loads(line) for line in history.read_text().splitlines()]
+    for row in rows:
+        if row["step"] == 2 and "eval/accuracy" in row:
+            row["eval/accuracy"] = 1.0
+    history.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run("second", "training.num_batches=5", checkpoints_of="one")
+    opened = open_run(tmp_path / "second", str(history.parent))
+    assert opened.checkpoints.steps() == [2, 4, 5]
+    assert choose_step(opened, "best") == 2
+
+
 def test_max_to_keep(run, tmp_path):
     run("run", "training.save_interval_steps=1", "training.max_to_keep=2", "training.num_batches=3")
     assert Checkpoints(tmp_path / "run" / "checkpoints", None).steps() == [2, 3]
@@ -361,6 +396,49 @@ def test_a_full_disk_is_one_last_sentence(tmp_path, two_layers):
     assert done.stderr == f"error: step 2: {folder}/checkpoints/actor/2: {reason}\n"
     assert f"warning: {folder}/learning_curve.png could not be written ([Errno 27] File too large)" in done.stdout
     assert [row["step"] for row in lines(folder, "metrics.jsonl")] == [0, 1, 2, 2]
+
+
+# Starts a program with the clock moved by some days.
+MOVED_CLOCK = """
+import datetime, runpy, sys
+moved = datetime.timedelta(days=int(sys.argv[1]))
+class Day(datetime.date):
+    @classmethod
+    def today(cls):
+        return super().today() + moved
+class Moment(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz) + moved
+datetime.date, datetime.datetime = Day, Moment
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_dated_chat_template_says_the_same_after_midnight(run, tmp_path, two_layers):
+    """Resumed with the clock moved by a day: equal to the run that nobody stopped."""
+    model = tmp_path / "dated"
+    shutil.copytree(two_layers[0].removeprefix("model.path="), model)
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    config["chat_template"] = "{{ strftime_now('%d %b %Y') }}\n" + config["chat_template"]
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    dated = (*two_layers, f"model.path={model}", "task.system_prompt=null")
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    run("whole", *dated)
+    shutil.copytree(whole, stopped)
+    shutil.rmtree(stopped / "checkpoints" / "actor" / "4")
+    python, *words = command(stopped, *dated)
+    done = subprocess.run(
+        [python, "-c", MOVED_CLOCK, "1", *words], env=QUICK_TO_COMPILE, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert record(stopped) == record(whole)
+    assert saved_bytes(stopped, 4) == saved_bytes(whole, 4)
+    day = datetime.date.fromisoformat(open_run(stopped, str(stopped / "checkpoints")).config.task.date)
+    assert all(day.strftime("%d %b %Y") in row["prompt"] for row in lines(stopped, "completions.jsonl"))
+    with pytest.raises(NotContinued, match=r"task\.date: \"\S+\" -> \"2020-01-01\""):
+        run("stopped", *dated, "task.date=2020-01-01")
 
 
 @pytest.mark.slow

@@ -53,6 +53,7 @@ _KINDS: dict[Any, str] = {
     rules.Number: "number",
     rules.Flag: "`true` or `false`",
     rules.Name: "text",
+    rules.Date: "day, `YYYY-MM-DD`",
     rules.Path: "path",
     rules.Reference: "`FILE.py:NAME`",
     rules.Modules: "`all`, `attention`, `mlp` or a regular expression",

@@ -15,14 +15,17 @@ import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from tunix_grpo.config import Config, load
 from tunix_grpo.config.loading import Loader
-from tunix_grpo.config.overrides import check_words, jobs_of, list_groups, normalise
+from tunix_grpo.config.overrides import check_words, command_with, jobs_of, list_groups, normalise
+from tunix_grpo.config.sweeps import fixed_keys, job_name
 from tunix_grpo.console.output import keep_output
-from tunix_grpo.errors import ConfigError, UserError, one_line
+from tunix_grpo.errors import ConfigError, NotContinued, UserError, one_line
+from tunix_grpo.run.places import job_folder
 
 Schema = TypeVar("Schema")
 logger = logging.getLogger(__name__)
@@ -68,16 +71,22 @@ def run(
     """
     keep_output()
     codes, started_in = [0], os.getcwd()
+    typed, fixed = list(sys.orig_argv), set[str]()
 
     def job(cfg: DictConfig) -> None:
-        codes.append(exit_code(lambda: program(loaded(cfg)), report=logger.error))
+        codes.append(exit_code(lambda: program(loaded(cfg)), report=logger.error, command=typed))
 
     def loaded(cfg: DictConfig) -> Schema:
         with contextlib.chdir(started_in):  # paths are relative to it, wherever Hydra starts the job
-            return load(cfg)
+            config = load(cfg)
+        if isinstance(config, Config) and HydraConfig.get().mode == RunMode.MULTIRUN:
+            name = job_name(HydraConfig.get().overrides.task, fixed)
+            config.checkpoint_dir = config.training.checkpoint_dir = job_folder(config.checkpoint_dir, name)
+        return config
 
     def command() -> None:
         sys.argv[1:] = checked_command_line(sys.argv[1:], config_dir, config_name, load)
+        fixed.update(fixed_keys(get_args_parser().parse_args(sys.argv[1:]).overrides))
         decorate = hydra.main(version_base=HYDRA_VERSION, config_path=str(config_dir), config_name=config_name)
         decorate(job)()
 
@@ -89,10 +98,18 @@ def run(
     return max(codes)
 
 
-def exit_code(call: Callable[[], object], *, report: Callable[[str], object]) -> int:
-    """Calls a function; reports the errors that a user can act on and returns the exit code."""
+def exit_code(call: Callable[[], object], *, report: Callable[[str], object], command: Sequence[str] = ()) -> int:
+    """Calls a function; reports the errors that a user can act on and returns the exit code.
+
+    Args:
+        command: as it was typed; where it must not go on in silence, the commands that do what is meant are shown.
+    """
     try:
         call()
+    except NotContinued as error:
+        ways = [f"\nTo {way}:\n    {command_with(command, words)}" for way, words in error.ways.items() if command]
+        report("".join([str(error), *ways]))
+        return error.exit_code
     except UserError as error:
         report(str(error))
         return error.exit_code

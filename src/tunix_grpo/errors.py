@@ -1,6 +1,6 @@
 """Errors that a user can act on: the doors print them without a traceback."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _LONGEST_LINE = 300  # characters
 
@@ -24,6 +24,19 @@ class ConfigError(UserError):
         else:
             lines = "".join(f"\n  {problem}" for problem in self.problems)
             super().__init__(f"{len(self.problems)} settings are wrong:{lines}")
+
+
+class NotContinued(UserError):
+    """Refuses to go on with a checkpoint in silence; a door that knows the command shows those that do what is meant.
+
+    Attributes:
+        ways: what may be meant -> the settings that do it, to be given beside the others.
+    """
+
+    def __init__(self, message: str, ways: Mapping[str, Sequence[str]]) -> None:
+        """Takes the sentence and the ways out."""
+        super().__init__(message)
+        self.ways = ways
 
 
 def one_line(error: BaseException) -> str:

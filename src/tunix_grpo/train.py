@@ -35,7 +35,7 @@ from tunix_grpo.rewards.builders import build_rewards
 from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.devices import CompilationCounter, open_devices
 from tunix_grpo.run.rescue import save_where_possible
-from tunix_grpo.run.start import find_start, identity, save_run, settings
+from tunix_grpo.run.start import find_start, last_saved, save_run, this_run, with_date
 from tunix_grpo.run.stopping import StopRequest
 from tunix_grpo.tasks.builders import build_task, validate_task
 from tunix_grpo.text.prompt_set import prompt_set, prompt_width, step_indices
@@ -60,24 +60,26 @@ def train(config: Config) -> Summary:
     if config.task.validate:
         validate_task(config.task, config.seed)
         return Summary(steps=0, accuracy_before=None, accuracy_after=None)
-
-    # --- the words: questions, prompts, rewards ---
     devices = open_devices(config.device, config.mesh, config.jax_cache)
     compilations = CompilationCounter()
-    rewards = build_rewards(config.reward)
-    directory = resolve_directory(config.model)
-    spec = read_spec(directory, config.model.family)
-    tokenizer = model_tokenizer(config.model.tokenizer, directory, spec.vocab_size)
-    task = build_task(config.task, config.seed)
-    training_set = prompt_set("training", task.train, tokenizer, config)
-    heldout_set = prompt_set("held-out", task.heldout, tokenizer, config, limit=config.evaluation.num_questions)
-
     with contextlib.closing(Checkpoints(config.checkpoint_dir, config.training.max_to_keep)) as checkpoints:
+        saved = last_saved(checkpoints)
+        config = with_date(config, saved)
+
+        # --- the words: questions, prompts, rewards ---
+        rewards = build_rewards(config.reward)
+        directory = resolve_directory(config.model)
+        spec = read_spec(directory, config.model.family)
+        tokenizer = model_tokenizer(config.model.tokenizer, directory, spec.vocab_size, config.task.date)
+        task = build_task(config.task, config.seed)
+        training_set = prompt_set("training", task.train, tokenizer, config)
+        heldout_set = prompt_set("held-out", task.heldout, tokenizer, config, limit=config.evaluation.num_questions)
+
         # --- where to start ---
         prompts_per_step = config.prompts_per_step(devices.data_parallel)
         total_steps = config.total_steps(len(training_set), devices.data_parallel)
-        run = {"identity": identity(config, directory, training_set, prompts_per_step), "settings": settings(config)}
-        state = find_start(checkpoints, config.training.resume, run["identity"], run["settings"], total_steps)
+        run = this_run(config, directory, training_set, prompts_per_step)
+        state = find_start(checkpoints, saved, run, config, total_steps)
         if state.step >= total_steps:
             _log.info("nothing to do: %s already holds step %d of %d", checkpoints.root, state.step, total_steps)
             return Summary(steps=state.step, accuracy_before=state.accuracy_before, accuracy_after=None)
@@ -133,14 +135,14 @@ def train(config: Config) -> Summary:
                     if stop:
                         break
             except UserError as error:  # a reward that fails, a gradient that is not finite, a full disk
-                saved = ""
+                where = ""
                 if state.step >= first_step:
 
                     def save(place: Checkpoints) -> float:
                         return save_run(place, run, state, trainer.params, trainer.optimizer_state)
 
-                    saved = save_where_possible(error, save, checkpoints, Path(config.output_dir))
-                raise UserError(f"step {step}: {error}{saved}") from error
+                    where = save_where_possible(error, save, checkpoints, Path(config.output_dir))
+                raise UserError(f"step {step}: {error}{where}") from error
 
         # --- the end ---
         finished = state.step == total_steps

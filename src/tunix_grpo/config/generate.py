@@ -12,14 +12,15 @@ from tunix_grpo.config import relations, rules
 from tunix_grpo.config.history import PLACES, read_run_config
 from tunix_grpo.config.loading import Loader
 from tunix_grpo.config.relations import Relation
-from tunix_grpo.config.rules import GROUP, Count, Device, Flag, Name, Seed, Step, Text, Whole
+from tunix_grpo.config.rules import GROUP, Count, Date, Device, Flag, Name, Seed, Step, Text, Whole
 from tunix_grpo.config.schema import GenerationConfig, MeshConfig, ModelConfig
 from tunix_grpo.errors import ConfigError, UserError
 
-# What a run's config.yaml says of how it is asked; what the command line says wins over the last three.
+# What a run's config.yaml says of how it is asked; what the command line says wins over all but the model.
 _OF_A_RUN = (
     "model",
     "task.system_prompt",
+    "task.date",
     "generation.max_prompt_length",
     "generation.max_generation_steps",
 )
@@ -31,6 +32,8 @@ class PromptConfig:
 
     system_prompt: Text | None
     """System message before the question; `default` asks for reasoning and answer tags; null is none."""
+    date: Date | None
+    """Day, YYYY-MM-DD, that a chat template which writes today's date is told; null is today, or the run's day."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
@@ -91,7 +94,8 @@ def with_model_asked(cfg: DictConfig) -> DictConfig:
         if "model.path" in given:
             run.model.revision = None  # of the hub's files, which are not read
         for key in _OF_A_RUN:
-            if key not in given and key.split(".")[0] not in given:
+            # A task chosen by name has a system prompt of its own, but no day.
+            if key not in given and (key == "task.date" or key.split(".")[0] not in given):
                 OmegaConf.update(cfg, key, OmegaConf.select(run, key), merge=False, force_add=True)
     return cfg
 

@@ -13,10 +13,11 @@ from tunix_grpo.config.open_groups import as_written
 from tunix_grpo.config.parts import RewardsConfig, TaskConfig
 from tunix_grpo.config.relations import ERRORS, check_relations
 from tunix_grpo.errors import UserError
+from tunix_grpo.files import Json
 
 # Every setting that was added after runs had been made, with what the program did before it had the setting.
 # A new setting of a run is entered here in the change that adds it.
-BEFORE: dict[str, object] = {
+BEFORE: dict[str, Json] = {
     "model.family": None,  # config.json alone told the family
     "model.kaggle_id": None,
     "model.quantization": None,
@@ -25,6 +26,7 @@ BEFORE: dict[str, object] = {
     "reward.math": None,
     "task.validate": False,
     "task.max_unmatched": 1.0,  # golds were taken as they came
+    "task.date": None,  # chat templates took the day from the clock at every start
 }
 # The keys of a run's model that say where its files are: these may have moved since.
 PLACES = ("path", "tokenizer", "family")
@@ -71,7 +73,7 @@ def with_former_values(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
-def with_former_entries(saved: Mapping[str, object], wanted: Iterable[str]) -> dict[str, object]:
+def with_former_entries(saved: Mapping[str, Json], wanted: Iterable[str]) -> dict[str, Json]:
     """Returns what an old checkpoint says of its run, by setting, with an entry for the wanted ones that are younger.
 
     A wanted key that is no setting of the table stays away, so that a comparison shows it.

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,12 +11,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 
-from tunix_grpo.config.loading import Loader, load
+from tunix_grpo.config.loading import ALIASES, Loader, load
 from tunix_grpo.config.sentences import show, value_keys
 from tunix_grpo.config.suggestions import did_you_mean
 
 ALIAS_WORD = re.compile(r"(\+\+)?(\w+)=.*", re.DOTALL)
 QUOTED = re.compile(r"""(['"])(?:(?!\1)[^\\]|\\.)*\1""", re.DOTALL)
+PLAIN = re.compile(r"[\w./:@+-]+", re.ASCII)  # what Hydra's grammar reads as it stands
 TILDE_WORD = re.compile(r"([^=\s]+=)(~.*)", re.DOTALL)
 TASK_WORD = re.compile(r"\+*(task\.\w+)=.*", re.DOTALL)
 OUTSIDE_TASK = re.compile(r"task\.name=.*\.py:")
@@ -78,6 +80,28 @@ def quoted(value: str) -> str:
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", escaped)  # Hydra counts backslashes only in front of a quote
     escaped = re.sub(r"(\\+)\Z", r"\1\1", escaped)
     return f"'{escaped}'"
+
+
+def assignment(key: str, value: object) -> str:
+    """Returns the command line word that gives a setting a value, which may be any text."""
+    text = show(value)
+    return f"{key}={text if PLAIN.fullmatch(text) else quoted(text)}"
+
+
+def command_with(command: Sequence[str], words: Sequence[str]) -> str:
+    """Returns a command for a shell with other settings: `words` take the place of what it says of their keys.
+
+    Args:
+        command: the program and its arguments.
+        words: `key=value` each.
+    """
+    keys = {_key(word) for word in words}
+    return shlex.join([*(word for word in command if _key(word) not in keys), *words])
+
+
+def _key(word: str) -> str:
+    key = word.partition("=")[0].lstrip("+")
+    return f"training.{key}" if key in ALIASES else key
 
 
 def check_words(words: Sequence[str], config_dirs: Sequence[Path], loader: Loader = load) -> CheckedWords:

@@ -3,7 +3,7 @@
 from pydantic.dataclasses import dataclass
 
 from tunix_grpo.config import rules
-from tunix_grpo.config.rules import GROUP, Flag, Name, NameOrReference, Number, Path, Reference, Text, Whole
+from tunix_grpo.config.rules import GROUP, Date, Flag, Name, NameOrReference, Number, Path, Reference, Text, Whole
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
@@ -19,6 +19,9 @@ class TaskConfig:
     """Shows which answers of the data can be matched by completions, and trains nothing."""
     max_unmatched: Number = rules.number(minimum=0, maximum=1, hint="1 takes all data")
     """Share of the data's answers that no completion can match, 0 to 1; where it is larger the data is refused."""
+    date: Date | None
+    """Day, YYYY-MM-DD, that chat templates which write today's date are told; null is the day of the run's
+    first start."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)

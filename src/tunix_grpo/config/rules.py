@@ -3,6 +3,7 @@
 A value may be written in any way that means it: 1e3 and "1000" are whole numbers too, 12 may be a name.
 """
 
+import datetime
 import os
 import re
 from collections.abc import Callable
@@ -71,6 +72,20 @@ def reference(value: str) -> str:
 
 Reference = Annotated[Text, AfterValidator(reference)]
 NameOrReference = Annotated[Name, AfterValidator(lambda text: reference(text) if ".py:" in text else text)]
+
+
+def iso_date(value: str) -> str:
+    """Checks a day of the form YYYY-MM-DD."""
+    try:
+        right = datetime.date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        right = False
+    if not right:
+        raise ValueError("must be a day, written YYYY-MM-DD")
+    return value
+
+
+Date = Annotated[Text, AfterValidator(iso_date)]
 
 Count = Annotated[Whole, Field(ge=1)]
 Seed = Annotated[Whole, Field(ge=0, le=MAX_SEED)]

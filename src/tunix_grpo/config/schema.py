@@ -97,9 +97,9 @@ class TrainingConfig(BatchConfig):
     """Steps between logged metrics, 1 to 100."""
     max_to_keep: Whole | None = rules.number(minimum=1, hint="null keeps all checkpoints")
     """Newest checkpoints that are kept, 1 or more; null keeps all."""
-    resume: Literal["auto", "never", "must"]
-    """auto continues from the newest checkpoint if there is one, never refuses a used folder,
-    must refuses an empty one."""
+    resume: Literal["auto", "changed", "never", "must"]
+    """auto continues from the newest checkpoint if there is one and it was made with the same settings, changed also
+    with others, never refuses a used folder, must refuses an empty one."""
     seed: Seed
     """Seed of everything random, 0 to 2**32 - 1."""
     device: Device

@@ -1,7 +1,6 @@
 """Writes a run's trained model into a folder that transformers or PEFT loads, and checks what was written.
 
-The folder appears whole or not at all: it is written beside its place under another name, read back, compared with the
-trained model, and only then renamed.
+It is written beside its place under another name, read back, compared with the trained model, and then renamed.
 """
 
 from __future__ import annotations
@@ -116,7 +115,8 @@ def export(config: ExportConfig) -> Check:
         devices = open_devices(config.device, MeshConfig(fsdp=None, tp=1), config.jax_cache)
         model = load_trained(run, step, devices.mesh)
         source = _tokenizer_directory(run, model)
-        tokenizer = load_tokenizer(source, model.spec.vocab_size, model.directory)
+        vocab_size, date = model.spec.vocab_size, run.config.task.date
+        tokenizer = load_tokenizer(source, vocab_size, model.directory, date)
         prompts = _prompts(run, tokenizer)
         trained = logits(model, model.decoder_weights(), prompts)
 
@@ -127,7 +127,7 @@ def export(config: ExportConfig) -> Check:
             _write_json(folder / "generation_config.json", generation_config(model.directory, tokenizer))
             dtypes = file_dtypes(run, model, config.dtype)
             read_back = write_model(run, model, dtypes, devices.mesh, folder)
-        if _prompts(run, load_tokenizer(folder, model.spec.vocab_size, model.directory)) != prompts:
+        if _prompts(run, load_tokenizer(folder, vocab_size, model.directory, date)) != prompts:
             raise UserError(f"{source}: its tokenizer has files of an unknown kind, without which its tokens differ")
         check = compare(trained, logits(model, read_back(), prompts), _coarsest(folder, model))
         _log.info("%s", check)
@@ -240,8 +240,7 @@ def generation_config(directory: Path, tokenizer: Tokenizer) -> dict[str, Json]:
 
 
 def _tokenizer_directory(run: SavedRun, model: Model) -> Path:
-    own = run.config.model.tokenizer
-    return model.directory if own is None else Path(own).expanduser()
+    return Path(run.config.model.tokenizer or model.directory).expanduser()
 
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:

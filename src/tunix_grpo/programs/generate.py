@@ -159,7 +159,7 @@ def prompt_table(prompt: Prompt, tokenizer: Tokenizer) -> str:
 
 def _tokenizer(config: GenerateConfig, directory: Path) -> Tokenizer:
     vocab_size = read_spec(directory, config.model.family).vocab_size
-    return model_tokenizer(config.model.tokenizer, directory, vocab_size)
+    return model_tokenizer(config.model.tokenizer, directory, vocab_size, config.task.date)
 
 
 def _model(config: GenerateConfig, directory: Path, devices: Devices) -> Model:

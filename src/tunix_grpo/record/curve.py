@@ -32,21 +32,25 @@ class Series:
 
 
 class CurveTracker:
-    """Draws the learning curve anew after every evaluation, from what metrics.jsonl has by then.
+    """Draws the learning curve anew after every evaluation, from what the run has logged by then.
 
     A picture that cannot be drawn or written is a warning, and the next one is tried again.
     """
 
-    def __init__(self, output_dir: Path) -> None:
-        """Takes the run's folder; the picture is its learning_curve.png."""
-        self._metrics_file, self._picture = output_dir / "metrics.jsonl", output_dir / "learning_curve.png"
+    def __init__(self, history: Path, output_dir: Path) -> None:
+        """
+        Args:
+            history: what the run has logged over all its starts.
+            output_dir: the run folder; the picture is its learning_curve.png.
+        """
+        self._history, self._picture = history, output_dir / "learning_curve.png"
 
     def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Draws, if these are the metrics of an evaluation."""
         del step
         if "eval/accuracy" in metrics:
             try:
-                write_learning_curve(self._metrics_file, self._picture)
+                write_learning_curve(self._history, self._picture)
             except Exception as error:  # those of matplotlib and of the disk have no common base
                 _log.warning("%s could not be written (%s); training goes on", self._picture, one_line(error))
 
@@ -61,10 +65,10 @@ def write_learning_curve(metrics_file: Path, output: Path) -> None:
     """Draws the learning curve of a run as a PNG.
 
     Args:
-        metrics_file: the run's `metrics.jsonl`; metrics it does not have yet leave a panel empty.
-        output: the picture's path, which appears whole or not at all.
+        metrics_file: JSON lines; metrics they do not have yet leave a panel empty.
+        output: the picture's path, which appears whole or not at all; its folder names the run.
     """
-    figure = draw_learning_curve(read_json_lines(metrics_file), _run_name(metrics_file))
+    figure = draw_learning_curve(read_json_lines(metrics_file), _run_name(output))
     with whole_file(output) as written:
         figure.savefig(written, format="png", metadata={"Software": None})
 
@@ -73,7 +77,7 @@ def draw_learning_curve(lines: list[dict], run_name: str) -> Figure:
     """Draws the four panels: reward, held-out accuracy, KL, completion length.
 
     Args:
-        lines: the objects of `metrics.jsonl`.
+        lines: the objects that were logged, `step` and metrics each.
         run_name: what the title calls the run.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -197,5 +201,5 @@ def _step_range(lines: list[dict]) -> tuple[int, int]:
     return min(steps), max(max(steps), min(steps) + 1)
 
 
-def _run_name(metrics_file: Path) -> str:
-    return "/".join(metrics_file.resolve().parent.parts[-2:])
+def _run_name(picture: Path) -> str:
+    return "/".join(picture.resolve().parent.parts[-2:])

@@ -1,10 +1,11 @@
-"""The local record: `metrics.jsonl` and `completions.jsonl`, one JSON object per line."""
+"""The local record, one JSON object per line: what a start has logged, and what a run has over all its starts."""
 
 import contextlib
 import dataclasses
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
@@ -25,16 +26,9 @@ class JsonlTracker:
 
     def __init__(self, output_dir: Path, *, resume_step: int) -> None:
         """Opens both files, which keep only lines of steps up to `resume_step` (0: none)."""
-        self._files = []
-        for name in ("metrics.jsonl", "completions.jsonl"):
-            path = output_dir / name
-            with _reporting(path):
-                output_dir.mkdir(parents=True, exist_ok=True)
-                if resume_step == 0:
-                    path.unlink(missing_ok=True)
-                elif path.exists():
-                    drop_lines_after(path, resume_step)
-                self._files.append(path.open("ab", buffering=0))
+        with disk_errors(output_dir):
+            output_dir.mkdir(parents=True, exist_ok=True)
+        self._files = [_continued(output_dir / name, resume_step) for name in ("metrics.jsonl", "completions.jsonl")]
         self._metrics, self._completions = self._files
 
     def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
@@ -51,11 +45,52 @@ class JsonlTracker:
             file.close()
 
 
+class HistoryTracker:
+    """Appends the metrics to a file beside the checkpoints, so that a restart in a new run folder knows what was."""
+
+    def __init__(self, history: Path, output_dir: Path, *, resume_step: int) -> None:
+        """Opens the file, which keeps only lines of steps up to `resume_step` (0: none).
+
+        Args:
+            history: the file. Checkpoints of versions up to 0.1 have none: then it begins with the lines of the run
+                folder, where the run goes on in the one that it had.
+            output_dir: the run folder, which holds no record of another run.
+        """
+        own = output_dir / "metrics.jsonl"
+        with disk_errors(history):
+            history.parent.mkdir(parents=True, exist_ok=True)
+            if resume_step > 0 and own.is_file() and not history.exists():
+                with whole_file(history) as written:
+                    shutil.copyfile(own, written)
+        self._file = _continued(history, resume_step)
+
+    def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
+        """Writes one line, as in `metrics.jsonl`."""
+        _append(self._file, _to_line({"step": step, **metrics}))
+
+    def log_completions(self, step: int, records: list[CompletionRecord]) -> None:
+        """Keeps none: they belong to the run folder."""
+
+    def close(self, *, failed: bool = False) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def _continued(path: Path, resume_step: int) -> FileIO:
+    """Opens a file to append to it, without the lines of steps after `resume_step`; 0 empties it."""
+    with disk_errors(path):
+        if resume_step == 0:
+            path.unlink(missing_ok=True)
+        elif path.exists():
+            drop_lines_after(path, resume_step)
+        return path.open("ab", buffering=0)
+
+
 def _append(file: FileIO, lines: str) -> None:
     """Writes all of the lines or none of them, so that a step's are there as a whole."""
     # A lone surrogate in a completion has no UTF-8 form; its \udcxx escape is valid JSON.
     content = lines.encode("utf-8", "backslashreplace")
-    with _reporting(file.name):
+    with disk_errors(file.name):
         size = os.fstat(file.fileno()).st_size
         try:
             while content:
@@ -67,7 +102,7 @@ def _append(file: FileIO, lines: str) -> None:
 
 
 @contextlib.contextmanager
-def _reporting(path: Path | str) -> Iterator[None]:
+def disk_errors(path: Path | str) -> Iterator[None]:
     """Turns an error of the disk into a sentence."""
     try:
         yield

@@ -9,10 +9,9 @@ from tunix_grpo import console
 from tunix_grpo.config import Config
 from tunix_grpo.grpo.trainer import Trainer
 from tunix_grpo.model.model import Model
+from tunix_grpo.record.earlier import RECORD
 from tunix_grpo.run.checkpoints import Checkpoints, tree_bytes
 from tunix_grpo.run.devices import Devices
-
-_WRITTEN = ("metrics.jsonl", "completions.jsonl", "learning_curve.png", "tensorboard", "config.yaml")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +80,7 @@ def show_summary(summary: Summary, num_steps: int, seconds: float, output: Path,
         seconds: that have passed since this start.
     """
     stopped = f"Training stopped after step {summary.steps}"
-    written = [(name, output / name) for name in _WRITTEN if (output / name).exists()]
+    written = [(name, output / name) for name in RECORD if (output / name).exists()]
     console.closing_summary(
         title=stopped if summary.exit_code else "Training finished",
         accuracy_before=summary.accuracy_before,

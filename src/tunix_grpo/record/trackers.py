@@ -15,9 +15,11 @@ from tunix_grpo.config import Config
 from tunix_grpo.errors import one_line
 from tunix_grpo.record.curve import CurveTracker
 from tunix_grpo.record.custom import CustomTracker
-from tunix_grpo.record.jsonl import JsonlTracker
+from tunix_grpo.record.earlier import make_room
+from tunix_grpo.record.jsonl import HistoryTracker, JsonlTracker, disk_errors
 from tunix_grpo.record.metrics import is_metric
 from tunix_grpo.record.tracker import CompletionRecord, Resumable, Tracker, TrackerError
+from tunix_grpo.run.places import HISTORY
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +89,7 @@ class TrackerGroup:
 
 
 def build_trackers(config: Config, *, resume_step: int, wandb_run_id: str | None = None) -> TrackerGroup:
-    """Opens the trackers that the config selects, in `config.output_dir`.
+    """Opens the trackers that the config selects, in `config.output_dir`; another run's record there is moved aside.
 
     Args:
         config: the whole config; W&B gets it with secrets masked.
@@ -100,7 +102,11 @@ def build_trackers(config: Config, *, resume_step: int, wandb_run_id: str | None
     """
     custom = config.tracker.custom
     own = [] if custom is None else [CustomTracker(custom, config)]
-    local = JsonlTracker(Path(config.output_dir), resume_step=resume_step)
+    output_dir, history = Path(config.output_dir), Path(config.checkpoint_dir) / HISTORY
+    with disk_errors(output_dir):
+        make_room(output_dir, history, resume_step)
+    over_all_starts = HistoryTracker(history, output_dir, resume_step=resume_step)
+    local = JsonlTracker(output_dir, resume_step=resume_step)
     copies: dict[str, Tracker] = {}
     for name, build in TRACKERS.items():
         if getattr(config.tracker, name):
@@ -109,8 +115,8 @@ def build_trackers(config: Config, *, resume_step: int, wandb_run_id: str | None
             except TrackerError as error:
                 _log.warning("%s", error)
     wandb_run_id = next((copy.run_id for copy in copies.values() if isinstance(copy, Resumable)), wandb_run_id)
-    curve = CurveTracker(Path(config.output_dir))
-    return TrackerGroup([local, curve, *copies.values(), *own], wandb_run_id=wandb_run_id)
+    curve = CurveTracker(history, output_dir)
+    return TrackerGroup([over_all_starts, local, curve, *copies.values(), *own], wandb_run_id=wandb_run_id)
 
 
 # Both libraries are loaded where they are used: wandb takes half a second.

@@ -4,37 +4,36 @@ Layout: `<checkpoint_dir>/actor/<step>/` holds Orbax's `params` (trained paramet
 `run` (JSON: what the run is), and `manifest.json`, written last: the sha256 of every file.
 A step without a manifest, or whose files do not agree with it, does not count: Orbax itself restores flipped bits
 without a word.
+
+What belongs to the run and to no step lies beside `actor/`; `places.py` has the names.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import gc
 import hashlib
 import json
 import logging
 import os
-import re
 import shutil
-import sys
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 
-from tunix_grpo.errors import UserError, one_line
+from tunix_grpo.errors import UserError
 from tunix_grpo.files import read_json, whole_file
+from tunix_grpo.run.failed_saves import quiet_failures, system_reason
+from tunix_grpo.run.places import ACTOR, LOCK, UNFINISHED
 
 MANIFEST = "manifest.json"
-LOCK = ".lock"
 Tree = TypeVar("Tree")  # a pytree of arrays
 State = TypeVar("State")  # another
-_SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")  # in what TensorStore says
 _log = logging.getLogger(__name__)
 
 
@@ -46,7 +45,8 @@ class SavedSteps:
     """Reads the checkpoints of one folder and changes nothing in it; a run may be writing to it meanwhile."""
 
     def __init__(self, checkpoint_dir: str | Path):
-        self.root = Path(checkpoint_dir).expanduser().absolute() / "actor"
+        self.folder = Path(checkpoint_dir).expanduser().absolute()
+        self.root = self.folder / ACTOR
         self._checkpointer = ocp.Checkpointer(
             ocp.CompositeCheckpointHandler(
                 params=ocp.StandardCheckpointHandler(),
@@ -101,8 +101,10 @@ class Checkpoints(SavedSteps):
 
     def close(self) -> None:
         """Lets other runs write to the folder; removes it where this object made it and nothing was saved in it."""
-        if self._unlock.alive and self._made and os.listdir(self.root) == [LOCK]:
-            os.unlink(self.root / LOCK)
+        if self._unlock.alive and self._made and set(os.listdir(self.folder)) <= {LOCK, ACTOR}:
+            with contextlib.suppress(OSError):
+                self.root.rmdir()
+                os.unlink(self.folder / LOCK)
             _remove_empty(self._made)
         self._unlock()
 
@@ -137,10 +139,10 @@ class Checkpoints(SavedSteps):
             optimizer=ocp.args.StandardSave(_flat(optimizer)),
             run=ocp.args.JsonSave(run),
         )
-        with _quiet_failures():
-            reason = self._reason_not_written(folder, items)
+        with quiet_failures() as collect:
+            reason = self._reason_not_written(step, items)
             if reason is not None:
-                gc.collect()  # a task whose error nobody asked for complains when it is collected
+                collect()
         if reason is not None:
             self._remove_leftovers()
             raise NotSavedError(
@@ -161,14 +163,17 @@ class Checkpoints(SavedSteps):
         )
         return _like(params, restored["params"]), _like(optimizer, restored["optimizer"])
 
-    def _reason_not_written(self, folder: Path, items: ocp.args.Composite) -> str | None:
+    def _reason_not_written(self, step: int, items: ocp.args.Composite) -> str | None:
         """Writes a step; returns why that failed, rather than an error, which would keep Orbax's tasks alive."""
+        unfinished = self.folder / UNFINISHED / str(step)
         try:
-            self._checkpointer.save(folder, args=items)
-            _write_manifest(folder)
+            self._checkpointer.save(unfinished, args=items)
+            _write_manifest(unfinished)
+            self.root.mkdir(parents=True, exist_ok=True)  # a person may have deleted all steps meanwhile
+            os.replace(unfinished, self.root / str(step))
+            unfinished.parent.rmdir()
         except (OSError, ValueError) as error:  # Orbax says ValueError when a file cannot be written
-            code = _SYSTEM_ERROR.search(str(error))
-            return os.strerror(int(code[1])) if code else getattr(error, "strerror", None) or one_line(error)
+            return system_reason(error)
         return None
 
     def _delete_older(self, step: int) -> None:
@@ -177,28 +182,15 @@ class Checkpoints(SavedSteps):
         if self._max_to_keep is not None and len(usable) > self._max_to_keep:
             for old in self.steps():
                 if old < usable[-self._max_to_keep]:
-                    shutil.rmtree(self.root / str(old))
+                    # A person may be deleting it too.
+                    shutil.rmtree(self.root / str(old), ignore_errors=True)
 
     def _remove_leftovers(self) -> None:
-        """Removes what Orbax leaves behind when it ends in the middle of a save."""
+        """Removes what a save leaves behind that ends in the middle; earlier versions left it below `actor/`."""
+        shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
         for leftover in self.root.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(leftover)
-
-
-@contextlib.contextmanager
-def _quiet_failures() -> Iterator[None]:
-    """Mutes what Orbax, its tasks and TensorStore print of a save that fails, of which `save` makes one sentence."""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda unraisable: None  # TensorStore calls an event loop that the failure has closed
-    try:
-        yield
-    finally:
-        sys.unraisablehook = hook
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        (self.root / LOCK).unlink(missing_ok=True)
 
 
 def differences(saved: Mapping[str, object], current: Mapping[str, object]) -> list[str]:
@@ -231,7 +223,7 @@ def _lock(root: Path, asked: str | Path, missing: list[Path]) -> int:
     try:
         root.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=root).close()
-        descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(root.parent / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         _remove_empty(missing)
         raise UserError(
@@ -291,8 +283,9 @@ def _fault(folder: Path) -> str | None:
     if not manifest:
         return "manifest.json is damaged"
     for name, digest in manifest.items():
-        if not (folder / name).is_file():
+        try:
+            if _sha256(folder / name) != digest:
+                return f"{name} is damaged"
+        except FileNotFoundError:
             return f"{name} is missing"
-        if _sha256(folder / name) != digest:
-            return f"{name} is damaged"
     return None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from tunix_grpo.errors import UserError
 from tunix_grpo.run.checkpoints import Checkpoints, NotSavedError
+from tunix_grpo.run.places import HISTORY
 
 FOLDER = "checkpoints"  # in the run's folder
 
@@ -34,6 +36,8 @@ def save_where_possible(
     try:
         with contextlib.closing(Checkpoints(folder, None)) as others:
             save(others)
+            with contextlib.suppress(OSError):  # it only shows what was before
+                shutil.copyfile(checkpoints.folder / HISTORY, folder / HISTORY)
     except UserError:  # the same disk, or another run's folder
         return refusal
     return f"{refusal}; the last full step is saved in {folder}, from where checkpoint_dir={folder} goes on"

@@ -18,7 +18,8 @@ from tunix_grpo.files import read_json_lines
 from tunix_grpo.model.model import Model, load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.run.checkpoints import SavedSteps, differences
-from tunix_grpo.run.start import model_identity
+from tunix_grpo.run.identity import model_identity
+from tunix_grpo.run.places import HISTORY
 
 ACCURACY = "eval/accuracy"
 NOTHING_MOVED: Mapping[str, None] = MappingProxyType({})
@@ -33,7 +34,8 @@ class SavedRun:
     Attributes:
         folder: of the record.
         config: the settings that it ran with.
-        metrics: step -> all that was logged at that step.
+        metrics: step -> all that was logged at that step, by whichever start of the run: its folder has what one start
+            logged, its checkpoints have the history of all.
         checkpoints: read only, so that a run that goes on is not disturbed.
     """
 
@@ -66,7 +68,8 @@ def open_run(
     moved: dict[str, Any] = {name: place for name, place in places.items() if place is not None}
     config.model = dataclasses.replace(config.model, **moved)
     checkpoints = SavedSteps(checkpoint_dir or config.checkpoint_dir)
-    return SavedRun(folder, config, _read_metrics(folder / "metrics.jsonl"), checkpoints)
+    metrics = _read_metrics(folder / "metrics.jsonl", checkpoints.folder / HISTORY)
+    return SavedRun(folder, config, metrics, checkpoints)
 
 
 def choose_step(run: SavedRun, wanted: str) -> int:
@@ -127,12 +130,13 @@ def load_trained(run: SavedRun, step: int, mesh: jax.sharding.Mesh) -> Model:
     return dataclasses.replace(model, trained=run.checkpoints.restore_params(step, model.trained))
 
 
-def _read_metrics(file: Path) -> dict[int, dict[str, float]]:
-    """Reads metrics.jsonl, if there is one."""
+def _read_metrics(*files: Path) -> dict[int, dict[str, float]]:
+    """Reads files of JSON lines, as far as they exist; what a later one says of a step wins."""
     metrics: dict[int, dict[str, float]] = {}
-    for row in read_json_lines(file) if file.is_file() else []:
-        numbers = {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
-        metrics.setdefault(int(numbers.pop("step")), {}).update(numbers)
+    for file in files:
+        for row in read_json_lines(file) if file.is_file() else []:
+            numbers = {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
+            metrics.setdefault(int(numbers.pop("step")), {}).update(numbers)
     return metrics
 
 

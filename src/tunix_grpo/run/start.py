@@ -1,27 +1,28 @@
-"""What a checkpoint must agree with to be continued, and from which step a run starts."""
+"""From which step a run starts: the same command goes on, another one never does so in silence."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import datetime
 import logging
+import math
 import time
 from pathlib import Path
 
 from tunix_grpo.config import Config
 from tunix_grpo.config.history import with_former_entries
-from tunix_grpo.errors import UserError
+from tunix_grpo.config.overrides import assignment
+from tunix_grpo.errors import NotContinued, UserError
 from tunix_grpo.files import Json
 from tunix_grpo.run.checkpoints import Checkpoints, differences
+from tunix_grpo.run.identity import identity, model_identity, model_source, settings, without_folders
+from tunix_grpo.run.places import free_folder
 from tunix_grpo.text.prompt_set import PromptSet
 
 _log = logging.getLogger(__name__)
-# Groups that a resumed run may change: they are named in the log when they do.
-_CHANGEABLE = ("optimizer", "scheduler", "grpo", "generation", "reward")
 _ANOTHER_FOLDER = (
     "another folder with checkpoint_dir=DIR (checkpoint_dir='${output_dir}/checkpoints' is a new one for every run)"
 )
-_EDGE = 1 << 16  # bytes of a weight file that are read at either end to tell it from another
 
 
 @dataclasses.dataclass(slots=True)
@@ -34,6 +35,7 @@ class RunState:
         accuracy_before: held-out accuracy before the first step.
         wandb_run_id: so that a resumed run continues the same W&B run.
         total_steps: planned when this was saved.
+        date: the day that chat templates are told, YYYY-MM-DD; None in checkpoints of versions up to 0.1.
     """
 
     step: int = 0
@@ -41,106 +43,166 @@ class RunState:
     accuracy_before: float | None = None
     wandb_run_id: str | None = None
     total_steps: int = 0
+    date: str | None = None
 
 
-def identity(config: Config, model_directory: Path, prompts: PromptSet, prompts_per_step: int) -> dict[str, Json]:
-    """Returns what a checkpoint must agree with to be continued by this run, by name."""
-    return model_identity(config, model_directory) | {
-        "task": config.task.name,
-        "task prompts": _digest("\0".join(prompts.texts).encode()),
-        "prompts per step": prompts_per_step,
-        "grpo.num_generations": config.grpo.num_generations,
-    }
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a checkpoint says of the run that made it.
+
+    Attributes:
+        identity: what makes it this run: by content, not by the names of files.
+        settings: those that decide what is learned.
+        source: the settings that say where the model comes from; empty in checkpoints of versions up to 0.1.
+        belongs: keys of `identity` without which saved parameters mean nothing.
+    """
+
+    identity: dict[str, Json]
+    settings: dict[str, Json]
+    source: dict[str, Json]
+    belongs: frozenset[str] = frozenset()
+
+    def saved(self) -> dict[str, Json]:
+        """Returns what goes into a checkpoint."""
+        return {"identity": self.identity, "settings": self.settings, "source": self.source}
+
+    def differences(self, saved: Run) -> dict[str, str]:
+        """Returns key -> `key: then -> now` for all that differs from what a checkpoint says."""
+        then = with_former_entries(saved.settings, self.settings)
+        now = self.settings
+        if not any(key.startswith("task.") for key in saved.settings):  # versions up to 0.1 saved the prompts alone
+            now = {key: value for key, value in now.items() if not key.startswith("task.")}
+        then |= with_former_entries(saved.identity, self.identity)
+        found = differences(without_folders(then), without_folders(now | self.identity))
+        return {line.partition(":")[0]: line for line in found}
 
 
-def model_identity(config: Config, model_directory: Path) -> dict[str, Json]:
-    """Returns what saved parameters belong to: without it they mean nothing."""
-    return {
-        "model": config.model.name,
-        "model weights": _weights_digest(model_directory, random=config.model.random_weights),
-        "model.dtype": config.model.dtype,
-        "model.lora_rank": config.model.lora_rank,
-        "model.lora_alpha": config.model.lora_alpha if config.model.lora_rank is not None else None,
-        "model.quantization": config.model.quantization,
-        "model.lora_target_modules": config.model.lora_target_modules if config.model.lora_rank is not None else None,
-        "seed": config.seed,
-    }
+def this_run(config: Config, directory: Path, prompts: PromptSet, prompts_per_step: int) -> Run:
+    """Returns what a run with these settings is.
+
+    Args:
+        directory: the model's.
+        prompts: of training.
+        prompts_per_step: P.
+    """
+    return Run(
+        identity(config, directory, prompts, prompts_per_step),
+        settings(config),
+        model_source(config),
+        frozenset(model_identity(config, directory)),
+    )
 
 
-def settings(config: Config) -> dict[str, Json]:
-    """Returns the settings that may change between two starts of a run but change its course."""
-    groups = {name: dataclasses.asdict(getattr(config, name)) for name in _CHANGEABLE}
-    flat: dict[str, Json] = {}
-    for group, values in groups.items():
-        for key, value in values.items():
-            flat[f"{group}.{key}"] = value
-    return flat
+def last_saved(checkpoints: Checkpoints) -> tuple[Run, RunState] | None:
+    """Returns what the newest valid checkpoint says of its run, or None where there is no such checkpoint."""
+    step = checkpoints.latest_valid()
+    if step is None:
+        return None
+    saved = checkpoints.run_of(step)
+    return Run(saved["identity"], saved["settings"], saved.get("source", {})), RunState(**saved["state"])
+
+
+def with_date(config: Config, saved: tuple[Run, RunState] | None) -> Config:
+    """Returns the settings with the day that chat templates are told: given, that of the checkpoint, or today."""
+    date = config.task.date or (saved[1].date if saved else None) or datetime.date.today().isoformat()
+    return dataclasses.replace(config, task=dataclasses.replace(config.task, date=date))
 
 
 def find_start(
-    checkpoints: Checkpoints, resume: str, this_run: dict[str, Json], these_settings: dict[str, Json], total_steps: int
+    checkpoints: Checkpoints, saved: tuple[Run, RunState] | None, run: Run, config: Config, total_steps: int
 ) -> RunState:
     """Returns the state to start from: that of the newest valid checkpoint, or a fresh one.
 
+    Args:
+        saved: what that checkpoint says.
+        run: what is about to run.
+
     Raises:
-        UserError: the checkpoint belongs to another run, or training.resume forbids what would have to be done.
+        UserError: training.resume forbids what would have to be done.
+        NotContinued: the checkpoint was made with settings that decide what is learned and differ.
     """
-    step = checkpoints.latest_valid()
+    resume = config.training.resume
     if resume == "never" and checkpoints.steps():
         raise UserError(
             f"training.resume=never, but {checkpoints.root} already holds checkpoints; give {_ANOTHER_FOLDER}"
         )
-    if step is None:
+    if saved is None:
         if resume == "must":
             raise UserError(
                 f"training.resume=must, but {checkpoints.root} holds no valid checkpoint; give the folder of the run "
                 "that is to go on with checkpoint_dir=DIR, or training.resume=auto"
             )
-        return RunState(total_steps=total_steps)
-    saved = checkpoints.run_of(step)
-    other = differences(with_former_entries(saved["identity"], this_run), this_run)
-    if other:
-        raise UserError(
-            f"the checkpoint {checkpoints.root / str(step)} belongs to another run ({'; '.join(other)}); "
-            f"give the settings it was made with, or {_ANOTHER_FOLDER}"
+        return RunState(total_steps=total_steps, date=config.task.date)
+    before, state = saved
+    changes = run.differences(before)
+    if "task prompts" in changes and state.date != config.task.date:
+        changes["task.date"] = differences({"task.date": state.date}, {"task.date": config.task.date})[0]
+    # With other settings and no step left, there is nothing that going on could mean.
+    if changes and (resume != "changed" or changes.keys() & run.belongs or state.step >= total_steps):
+        raise _refusal(checkpoints, before, state, run, changes, config, total_steps)
+    for change in changes.values():
+        _log.warning("going on with another setting: %s", change)
+    if state.total_steps != total_steps and state.step < total_steps:
+        _log.warning(
+            "total steps: %d -> %d; the learning rate of the steps to come is that of a run of %d steps",
+            state.total_steps,
+            total_steps,
+            total_steps,
         )
-    for change in differences(with_former_entries(saved["settings"], these_settings), these_settings):
-        _log.warning("resuming with a changed setting: %s", change)
-    state = RunState(**saved["state"])
-    if state.total_steps != total_steps:
-        _log.warning("total steps: %d -> %d; the learning rate follows the new length", state.total_steps, total_steps)
-        state.total_steps = total_steps
-    return state
+    return dataclasses.replace(state, total_steps=total_steps, date=config.task.date)
 
 
-def save_run(
-    checkpoints: Checkpoints, run: dict[str, dict[str, Json]], state: RunState, params: object, optimizer_state: object
-) -> float:
-    """Saves the state of the last full step; returns the seconds that it took.
-
-    Args:
-        run: `identity` and `settings` of the run.
-    """
+def save_run(checkpoints: Checkpoints, run: Run, state: RunState, params: object, optimizer_state: object) -> float:
+    """Saves the state of the last full step; returns the seconds that it took."""
     begun = time.perf_counter()
-    checkpoints.save(state.step, params, optimizer_state, run | {"state": dataclasses.asdict(state)})
+    checkpoints.save(state.step, params, optimizer_state, run.saved() | {"state": dataclasses.asdict(state)})
     return time.perf_counter() - begun
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=8).hexdigest()
+# --- the refusal ---
 
 
-def _weights_digest(directory: Path, *, random: bool) -> str:
-    """Returns a digest of config.json and both ends of every weight file: cheap, and independent of the path.
+def _refusal(
+    checkpoints: Checkpoints,
+    before: Run,
+    state: RunState,
+    run: Run,
+    changes: dict[str, str],
+    config: Config,
+    total_steps: int,
+) -> NotContinued:
+    """Returns what differs, and the settings that go on all the same or start afresh."""
+    foreign = changes.keys() & run.belongs
+    restored = _words_of_the_model(before, run, changes)
+    ways: dict[str, list[str]] = {}
+    advice = "the model that it was made with"
+    if restored is not None:
+        go_on = restored + (["training.resume=changed"] if changes.keys() - foreign else [])
+        if state.step >= total_steps:  # what was asked for is done already: as many steps once more
+            more = math.ceil((state.step + total_steps) / config.training.num_epochs)
+            go_on.append(assignment("training.num_batches", more))
+        ways["go on from here, with the model that it has" if foreign else "go on from here, with what changed"] = go_on
+        advice = f"{' '.join(go_on)} to go on all the same"
+    ways["start afresh"] = [assignment("checkpoint_dir", free_folder(checkpoints.folder))]
+    return NotContinued(
+        f"the checkpoint {checkpoints.root / str(state.step)} was made with other settings "
+        f"({'; '.join(changes[key] for key in sorted(changes))}); give {advice}, or {_ANOTHER_FOLDER}",
+        ways,
+    )
 
-    Args:
-        random: the weights come from the seed, so that files do not matter.
-    """
-    data = [b"random" if random else b"", (directory / "config.json").read_bytes()]
-    for file in [] if random else sorted(directory.glob("*.safetensors")):
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            data += [f"{file.name} {size}".encode(), stream.read(_EDGE)]
-            stream.seek(max(0, size - _EDGE))
-            data.append(stream.read(_EDGE))
-    return _digest(b"\0".join(data))
+
+def _words_of_the_model(before: Run, run: Run, changes: dict[str, str]) -> list[str] | None:
+    """Returns the settings that bring back the model of a checkpoint; None where the checkpoint does not say them."""
+    words = []
+    for key in sorted(changes.keys() & run.belongs):
+        value = with_former_entries(before.identity, run.identity).get(key)
+        if key == "model weights":
+            source = before.source
+            if not source:
+                return None
+            words += [assignment(key, source[key]) for key in source if source[key] != run.source.get(key)]
+        elif key == "model":
+            words.append(assignment("model.name", value))
+        elif value is not None or key in ("model.lora_rank", "model.quantization"):  # else without a meaning: no LoRA
+            words.append(assignment(key, value))
+    return words

@@ -7,6 +7,7 @@ completion; the pad token is one that neither stops a completion nor occurs in t
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,14 +30,16 @@ class Tokenizer:
         stop_ids: tokens that end a completion, sorted.
     """
 
-    def __init__(self, tokenizer, stop_ids: Sequence[int], vocab_size: int):
+    def __init__(self, tokenizer, stop_ids: Sequence[int], vocab_size: int, date: str | None = None):
         """
         Args:
             tokenizer: a transformers tokenizer.
             stop_ids: at least one.
             vocab_size: rows of the model's embedding.
+            date: the day, YYYY-MM-DD, that a chat template is told; None is today.
         """
         self._tokenizer = tokenizer
+        self._clock = {} if date is None else {"strftime_now": datetime.datetime.fromisoformat(date).strftime}
         self.stop_ids = tuple(sorted(set(stop_ids)))
         self._pad_id = _choose_pad(tokenizer, self.stop_ids, vocab_size)
         plain = tokenizer("a", add_special_tokens=True)["input_ids"]
@@ -99,7 +102,9 @@ class Tokenizer:
         from jinja2 import TemplateError
 
         try:
-            return self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            return self._tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=False, **self._clock
+            )
         except TemplateError as error:
             raise UserError(f"the tokenizer's chat template does not work ({error})") from error
 
@@ -110,13 +115,16 @@ class Tokenizer:
         return ids
 
 
-def load_tokenizer(directory: Path, vocab_size: int, generation_directory: Path | None = None) -> Tokenizer:
+def load_tokenizer(
+    directory: Path, vocab_size: int, generation_directory: Path | None = None, date: str | None = None
+) -> Tokenizer:
     """Loads the tokenizer of a Hugging Face directory.
 
     Args:
         directory: holds tokenizer.json or what transformers can read in its place.
         vocab_size: rows of the model's embedding.
         generation_directory: where generation_config.json is, if not in `directory`.
+        date: the day, YYYY-MM-DD, that its chat template is told; None is today.
 
     Raises:
         UserError: no tokenizer, one that has more tokens than the model, or none of its tokens stops a completion.
@@ -152,14 +160,14 @@ def load_tokenizer(directory: Path, vocab_size: int, generation_directory: Path 
     too_high = [i for i in stop_ids if i >= vocab_size]
     if too_high:
         raise UserError(f"{directory}: stop token {too_high[0]} is beyond the model's {vocab_size} tokens")
-    return Tokenizer(tokenizer, stop_ids, vocab_size)
+    return Tokenizer(tokenizer, stop_ids, vocab_size, date)
 
 
-def model_tokenizer(own: str | None, model_directory: Path, vocab_size: int) -> Tokenizer:
-    """Loads the tokenizer that `model.tokenizer` names, or the model's own where it is None."""
+def model_tokenizer(own: str | None, model_directory: Path, vocab_size: int, date: str | None = None) -> Tokenizer:
+    """Loads the tokenizer that `model.tokenizer` names, or the model's own where it is None; `date` is as above."""
     if own is None:
-        return load_tokenizer(model_directory, vocab_size)
-    return load_tokenizer(Path(own).expanduser(), vocab_size, model_directory)
+        return load_tokenizer(model_directory, vocab_size, date=date)
+    return load_tokenizer(Path(own).expanduser(), vocab_size, model_directory, date)
 
 
 def _without_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:

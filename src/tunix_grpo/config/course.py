@@ -1,0 +1,33 @@
+"""Which settings decide what is learned, and which a run may change at every start."""
+
+# Groups that decide what is learned; all others say where and how a run computes and what it leaves behind.
+COURSE = ("optimizer", "scheduler", "grpo", "generation", "reward", "task")
+_WHOLE_RUNS = ("model", "training", "experiment", "seed")  # what else may decide it: a model, batches, the seed
+# What of these groups a run may change at every start.
+FREE = frozenset(
+    {
+        "task.validate",
+        "task.max_unmatched",
+        "task.grader_timeout_s",
+        "training.num_batches",
+        "training.num_epochs",
+        "training.remat",
+        "training.checkpoint_dir",
+        "training.save_interval_steps",
+        "training.eval_interval_steps",
+        "training.log_interval_steps",
+        "training.max_to_keep",
+        "training.resume",
+        "training.device",
+    }
+)
+
+
+def decides_the_course(key: str) -> bool:
+    """Says whether a setting, or the choice of a group's option, may decide what is learned.
+
+    Args:
+        key: as it is written on the command line, a plus in front of it included.
+    """
+    key = key.lstrip("+")
+    return key.partition(".")[0] in (*COURSE, *_WHOLE_RUNS) and key not in FREE

@@ -1,0 +1,88 @@
+"""What a run is: what a checkpoint must agree with to be gone on with, and what it may differ in on purpose."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from tunix_grpo.config import Config
+from tunix_grpo.config.course import COURSE, FREE
+from tunix_grpo.files import Json
+from tunix_grpo.text.prompt_set import PromptSet
+
+# What says where a model comes from. Moved files are the same model, so these are not compared: they name it again.
+_SOURCE = ("path", "kaggle_id", "hub_id", "revision", "tokenizer", "family", "random_weights")
+_EDGE = 1 << 16  # bytes of a weight file that are read at either end to tell it from another
+
+
+def identity(config: Config, model_directory: Path, prompts: PromptSet, prompts_per_step: int) -> dict[str, Json]:
+    """Returns what makes a run this run, beside its settings: by content, not by the names of files."""
+    return model_identity(config, model_directory) | {
+        "seed": config.seed,
+        "task": config.task.name,
+        "task prompts": _digest("\0".join(prompts.texts).encode()),
+        "prompts per step": prompts_per_step,
+        "grpo.num_generations": config.grpo.num_generations,
+    }
+
+
+def model_identity(config: Config, model_directory: Path) -> dict[str, Json]:
+    """Returns what saved parameters belong to: without it they mean nothing."""
+    random = config.model.random_weights
+    return {
+        "model": config.model.name,
+        "model weights": _weights_digest(model_directory, random=random),
+        "model.dtype": config.model.dtype,
+        "model.lora_rank": config.model.lora_rank,
+        "model.lora_alpha": config.model.lora_alpha if config.model.lora_rank is not None else None,
+        "model.quantization": config.model.quantization,
+        "model.lora_target_modules": config.model.lora_target_modules if config.model.lora_rank is not None else None,
+    } | ({"seed": config.seed} if random else {})
+
+
+def model_source(config: Config) -> dict[str, Json]:
+    """Returns the settings that say where the model comes from."""
+    return {f"model.{name}": getattr(config.model, name) for name in _SOURCE}
+
+
+def settings(config: Config) -> dict[str, Json]:
+    """Returns the settings that decide what is learned, apart from the model's and from task.date."""
+    flat = {
+        f"{group}.{key}": value for group in COURSE for key, value in dataclasses.asdict(getattr(config, group)).items()
+    }
+    del flat["task.name"], flat["task.date"]  # `identity` has the name, and the prompts show the date
+    return {key: value for key, value in flat.items() if key not in FREE}
+
+
+def without_folders(values: Mapping[str, Json]) -> dict[str, Json]:
+    """Returns values by key, each absolute path without its folder: files that have moved are the same files."""
+    return {key: value if key == "task.system_prompt" else _without_folder(value) for key, value in values.items()}
+
+
+def _without_folder(value: Json) -> Json:
+    if isinstance(value, dict):
+        return {key: _without_folder(item) for key, item in value.items()}
+    return os.path.basename(value) if isinstance(value, str) and value.startswith("/") else value
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def _weights_digest(directory: Path, *, random: bool) -> str:
+    """Returns a digest of config.json and both ends of every weight file: cheap, and independent of the path.
+
+    Args:
+        random: the weights come from the seed, so that files do not matter.
+    """
+    data = [b"random" if random else b"", (directory / "config.json").read_bytes()]
+    for file in [] if random else sorted(directory.glob("*.safetensors")):
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            data += [f"{file.name} {size}".encode(), stream.read(_EDGE)]
+            stream.seek(max(0, size - _EDGE))
+            data.append(stream.read(_EDGE))
+    return _digest(b"\0".join(data))
