@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tunix_grpo.cli import checked_command_line, exit_code, run_folder_problems
+from tunix_grpo.cli import checked_command_line, composed, exit_code, run_folder_problems
+from tunix_grpo.config import load
 from tunix_grpo.config.overrides import list_groups
 from tunix_grpo.console.output import LogFile
 from tunix_grpo.errors import ConfigError, UserError
@@ -316,3 +317,21 @@ def test_a_run_folder_on_a_full_disk_is_refused_before_hydra_makes_it(tmp_path):
         f"hydra.run.dir={tmp_path}/new: {tmp_path} cannot be written to (File too large); make room or choose another"
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_line_wins_over_wandbs_variables_and_they_over_conf(tmp_path, monkeypatch):
+    """Also over an experiment of the user's, which is a file like those in conf/."""
+    monkeypatch.setenv("WANDB_PROJECT", "by variable")
+    monkeypatch.setenv("WANDB_ENTITY", "team")
+    monkeypatch.setenv("WANDB_NAME", "")
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ntracker: {project: by file}\n")
+    for words, project in (
+        ([], "by variable"),
+        (["+experiment=mine"], "by variable"),
+        (["+experiment=mine", "tracker.project=by hand"], "by hand"),
+    ):
+        tracker = load(composed(words, [CONF, tmp_path], "config")).tracker
+        assert (tracker.project, tracker.entity, tracker.run_name) == (project, "team", None)
+    monkeypatch.delenv("WANDB_PROJECT")
+    assert load(composed([], [CONF], "config")).tracker.project == "tunix-grpo"

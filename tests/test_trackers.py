@@ -631,6 +631,7 @@ def test_wandb_resumes_under_the_same_id(compose: Callable[..., Config], own_wan
     [
         ("offline", "W&B: set to offline by its own settings; logging offline", True),
         ("disabled", "W&B is switched off by its own settings (WANDB_MODE=disabled)", False),
+        ("WANDB_DISABLED=true", "W&B is switched off by its own settings (WANDB_DISABLED=true)", False),
         ("banana", "W&B cannot start: 1 validation error for Settings mode Input", False),
     ],
 )
@@ -643,7 +644,8 @@ def test_wandb_mode_is_respected(
     message: str,
     has_id: bool,
 ):
-    own_wandb.setenv("WANDB_MODE", mode)
+    variable, equals, value = mode.partition("=")
+    own_wandb.setenv(*((variable, value) if equals else ("WANDB_MODE", mode)))
     own_wandb.setenv("WANDB_API_KEY", FAKE_KEY)
     caplog.set_level(logging.INFO)
 
@@ -655,6 +657,18 @@ def test_wandb_mode_is_respected(
     assert (run_id is not None) == has_id
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == has_id
     assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+def test_wandb_variables_say_where_and_under_which_id(
+    compose: Callable[..., Config], own_wandb: pytest.MonkeyPatch, tmp_path: Path
+):
+    own_wandb.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
+    own_wandb.setenv("WANDB_RUN_ID", "mine")
+    own_wandb.setenv("WANDB_MODE", "offline")
+    assert log_steps(compose("model=tiny", "task=arithmetic"), range(1, 3), 0, None) == "mine"
+    (run_folder,) = (tmp_path / "elsewhere" / "wandb").glob("offline-run-*-mine")
+    assert history(run_folder / "run-mine.wandb", "reward") == [(1, 0.1), (2, 0.2)]
+    assert not (tmp_path / "wandb").exists()
 
 
 # Logs ten steps; then kills wandb's process if asked to, and logs ten more.

@@ -3,12 +3,11 @@
 from functools import partial
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from pydantic.dataclasses import dataclass
 
 from tunix_grpo.config import relations, rules
+from tunix_grpo.config.given import given_keys
 from tunix_grpo.config.history import PLACES, read_run_config
 from tunix_grpo.config.loading import Loader
 from tunix_grpo.config.relations import Relation
@@ -78,7 +77,7 @@ def with_model_asked(cfg: DictConfig) -> DictConfig:
     Raises:
         ConfigError: `run` is not the folder of a run, or something else names a model too.
     """
-    given = _given_keys()
+    given = given_keys()
     if cfg.run is not None and cfg.path is not None:
         raise ConfigError([f"run={cfg.run} and path={cfg.path}: there can be only one model; leave out one of them"])
     moved = {f"model.{name}" for name in PLACES}
@@ -105,12 +104,6 @@ def _read_run(folder: Path) -> DictConfig:
         return read_run_config(folder)
     except UserError as error:
         raise ConfigError([str(error)]) from error
-
-
-def _given_keys() -> set[str]:
-    """Returns the settings and groups that the command line names."""
-    words = list(HydraConfig.get().overrides.task)
-    return {override.key_or_group for override in OverridesParser.create().parse_overrides(words)}
 
 
 def _one_source(question: str | None, file: str | None) -> str | None:
