@@ -20,7 +20,7 @@ CONF = ROOT / "conf"
 
 # A door whose program prints a few settings, or fails in the way that its run name says.
 DOOR = f"""
-import logging, sys
+import logging, os, sys
 from pathlib import Path
 from tunix_grpo.cli import run
 from tunix_grpo.config import load
@@ -44,7 +44,7 @@ def main(config):
             logging.getLogger("tunix_grpo.train").info("said %s", number)
             time.sleep(0.001)
     if config.tracker.run_name == "paths":
-        print(config.checkpoint_dir, config.reward.custom.path)
+        print(config.checkpoint_dir, config.reward.custom.path, config.task.path, os.getcwd())
     logging.getLogger("tunix_grpo.train").info("seed %s", config.seed)
     logging.getLogger("elsewhere").info("chatter")
     logging.getLogger("elsewhere").warning("trouble")
@@ -87,8 +87,10 @@ def test_a_run_leaves_its_log_in_its_folder(door):
 def test_relative_paths_are_where_the_command_was_started(door, chdir):
     """Also where Hydra starts the job in the run's folder."""
     paths = ["checkpoint_dir=ckpts", "reward.custom.path=a.py", "reward.custom.function=f"]
+    paths += ["task=jsonl", "task.path=data.jsonl"]
     done = door(*paths, "tracker.run_name=paths", f"hydra.job.chdir={chdir}", "hydra.run.dir=here")
-    assert f"{door.start}/ckpts {door.start}/a.py" in done.stdout.splitlines()
+    place = door.start / "here" if chdir == "true" else door.start
+    assert f"{door.start}/ckpts {door.start}/a.py {door.start}/data.jsonl {place}" in done.stdout.splitlines()
 
 
 @pytest.mark.parametrize(
