@@ -23,8 +23,8 @@ from tunix_grpo.benchmark.limits import Ceilings, Work, step_limits
 from tunix_grpo.benchmark.questions import apple_prompts, length_reward, random_prompts
 from tunix_grpo.benchmark.report import figures, print_json, print_table
 from tunix_grpo.benchmark.turns import Worker, take_turns
-from tunix_grpo.cli import checked_command_line, composed
 from tunix_grpo.config.benchmark import BenchmarkConfig, from_values, load, to_values
+from tunix_grpo.config.composing import checked_command_line, composed
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.errors import ConfigError, UserError
 from tunix_grpo.model.config_json import spec_from_config

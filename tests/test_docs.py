@@ -19,7 +19,9 @@ from helpers.tokenizers import write_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMAND = re.compile(r"^(?:echo .*\| *)?(?:(?:\S+/)?python|make|pip|bash) .*")
+COMMAND = re.compile(r"^(?:echo .*\| *)?(?:(?:\S+/)?python|make|pip|bash|tunix-grpo) .*")
+# What makes the small programs of the other tests quick to compile, and is not how users run theirs.
+OF_THE_TESTS = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS")
 
 # What cannot run here, and why: the first pattern found in a command counts.
 NOT_HERE = {
@@ -43,6 +45,7 @@ SMALLER = {
     r"run_training\.py model=hf": f"{FEW} generation.max_prompt_length=1000",
     r"run_training\.py reward\.custom": f"{TINY} {FEW} checkpoint_dir=another",
     r"run_training\.py task\.name": f"model=tiny {FEW} checkpoint_dir=third",
+    r"task=reasoning_gym": f"{FEW} task.num_questions=60 generation.max_prompt_length=200 checkpoint_dir=fifth",
     r"run_training\.py --config-dir": f"{TINY} {FEW} checkpoint_dir=fourth",
     r"run_training\.py \+experiment": "",
     r"benchmark\.py .*device=cpu": "steps=1 grpo.num_generations=2 generation.max_generation_steps=8",
@@ -80,17 +83,17 @@ def here(command: str) -> str:
     return f"{program} {first_match(SMALLER, command) or ''}{redirected or ''}"
 
 
+def environment_of(place: Path) -> dict[str, str]:
+    """Returns what a command in the copy of the tree finds: its own `.venv`, and a home of its own."""
+    kept = {name: value for name, value in os.environ.items() if name not in OF_THE_TESTS}
+    own = {"HOME": f"{place.parent}/home", "PATH": f"{place}/.venv/bin:{os.environ['PATH']}"}
+    return {**kept, **own, "PYTHONPATH": f"{place}/src"}
+
+
 def run(command: str, place: Path) -> None:
-    """Runs a command in the copy of the tree, by its own `.venv`, with a home of its own."""
-    environment = {
-        **os.environ,
-        "HOME": str(place.parent / "home"),
-        "PATH": f"{place}/.venv/bin:{os.environ['PATH']}",
-        "PYTHONPATH": f"{place}/src",
-    }
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", command], cwd=place, env=environment, capture_output=True, text=True
-    )
+    """Runs a command in the copy of the tree."""
+    shell = ["bash", "-o", "pipefail", "-c", command]
+    done = subprocess.run(shell, cwd=place, env=environment_of(place), capture_output=True, text=True)
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 
@@ -99,7 +102,7 @@ def place(tmp_path_factory) -> Path:
     """A copy of the tree that has what the pages take as given: models, a run and its exports, files."""
     folder = tmp_path_factory.mktemp("docs") / "tree"
     left = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "outputs", "checkpoints")
-    shutil.copytree(ROOT, folder, ignore=left)
+    shutil.copytree(ROOT, folder, ignore=left, symlinks=True)  # the package's `conf` is a link
     (folder / ".venv").symlink_to(sys.prefix)
     for model in (folder / "DIR", folder / "SMOLLM2", folder.parent / "home/models/Qwen3-0.6B"):
         model.parent.mkdir(parents=True, exist_ok=True)
@@ -134,6 +137,24 @@ def test_the_commands_of_a_page_run(page, place):
             run(here(command), place)
             # Two pages may write the same folder.
             shutil.rmtree(place / "my-model", ignore_errors=True)
+
+
+@pytest.mark.docs
+@pytest.mark.timeout(600)
+def test_the_notebook_runs(place, monkeypatch):
+    """Every cell, in a kernel of its own; its last answer is shown."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    for name in OF_THE_TESTS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment_of(place).items():
+        monkeypatch.setenv(name, value)
+    notebook = nbformat.read(ROOT / "notebooks" / "first_run.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=500, resources={"metadata": {"path": str(place)}}).execute()
+    shown = [str(cell.outputs) for cell in notebook.cells if cell.cell_type == "code"]
+    assert "Training finished" in shown[1]
+    assert "{0: 0." in shown[2] and "image/png" in shown[3] and "42" in shown[4]
 
 
 def test_the_tables_name_commands_of_the_pages():

@@ -140,6 +140,8 @@ def test_a_llama3_rope_without_its_length_takes_that_of_the_model():
             'num_attention_heads="4" is not a whole number of at least 1; correct it',
         ),
         ({"num_hidden_layers": 0}, "num_hidden_layers=0 is not a whole number of at least 1"),
+        ({"num_hidden_layers": 10**12}, "num_hidden_layers=1000000000000 is more than 10000; correct it"),
+        ({"text_config": "small"}, 'text_config="small" is not an object'),
         ({"hidden_size": 32.5}, "hidden_size=32.5 is not a whole number"),
         ({"vocab_size": None}, "vocab_size=null is not a whole number"),
         ({"vocab_size": True}, "vocab_size=true is not a whole number"),

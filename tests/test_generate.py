@@ -18,9 +18,10 @@ import yaml
 
 from helpers.models import load as load_base
 from helpers.models import one_device_mesh, write_model
-from helpers.tokenizers import write_tokenizer
+from helpers.tokenizers import SPECIAL, TURNS, move_to_the_end, write_tokenizer
 from helpers.trainer import NumberTokenizer
-from tunix_grpo.cli import checked_command_line, composed, exit_code, print_error
+from tunix_grpo.cli import exit_code, print_error
+from tunix_grpo.config.composing import checked_command_line, composed
 from tunix_grpo.config.generate import GenerateConfig, load
 from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.decoder.streaming import stream_tokens, text_pieces
@@ -320,6 +321,44 @@ def test_a_dated_template_is_told_the_day_that_is_asked_for(ask, tmp_path):
     write_model("llama", tmp_path, vocab_size=size, num_hidden_layers=1)
     words = ("question=Why?", "samples=0", "show_prompt=true", "json=true", "task.date=2026-01-31")
     assert json.loads(ask(*words, model=f"path={tmp_path}"))["prompt"] == "31 Jan 2026 Why?"
+
+
+@pytest.mark.parametrize(
+    ("words", "variables"),
+    [
+        ([], {"enable_thinking": False}),
+        (["task.template_variables.enable_thinking=true"], {"enable_thinking": True}),
+        (["task.template_variables={style: short}"], {"style": "short"}),
+        (["task.template_variables=null"], None),
+    ],
+)
+def test_a_run_brings_the_variables_of_its_template(words, variables, run_folder, tmp_path):
+    run = yaml.safe_load((run_folder / "config.yaml").read_text())
+    run["task"]["template_variables"] = {"enable_thinking": False}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(run))
+    assert configured(f"run={tmp_path}", "question=Why?", *words).task.template_variables == variables
+
+
+def test_the_variables_of_a_template_are_in_the_prompt(ask, tmp_path):
+    write_tokenizer(
+        tmp_path, template=TURNS + "{% if not thinking %}<no>{% endif %}", eos_token="<end>", bos_token="<bos>"
+    )
+    words = ("question=Why?", "samples=0", "show_prompt=true", "json=true", f"model.tokenizer={tmp_path}")
+    for value, end in (("true", "model"), ("false", "model<no>")):
+        (shown,) = objects(ask(*words, f"task.template_variables.thinking={value}", model="model=tiny"))
+        assert shown["prompt"].endswith(f"<start>{end}")
+
+
+def test_a_token_that_the_model_has_no_row_for_is_refused(ask, tmp_path):
+    fillers = (f"<s{number}>" for number in range(59))
+    special = (*SPECIAL, *fillers, "<image>")
+    size = write_tokenizer(tmp_path, special=special, bos_token="<bos>", eos_token="<end>", pad_token="<pad>")
+    move_to_the_end(tmp_path / "tokenizer.json", "<image>")
+    assert size == 321  # one more than the rows of the bundled model's embedding
+    words = ("samples=0", "show_prompt=true", f"model.tokenizer={tmp_path}")
+    assert "Why?" in ask("question=Why?", *words, model="model=tiny")
+    with pytest.raises(UserError, match="question: the prompt holds <image>, a token that the model has no row for"):
+        ask("question=What is <image>?", *words, model="model=tiny")
 
 
 # --- what can go wrong ---

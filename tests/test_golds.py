@@ -63,6 +63,8 @@ def config(path, **values):
         "system_prompt": None,
         "validate": False,
         "max_unmatched": 0.5,
+        "date": None,
+        "template_variables": None,
         "path": str(path),
         "question_column": "question",
         "answer_column": "answer",

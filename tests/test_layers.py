@@ -21,11 +21,12 @@ FLOORS = (
     ("model", "tasks"),
     ("rewards", "run"),
     ("export", "grpo"),
-    ("benchmark", "programs", "record", "tiny"),
+    ("benchmark", "programs", "record", "sweeps", "tiny"),
     ("cli", "train", "tunix_plugin"),
+    ("commands",),
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
-WITHOUT_JAX = (*FLOORS[0], *FLOORS[1], "text", "tasks", "rewards", "cli")
+WITHOUT_JAX = (*FLOORS[0], *FLOORS[1], "text", "tasks", "rewards", "sweeps", "cli", "commands")
 DOORS = [ROOT / "run_training.py", *sorted((ROOT / "scripts").glob("*.py"))]
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py")
 # Other programs, which only a benchmark starts, in processes of their own.

@@ -154,8 +154,74 @@ def test_the_text_model_is_found_under_every_name(config, stored, tmp_path):
     assert equal(plain, other)
 
 
-@pytest.mark.parametrize("kind", [ml_dtypes.bfloat16, np.float16])
-def test_a_half_precision_file_is_read_exactly(kind, tmp_path):
+def test_the_single_file_wins_over_a_stale_index_which_is_named(tmp_path, caplog):
+    """As in transformers; the shards are those of an older model."""
+    write(tmp_path / "older", LLAMA, {name: array + 1 for name, array in arrays_of(LLAMA).items()}, files=2)
+    folder = write(tmp_path / "older", LLAMA, arrays_of(LLAMA))
+    assert equal(load(folder), load(write(tmp_path / "new", LLAMA, arrays_of(LLAMA))))
+    assert "model.safetensors is read, as transformers does; not read: model-00001-of-00002.safetensors" in caplog.text
+    assert "model.safetensors.index.json" in caplog.text
+
+
+def test_a_shard_that_the_index_does_not_name_is_stale(tmp_path, caplog):
+    arrays = arrays_of(LLAMA)
+    folder = write(tmp_path / "many", LLAMA, arrays, files=2)
+    save_file({"model.norm.weight": arrays["model.norm.weight"] + 1}, folder / "model-00003-of-00003.safetensors")
+    assert equal(load(folder), load(write(tmp_path / "one", LLAMA, arrays)))
+    assert "not read: model-00003-of-00003.safetensors" in caplog.text
+
+
+def test_the_index_says_which_of_two_files_holds_a_tensor(tmp_path):
+    arrays = arrays_of(LLAMA)
+    folder = write(tmp_path / "many", LLAMA, arrays, files=2)
+    file = folder / "model-00002-of-00002.safetensors"
+    first = next(iter(arrays))  # in the first file
+    save_file({first: arrays[first] + 1} | dict(list(arrays.items())[1::2]), file)
+    assert equal(load(folder), load(write(tmp_path / "one", LLAMA, arrays)))
+
+
+def test_a_tensor_in_two_files_without_an_index_is_refused(tmp_path):
+    arrays = arrays_of(LLAMA)
+    folder = write(tmp_path, LLAMA, arrays, files=2, index=False)
+    save_file({"model.norm.weight": arrays["model.norm.weight"]}, folder / "other.safetensors")
+    with pytest.raises(UserError, match=r"norm\.weight is in model-\S+ and in other\.safetensors; remove the stale"):
+        load(folder)
+
+
+QUANTIZED = {
+    "bitsandbytes": {"model.layers.0.self_attn.q_proj.weight.absmax": np.ones(8, np.float32)},
+    "bitsandbytes, 8 bits": {"model.layers.0.self_attn.q_proj.SCB": np.ones(8, np.float32)},
+    "gptq": {"model.layers.0.self_attn.q_proj.qweight": np.ones((4, 64), np.int32)},
+    "awq": {"model.layers.0.self_attn.q_proj.qzeros": np.ones((4, 8), np.int32)},
+    "fp8": {"model.layers.0.self_attn.q_proj.weight_scale_inv": np.ones((1, 1), np.float32)},
+    "compressed-tensors": {"model.layers.0.self_attn.q_proj.weight_packed": np.ones((4, 4), np.int32)},
+    "another": {"model.layers.0.self_attn.q_proj.weight": np.ones((64, 32), np.uint8)},
+}
+
+
+@pytest.mark.parametrize("method", QUANTIZED)
+def test_a_quantized_upload_is_told_what_to_do(method, tmp_path):
+    write(tmp_path, {**LLAMA, "quantization_config": {"quant_method": method}}, arrays_of(LLAMA) | QUANTIZED[method])
+    with pytest.raises(UserError) as raised:
+        load(tmp_path)
+    assert str(raised.value).startswith(
+        f"{tmp_path}: the weights are quantized by {method} (model.layers.0.self_attn.q"
+    )
+    assert "take the model's upload in full precision: model.quantization=nf4" in str(raised.value)
+
+
+def test_a_note_on_quantization_beside_whole_weights_is_nothing(tmp_path):
+    """Merged adapters keep the note of the base that they were trained on."""
+    noted = {**LLAMA, "quantization_config": {"quant_method": "bitsandbytes"}}
+    assert equal(
+        load(write(tmp_path / "a", noted, arrays_of(LLAMA))), load(write(tmp_path / "b", LLAMA, arrays_of(LLAMA)))
+    )
+
+
+@pytest.mark.parametrize(
+    "kind", [ml_dtypes.bfloat16, np.float16, np.float64, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2]
+)
+def test_a_file_of_any_float_type_is_read_exactly(kind, tmp_path):
     arrays = {name: array.astype(kind) for name, array in arrays_of(LLAMA).items()}
     half = load(write(tmp_path / "half", LLAMA, arrays))
     whole = {name: array.astype(np.float32) for name, array in arrays.items()}
@@ -255,10 +321,13 @@ def damage(folder: Path, what: str) -> None:
     elif what == "no weights":
         file.unlink()
     elif what == "shard missing":
+        file.unlink()
         index.write_text('{"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}')
     elif what == "damaged index":
+        file.unlink()
         index.write_text("{")
     elif what == "index without map":
+        file.unlink()
         index.write_text("{}")
     elif what == "no config":
         (folder / "config.json").unlink()

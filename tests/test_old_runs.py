@@ -16,9 +16,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from helpers import golden
-from tunix_grpo.cli import checked_command_line, composed
 from tunix_grpo.config import export as export_settings
 from tunix_grpo.config import generate as generate_settings
+from tunix_grpo.config.composing import checked_command_line, composed
 from tunix_grpo.export.exporting import export
 from tunix_grpo.programs.generate import generate
 from tunix_grpo.train import train

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tunix_grpo.cli import checked_command_line, composed
 from tunix_grpo.config import Config, load, plugins
+from tunix_grpo.config.composing import checked_command_line, composed
 from tunix_grpo.config.overrides import normalise
 from tunix_grpo.errors import ConfigError, UserError
 from tunix_grpo.rewards.builders import build_rewards

@@ -67,6 +67,9 @@ class Letters:
     def encode(self, text: str) -> list[int]:
         return [1, *map(ord, text)]
 
+    def unknown_tokens(self, ids: list[int]) -> list[str]:
+        return [chr(token) for token in ids if token > 127]
+
 
 def prompts_of(words: list[str], max_prompt_length: int, limit: int | None = None) -> PromptSet:
     questions = [Question(question=word, answer="") for word in words]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from tunix_grpo.cli import composed
 from tunix_grpo.config import load
+from tunix_grpo.config.composing import composed
 from tunix_grpo.config.overrides import check_words, normalise
 
 CONF = Path(__file__).resolve().parent.parent / "conf"

@@ -15,6 +15,7 @@ from tunix_grpo.errors import UserError
 from tunix_grpo.rewards.base import Reward, RewardError
 from tunix_grpo.rewards.builders import build_rewards
 from tunix_grpo.rewards.correctness import correctness_reward
+from tunix_grpo.rewards.custom import require_columns
 from tunix_grpo.rewards.format import format_reward, format_score
 from tunix_grpo.rewards.scoring import score_completions
 from tunix_grpo.tasks.base import ExactTask, Question
@@ -290,6 +291,8 @@ REFUSED = [
     ([1.0, [0.5]], f"reward own returned [0.5], not a finite number, {SECOND}"),
     ([1.0, 1j], f"reward own returned 1j, not a finite number, {SECOND}"),
     ([1.0, {}], f"reward own returned {{}}, not a finite number, {SECOND}"),
+    ([1.0, 1e300], f"reward own returned 1e+300, more than 1e+30 in size, {SECOND}; divide it, or bound it"),
+    ([1.0, -2e30], f"reward own returned -2e+30, more than 1e+30 in size, {SECOND}; divide it, or bound it"),
     (np.array([[1.0], [0.5]]), "reward own returned array([1.]), not a finite number, on the completion"),
     ([1.0], "reward own returned 1 values for 2 completions; it must return one number for each"),
     ([1.0] * 3, "reward own returned 3 values for 2 completions; it must return one number for each"),
@@ -306,6 +309,73 @@ def test_anything_else_is_refused(values, message):
     with pytest.raises(RewardError) as raised:
         score_with(lambda *_: values)
     assert str(raised.value).startswith(message)
+
+
+def test_a_total_that_is_too_large_is_refused():
+    rewards = [Reward("own", 1e20, lambda *_: [1.0, 1e20])]
+    with pytest.raises(RewardError, match=r"with their weights sum up to 1e\+40, more than 1e\+30 in size, on"):
+        score_completions(rewards, PROMPTS, COMPLETIONS, QUESTIONS, TASK)
+
+
+# --- what a function needs ---
+
+
+@pytest.mark.parametrize("statement", ["from helpers_of_mine import score", "from .helpers_of_mine import score"])
+def test_a_reward_file_imports_what_lies_beside_it(statement, tmp_path):
+    for folder, value in (("one", 1.0), ("two", 2.0)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "helpers_of_mine.py").write_text(f"def score(text): return {value}")
+        path = write(tmp_path / folder, f"{statement}\ndef own(completions): return [score(c) for c in completions]")
+        assert scores_of(path, "own") == [value, value]
+
+
+def test_an_import_inside_a_function_finds_what_lies_beside_the_file(tmp_path):
+    (tmp_path / "later_of_mine.py").write_text("VALUE = 3.0")
+    path = write(
+        tmp_path, "def own(completions):\n    import later_of_mine as m\n    return [m.VALUE for _ in completions]"
+    )
+    assert scores_of(path, "own") == [3.0, 3.0]
+
+
+def test_a_file_beside_a_reward_hides_no_module_of_the_program(tmp_path):
+    """As `datasets.py`, which is loaded later than the reward."""
+    import sys
+
+    (tmp_path / "colorsys.py").write_text("raise RuntimeError('not this one')")
+    sys.modules.pop("colorsys", None)
+    assert scores_of(write(tmp_path, "def own(completions): return [1.0 for _ in completions]"), "own") == [1.0, 1.0]
+    import colorsys
+
+    assert colorsys.rgb_to_hsv(0, 0, 0) == (0.0, 0.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("signature", "missing"),
+    [
+        ("completions, solution", "takes 'solution', which is no column of the data of task.name=arithmetic"),
+        (
+            "completions, *, hints",
+            "data of task.name=arithmetic; did you mean hint?",
+        ),
+        ("solution, completions, **kwargs", "takes 'solution'"),
+        ("completions, completion_ids", "there are prompts, completions, question, answer, level, hint; rename"),
+        ("completions, solution=None", None),
+        ("completions, level, hint", None),  # in some questions
+        ("prompts, completions, /, answer", None),
+        ("completions, *columns, **kwargs", None),
+    ],
+)
+def test_columns_that_a_reward_needs_are_checked_against_the_data(signature, missing, tmp_path):
+    path = write(tmp_path, f"def own({signature}): return [1.0 for _ in completions]")
+    rewards = build_rewards(config(own=custom(path, "own")))
+    if missing is None:
+        require_columns(rewards, TASK)
+        assert scores_of(path, "own") == [1.0, 1.0]
+        return
+    with pytest.raises(UserError) as raised:
+        require_columns(rewards, TASK)
+    assert missing in str(raised.value)
+    assert str(raised.value).startswith("the reward own takes ")
 
 
 # --- functions that fail ---

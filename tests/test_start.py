@@ -107,6 +107,7 @@ ANOTHER_MODEL = {
     "model.quantization": ("model.quantization=nf4", 'null -> "nf4"'),
 }
 ANOTHER_COURSE = {
+    "task.template_variables": ("task.template_variables={a:1}", 'null -> {"a": 1}'),
     "task": ("task=jsonl task.path=x", '"arithmetic" -> "jsonl"'),
     "seed": ("seed=7", "42 -> 7"),
     "grpo.num_generations": ("grpo.num_generations=6", "4 -> 6"),

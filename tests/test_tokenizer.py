@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.tokenizers import SPECIAL, TURNS, made_tokenizer, write_tokenizer
+from helpers.tokenizers import SPECIAL, TURNS, made_tokenizer, move_to_the_end, write_tokenizer
 from tunix_grpo.errors import UserError
 from tunix_grpo.text.tokenizer import load_tokenizer
 
@@ -138,18 +138,6 @@ def test_pad_means_nothing_else(special, named, spare_rows, pad, tmp_path):
     assert tokenizer.pad_id() == expected
     assert tokenizer.pad_id() not in (*tokenizer.stop_ids, tokenizer.bos_id())
     assert tokenizer.pad_id() not in tokenizer.encode_prompt([SYSTEM, QUESTION])
-
-
-def move_to_the_end(file: Path, token: str) -> None:
-    """Gives a token the id behind all others, in place of that other token's id."""
-    content = json.loads(file.read_text())
-    vocabulary = content["model"]["vocab"]
-    last = max(vocabulary, key=vocabulary.get)
-    vocabulary[token], vocabulary[last] = vocabulary[last], vocabulary[token]
-    for added in content["added_tokens"]:
-        added["id"] = vocabulary[added["content"]]
-    content["added_tokens"].sort(key=lambda added: added["id"])
-    file.write_text(json.dumps(content))
 
 
 def test_no_token_to_spare_is_a_sentence(tmp_path):

@@ -242,7 +242,7 @@ def test_a_restart_in_a_new_folder_forgets_nothing(run, run_finished, tmp_path):
     assert history == whole
     assert lines(tmp_path / "second", "metrics.jsonl") == [row for row in whole if row["step"] > 2]
     opened = open_run(tmp_path / "second", str(tmp_path / "one" / "checkpoints"))
-    assert sorted(opened.accuracies()) == [0, 2, 4]
+    assert sorted(opened.judged()) == [0, 2, 4]
     curve = draw_learning_curve(history, "second/run")
     assert [len(line.get_xdata()) for line in curve.axes[1].lines] == [3]
     write_learning_curve(tmp_path / "one" / "checkpoints" / HISTORY, tmp_path / "second" / "again.png")

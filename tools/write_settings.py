@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from settings_schemas import PROGRAMS, Program, builder_descriptions, descriptions, schemas
 
-from tunix_grpo.cli import composed
 from tunix_grpo.config import open_groups, plugins, rules
+from tunix_grpo.config.composing import composed
 from tunix_grpo.config.parts import OutsideReward
 from tunix_grpo.config.schema import Config
 from tunix_grpo.config.sentences import schema_entries, show
@@ -64,6 +64,8 @@ _KINDS: dict[Any, str] = {
 def kind_of(hint: Any) -> str:
     """Returns what values a type has, in words."""
     members = get_args(hint)
+    if hint == rules.Values:
+        return "names and values"
     if get_origin(hint) is Literal:
         return ", ".join(f"`{word}`" for word in members)
     if NoneType in members:

@@ -2,38 +2,34 @@
 
 import contextlib
 import logging
+import math
 import os
-import re
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import hydra
-import yaml
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
-from tunix_grpo.config import Config, load
+from tunix_grpo.config import Config
+from tunix_grpo.config.composing import VERSION_BASE, checked_command_line
+from tunix_grpo.config.hydra_options import hydra_options
 from tunix_grpo.config.loading import Loader
-from tunix_grpo.config.overrides import check_words, command_with, jobs_of, list_groups, normalise
+from tunix_grpo.config.overrides import command_with
 from tunix_grpo.config.sweeps import fixed_keys, job_name
 from tunix_grpo.console.output import keep_output
-from tunix_grpo.errors import ConfigError, NotContinued, UserError, one_line
+from tunix_grpo.errors import NotContinued, UserError
 from tunix_grpo.run.places import job_folder
+from tunix_grpo.sweeps.callback import Leaderboard
+from tunix_grpo.sweeps.leaderboard import JobResult, write_result
 
 Schema = TypeVar("Schema")
 logger = logging.getLogger(__name__)
 
-HYDRA_VERSION = "1.3"
 INTERRUPTED = 130
-_FOLDER_NEEDS = 1 << 16  # bytes that Hydra and a run write into a folder before the first step, at the least
-UNSELECTED_REWARD = re.compile(r"Could not override '(reward\.(\w+)\.\w+)'")
 
 
 class TerminalFormatter(logging.Formatter):
@@ -70,32 +66,70 @@ def run(
         The exit code: 0, 1 for a `UserError`, 2 for wrong settings, 130 for Ctrl-C.
     """
     keep_output()
-    codes, started_in = [0], os.getcwd()
-    typed, fixed = list(sys.orig_argv), set[str]()
-
-    def job(cfg: DictConfig) -> None:
-        codes.append(exit_code(lambda: program(loaded(cfg)), report=logger.error, command=typed))
-
-    def loaded(cfg: DictConfig) -> Schema:
-        with contextlib.chdir(started_in):  # paths are relative to it, wherever Hydra starts the job
-            config = load(cfg)
-        if isinstance(config, Config) and HydraConfig.get().mode == RunMode.MULTIRUN:
-            name = job_name(HydraConfig.get().overrides.task, fixed)
-            config.checkpoint_dir = config.training.checkpoint_dir = job_folder(config.checkpoint_dir, name)
-        return config
+    job = Job(program, load)
 
     def command() -> None:
         sys.argv[1:] = checked_command_line(sys.argv[1:], config_dir, config_name, load)
-        fixed.update(fixed_keys(get_args_parser().parse_args(sys.argv[1:]).overrides))
-        decorate = hydra.main(version_base=HYDRA_VERSION, config_path=str(config_dir), config_name=config_name)
-        decorate(job)()
+        job.fixed.update(fixed_keys(hydra_options(sys.argv[1:]).words))
+        decorate = hydra.main(**VERSION_BASE, config_path=str(config_dir), config_name=config_name)
+        decorate(lambda cfg: job(cfg))()  # Hydra asks where a function is written, which an object does not say
 
+    codes = job.codes
     try:
         codes.append(exit_code(command, report=print_error))
     except KeyboardInterrupt:
         print_error("stopped by Ctrl-C")
         codes.append(INTERRUPTED)
-    return max(codes)
+    return max([*codes, Leaderboard.worst_exit_code])
+
+
+class Outcome(NamedTuple):
+    """What a program says of a job that has ended: by what it is judged, and the value of that, if there is one."""
+
+    metric: str
+    objective: float | None
+
+
+class Job(Generic[Schema]):
+    """Runs a program once per job, in this process or in one that a launcher starts.
+
+    Attributes:
+        codes: exit codes of the jobs that this process ran.
+        fixed: keys that all jobs of a sweep share.
+    """
+
+    def __init__(self, program: Callable[[Schema], object], load: Loader[Schema]) -> None:
+        """Takes the program and what makes its config."""
+        self.program, self.load = program, load
+        self.codes, self.fixed = [0], set[str]()
+        self.started_in, self.typed = os.getcwd(), list(sys.orig_argv)
+
+    def __call__(self, cfg: DictConfig) -> float:
+        """Runs the program; returns what a sweeper compares, NaN where there is nothing."""
+        outcomes: list[Outcome] = []
+
+        def run_program() -> None:
+            outcome = self.program(self.loaded(cfg))
+            if isinstance(outcome, Outcome):
+                outcomes.append(outcome)
+
+        code = exit_code(run_program, report=logger.error, command=self.typed)
+        self.codes.append(code)
+        outcome = outcomes[0] if outcomes else Outcome("", None)
+        current = HydraConfig.get()
+        if current.mode == RunMode.MULTIRUN:
+            folder = Path(current.runtime.output_dir)
+            write_result(JobResult(folder, tuple(current.overrides.task), *outcome, code))
+        return math.nan if outcome.objective is None else outcome.objective
+
+    def loaded(self, cfg: DictConfig) -> Schema:
+        """Returns the checked config of a job."""
+        with contextlib.chdir(self.started_in):  # paths are relative to it, wherever Hydra starts the job
+            config = self.load(cfg)
+        if isinstance(config, Config) and HydraConfig.get().mode == RunMode.MULTIRUN:
+            name = job_name(HydraConfig.get().overrides.task, self.fixed)
+            config.checkpoint_dir = config.training.checkpoint_dir = job_folder(config.checkpoint_dir, name)
+        return config
 
 
 def exit_code(call: Callable[[], object], *, report: Callable[[str], object], command: Sequence[str] = ()) -> int:
@@ -119,83 +153,3 @@ def exit_code(call: Callable[[], object], *, report: Callable[[str], object], co
 def print_error(message: str) -> None:
     """Prints an error where no log is set up yet."""
     print(f"error: {message}", file=sys.stderr)
-
-
-def checked_command_line(words: Sequence[str], config_dir: Path, config_name: str, load: Loader = load) -> list[str]:
-    """Returns the command line for Hydra, after checking it and the config that it comes to.
-
-    Raises:
-        ConfigError: lists all that is wrong.
-    """
-    words = normalise(words, load)
-    arguments, unknown = get_args_parser().parse_known_args(words)
-    config_dirs = [config_dir]
-    if arguments.config_dir is not None:
-        config_dirs.append(Path(arguments.config_dir).absolute())
-        if not config_dirs[-1].is_dir():
-            raise ConfigError([f"--config-dir {arguments.config_dir}: there is no such folder"])
-    groups = list_groups(config_dirs)
-    # What the help texts list: `${options:GROUP}`.
-    OmegaConf.register_new_resolver("options", lambda group: " ".join(groups[group]), replace=True)
-    checked = check_words([*unknown, *arguments.overrides], config_dirs, load)
-    problems = checked.problems
-    jobs = jobs_of(checked.usable) if arguments.multirun else [checked.usable]
-    only_shown = arguments.help or arguments.cfg is not None
-    for overrides in jobs if checked.groups_known else []:
-        try:
-            cfg = composed(overrides, config_dirs, arguments.config_name or config_name)
-        except ConfigError as error:
-            problems += error.problems
-            continue
-        if not only_shown:
-            examined = load.examine(cfg)
-            problems += [problem for problem in examined.problems if problem not in problems]
-            if isinstance(examined.config, Config) and not arguments.multirun:
-                problems += run_folder_problems(examined.config.output_dir)
-    if problems:
-        raise ConfigError(problems)
-    return words
-
-
-def run_folder_problems(output_dir: str) -> list[str]:
-    """Returns what keeps the run's folder from being made, without making it."""
-    folder = Path(output_dir)
-    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
-    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-        return [f"hydra.run.dir={output_dir}: {existing} is not a folder that can be written to; choose another"]
-    try:
-        with tempfile.TemporaryFile(dir=existing) as trial:
-            trial.write(bytes(_FOLDER_NEEDS))
-    except OSError as error:
-        reason = error.strerror or one_line(error)
-        return [f"hydra.run.dir={output_dir}: {existing} cannot be written to ({reason}); make room or choose another"]
-    return []
-
-
-def composition_problem(message: str) -> str:
-    """Returns a sentence for what Hydra says when it cannot compose a config."""
-    unselected = UNSELECTED_REWARD.match(message)
-    if unselected:
-        key, reward = unselected.groups()
-        return f"{key}: the reward {reward} is not selected; add it, as in reward=[{reward}]"
-    return " ".join(message.split())
-
-
-def composed(overrides: list[str], config_dirs: Sequence[Path], config_name: str) -> DictConfig:
-    """Returns the config as a run would compose it.
-
-    Raises:
-        ConfigError: says why it cannot be composed.
-    """
-    main, *others = config_dirs
-    if others:
-        overrides = [*overrides, f"hydra.searchpath=[{','.join(map(str, others))}]"]
-    try:
-        with hydra.initialize_config_dir(str(main), version_base=HYDRA_VERSION, job_name="train"):
-            cfg = hydra.compose(config_name, overrides, return_hydra_config=True)
-        HydraConfig.instance().set_config(cfg)
-        with open_dict(cfg):
-            del cfg["hydra"]
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigError([composition_problem(str(error))]) from error
-    return cfg

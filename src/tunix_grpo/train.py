@@ -32,6 +32,7 @@ from tunix_grpo.record.run_config import write_config
 from tunix_grpo.record.summary import Summary, show_summary, start_rows
 from tunix_grpo.record.trackers import build_trackers
 from tunix_grpo.rewards.builders import build_rewards
+from tunix_grpo.rewards.custom import require_columns
 from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.devices import CompilationCounter, open_devices
 from tunix_grpo.run.rescue import save_where_possible
@@ -70,8 +71,10 @@ def train(config: Config) -> Summary:
         rewards = build_rewards(config.reward)
         directory = resolve_directory(config.model)
         spec = read_spec(directory, config.model.family)
-        tokenizer = model_tokenizer(config.model.tokenizer, directory, spec.vocab_size, config.task.date)
+        words = config.task.template_variables, config.task.date
+        tokenizer = model_tokenizer(config.model.tokenizer, directory, spec.vocab_size, *words)
         task = build_task(config.task, config.seed)
+        require_columns(rewards, task)
         training_set = prompt_set("training", task.train, tokenizer, config)
         heldout_set = prompt_set("held-out", task.heldout, tokenizer, config, limit=config.evaluation.num_questions)
 

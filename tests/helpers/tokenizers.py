@@ -53,3 +53,15 @@ def write_tokenizer(
 def made_tokenizer(folder: Path, *, vocab_size: int | None = None, **how) -> Tokenizer:
     size = write_tokenizer(folder, **{"bos_token": "<bos>", "eos_token": "<end>", "pad_token": "<pad>", **how})
     return load_tokenizer(folder, vocab_size or size)
+
+
+def move_to_the_end(file: Path, token: str) -> None:
+    """Gives a token the id behind all others, in place of that other token's id."""
+    content = json.loads(file.read_text())
+    vocabulary = content["model"]["vocab"]
+    last = max(vocabulary, key=vocabulary.get)
+    vocabulary[token], vocabulary[last] = vocabulary[last], vocabulary[token]
+    for added in content["added_tokens"]:
+        added["id"] = vocabulary[added["content"]]
+    content["added_tokens"].sort(key=lambda added: added["id"])
+    file.write_text(json.dumps(content))

@@ -11,7 +11,7 @@ from tunix_grpo.config.given import given_keys
 from tunix_grpo.config.history import PLACES, read_run_config
 from tunix_grpo.config.loading import Loader
 from tunix_grpo.config.relations import Relation
-from tunix_grpo.config.rules import GROUP, Count, Date, Device, Flag, Name, Seed, Step, Text, Whole
+from tunix_grpo.config.rules import GROUP, Count, Date, Device, Flag, Name, Seed, Step, Text, Values, Whole
 from tunix_grpo.config.schema import GenerationConfig, MeshConfig, ModelConfig
 from tunix_grpo.errors import ConfigError, UserError
 
@@ -20,6 +20,7 @@ _OF_A_RUN = (
     "model",
     "task.system_prompt",
     "task.date",
+    "task.template_variables",
     "generation.max_prompt_length",
     "generation.max_generation_steps",
 )
@@ -33,6 +34,8 @@ class PromptConfig:
     """System message before the question; `default` asks for reasoning and answer tags; null is none."""
     date: Date | None
     """Day, YYYY-MM-DD, that a chat template which writes today's date is told; null is today, or the run's day."""
+    template_variables: Values | None = rules.hint("give names and values, as in {enable_thinking: false}, or null")
+    """Variables of the model's chat template, such as {enable_thinking: false}; null is none."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
@@ -93,8 +96,9 @@ def with_model_asked(cfg: DictConfig) -> DictConfig:
         if "model.path" in given:
             run.model.revision = None  # of the hub's files, which are not read
         for key in _OF_A_RUN:
-            # A task chosen by name has a system prompt of its own, but no day.
-            if key not in given and (key == "task.date" or key.split(".")[0] not in given):
+            # A task chosen by name has a system prompt and variables of its own, but no day.
+            given_already = any(word in (key, key.split(".")[0]) or word.startswith(f"{key}.") for word in given)
+            if not given_already or (key == "task.date" and key not in given):
                 OmegaConf.update(cfg, key, OmegaConf.select(run, key), merge=False, force_add=True)
     return cfg
 

@@ -21,12 +21,15 @@ BEFORE: dict[str, Json] = {
     "model.family": None,  # config.json alone told the family
     "model.kaggle_id": None,
     "model.quantization": None,
+    "task.template_variables": None,
     "training.remat": "none",  # an update kept all that its layers had computed
     "tracker.custom": None,
     "reward.math": None,
     "task.validate": False,
     "task.max_unmatched": 1.0,  # golds were taken as they came
     "task.date": None,  # chat templates took the day from the clock at every start
+    "evaluation.metric": "eval/accuracy",
+    "notes": {},
 }
 # The keys of a run's model that say where its files are: these may have moved since.
 PLACES = ("path", "tokenizer", "family")
@@ -69,7 +72,7 @@ def with_former_values(cfg: DictConfig) -> DictConfig:
     cfg = cfg.copy()
     for key in BEFORE.keys() & set(load.settings()):
         group, _, name = key.rpartition(".")
-        if name not in OmegaConf.select(cfg, group):
+        if name not in (OmegaConf.select(cfg, group) if group else cfg):
             OmegaConf.update(cfg, key, BEFORE[key], force_add=True)
     return cfg
 

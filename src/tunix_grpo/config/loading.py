@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
@@ -144,7 +144,7 @@ def _with_sections(schema: type, sections: tuple[tuple[str, type], ...]) -> type
 
 
 def plain(
-    cfg: DictConfig, problems: dict[str, str], known: Container[str] | None, prefix: str = ""
+    cfg: DictConfig, problems: dict[str, str], known: Collection[str] | None, prefix: str = ""
 ) -> dict[str, object]:
     """Returns a composed config as plain values, without those that are missing.
 
@@ -166,7 +166,9 @@ def plain(
             problems[key] = f"{key}: {reason}; name a setting that exists, or give a value"
             continue
         if isinstance(value, DictConfig):
-            value = plain(value, problems, known, f"{key}.")
+            # A setting that is names and values itself has none below it that the schema knows.
+            is_group = known is not None and any(other.startswith(f"{key}.") for other in known)
+            value = plain(value, problems, known if is_group else None, f"{key}.")
         content[str(name)] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     return content
 

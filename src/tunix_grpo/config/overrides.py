@@ -3,12 +3,12 @@
 import os
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, OverrideType
 from hydra.errors import HydraException
 
 from tunix_grpo.config.loading import ALIASES, Loader, load
@@ -19,9 +19,13 @@ ALIAS_WORD = re.compile(r"(\+\+)?(\w+)=.*", re.DOTALL)
 QUOTED = re.compile(r"""(['"])(?:(?!\1)[^\\]|\\.)*\1""", re.DOTALL)
 PLAIN = re.compile(r"[\w./:@+-]+", re.ASCII)  # what Hydra's grammar reads as it stands
 TILDE_WORD = re.compile(r"([^=\s]+=)(~.*)", re.DOTALL)
-TASK_WORD = re.compile(r"\+*(task\.\w+)=.*", re.DOTALL)
+TASK_WORD = re.compile(r"\+*(task\.\w+)(\.[\w.]+)?=.*", re.DOTALL)
+# Settings that are names and values of a library, of which a word may give one, as in task.settings.min_terms=2.
+OPEN_SETTINGS = ("task.template_variables", "task.settings", "task.mixture")
 OUTSIDE_TASK = re.compile(r"task\.name=.*\.py:")
-OPTIONAL_GROUP = "experiment"
+# Groups of which the main config chooses no option: one is added with a plus.
+OPTIONAL_GROUPS = {"experiment": "an experiment", "hparams_search": "a search"}
+NOTES = "notes"  # whose keys are the user's own
 BASE = "base"  # what the options of a group inherit is none itself
 TASK_IN_A_FILE = "custom"  # the option of the group `task` that has no keys of its own
 
@@ -63,13 +67,22 @@ def normalise(words: Sequence[str], loader: Loader = load) -> list[str]:
             prefix = alias[1] or ""
             word = f"{prefix}training.{word.removeprefix(prefix)}"
         own = TASK_WORD.fullmatch(word)
-        if own and "task" in loader.open_groups and own[1] not in fixed:
+        if own and _is_added(own[1], own[2], fixed, loader):
             word = f"++{own[0].lstrip('+')}"
+        if NOTES in fixed and word.lstrip("+").startswith(f"{NOTES}."):
+            word = f"++{word.lstrip('+')}"
         normal.append(word)
     outside = "task" in loader.open_groups and any(map(OUTSIDE_TASK.match, normal))
     if outside and not any(word.startswith("task=") for word in normal):
         normal.insert(0, f"task={TASK_IN_A_FILE}")
     return normal
+
+
+def _is_added(key: str, below: str | None, fixed: Sequence[str], loader: Loader) -> bool:
+    """Says whether a word about the task may name what the composed group does not have."""
+    if below is not None:
+        return key in OPEN_SETTINGS and ("task" in loader.open_groups or key in fixed)
+    return "task" in loader.open_groups and key not in fixed
 
 
 def quoted(value: str) -> str:
@@ -126,8 +139,12 @@ def check_words(words: Sequence[str], config_dirs: Sequence[Path], loader: Loade
             problems.append(not_an_override(word))
             continue
         own_task_key = "task" in loader.open_groups and override.key_or_group.startswith("task.")
-        if own_task_key and override.type == OverrideType.FORCE_ADD:
+        inside = any(override.key_or_group.startswith(f"{key}.") for key in OPEN_SETTINGS if key in keys)
+        if (own_task_key or inside) and override.type == OverrideType.FORCE_ADD:
             usable.append(word)  # the task's builder decides
+            continue
+        if NOTES in keys and override.key_or_group.startswith(f"{NOTES}."):
+            usable.append(word)  # the user's own
             continue
         found = list(check_override(override, word, groups, keys))
         problems += found
@@ -150,17 +167,45 @@ def not_an_override(word: str) -> str:
     return f"{word}: the value cannot be read; put it in two kinds of quotes: \"{key}='{quoted}'\""
 
 
-def jobs_of(words: Sequence[str]) -> list[list[str]]:
-    """Returns command lines without sweeps in which every value of a sweep occurs at least once."""
+def without_sweeps(words: Sequence[str]) -> list[str]:
+    """Returns the words that give a setting one value."""
+    parsed = OverridesParser.create().parse_overrides(list(words))
+    return [word for word, override in zip(words, parsed, strict=True) if not override.is_sweep_override()]
+
+
+def is_interval(word: str) -> bool:
+    """Says whether a word spans an interval, from which only a search can choose."""
+    return isinstance(OverridesParser.create().parse_override(word).value(), IntervalSweep)
+
+
+def jobs_of(words: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """Returns command lines without sweeps in which every value of a sweep occurs at least once.
+
+    Of what spans an interval, both ends occur.
+    """
     parser = OverridesParser.create()
     choices = []
     for word, override in zip(words, parser.parse_overrides(list(words)), strict=True):
         swept = override.is_sweep_override() and not override.key_or_group.startswith("hydra")
         key = override.get_key_element()
-        values = list(override.sweep_string_iterator()) if swept else []
+        values = swept_values(override, groups.get(override.key_or_group, ())) if swept else []
         choices.append([f"{key}={value}" for value in values] or [word])
     longest = max((len(choice) for choice in choices), default=1)
     return [[choice[job % len(choice)] for choice in choices] for job in range(longest)]
+
+
+def swept_values(override: Override, options: Sequence[str]) -> list[str]:
+    """Returns the values of a sweep in the words of the command line; of an interval its ends.
+
+    Args:
+        options: of the group, if it is one: what glob() chooses from.
+    """
+    span = override.value()
+    if isinstance(span, IntervalSweep):
+        return [str(span.start), str(span.end)]
+    if isinstance(span, Glob):
+        return list(span.filter(list(options)))
+    return list(override.sweep_string_iterator())
 
 
 def list_groups(config_dirs: Sequence[Path]) -> dict[str, list[str]]:
@@ -180,26 +225,40 @@ def check_override(override: Override, word: str, groups: dict[str, list[str]], 
     if key.startswith("hydra.") or key.startswith("hydra/") or key == "hydra":
         return
     if key in groups:
-        yield from check_group(override, word, groups[key])
+        chosen_already = any(setting.startswith(f"{key}.") for setting in keys)
+        yield from check_group(override, word, groups[key], chosen_already)
     elif key not in keys:
         yield f"{word}: unknown setting{did_you_mean(key, [*keys, *groups])}"
     elif override.is_delete():
         yield f"{word}: a setting cannot be left out; give it a value: {key}=VALUE"
     elif override.type == OverrideType.ADD:
         yield f"{word}: the setting exists; leave out the plus: {word.lstrip('+')}"
+    elif isinstance(span := override.value(), IntervalSweep) and not _is_ascending(span):
+        yield f"{word}: the second end must be above the first, and the first above 0 for tag(log,...)"
 
 
-def check_group(override: Override, word: str, options: list[str]) -> Iterator[str]:
-    """Yields what is wrong with the choice of a group's option."""
+def _is_ascending(span: IntervalSweep) -> bool:
+    low, high = float(span.start or 0), float(span.end or 0)
+    return low < high and (low > 0 or "log" not in span.tags)
+
+
+def check_group(override: Override, word: str, options: list[str], chosen_already: bool) -> Iterator[str]:
+    """Yields what is wrong with the choice of a group's option.
+
+    Args:
+        chosen_already: whether the main config chooses an option of the group.
+    """
     group = override.key_or_group
-    if override.type == OverrideType.CHANGE and group == OPTIONAL_GROUP:
-        yield f"{word}: an experiment is added with a plus: +{word}"
-    if override.type == OverrideType.ADD and group != OPTIONAL_GROUP:
+    if override.type == OverrideType.CHANGE and group in OPTIONAL_GROUPS:
+        yield f"{word}: {OPTIONAL_GROUPS[group]} is added with a plus: +{word}"
+    if override.type == OverrideType.ADD and chosen_already:
         yield f"{word}: the group has an option already; leave out the plus: {word.lstrip('+')}"
     if override.is_delete():
         yield f"{word}: a group cannot be left out; choose an option of {', '.join(options)}"
         return
-    chosen = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
+    chosen = swept_values(override, options) if override.is_sweep_override() else [override.value()]
+    if not chosen:
+        yield f"{word}: none of {', '.join(options)} is meant"
     for choice in chosen:
         for option in choice if isinstance(choice, list) else [choice]:
             name = show(option)

@@ -3,7 +3,19 @@
 from pydantic.dataclasses import dataclass
 
 from tunix_grpo.config import rules
-from tunix_grpo.config.rules import GROUP, Date, Flag, Name, NameOrReference, Number, Path, Reference, Text, Whole
+from tunix_grpo.config.rules import (
+    GROUP,
+    Date,
+    Flag,
+    Name,
+    NameOrReference,
+    Number,
+    Path,
+    Reference,
+    Text,
+    Values,
+    Whole,
+)
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
@@ -22,6 +34,8 @@ class TaskConfig:
     date: Date | None
     """Day, YYYY-MM-DD, that chat templates which write today's date are told; null is the day of the run's
     first start."""
+    template_variables: Values | None = rules.hint("give names and values, as in {enable_thinking: false}, or null")
+    """Variables of the model's chat template, such as {enable_thinking: false}; null is none."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)

@@ -4,12 +4,14 @@ A new task or reward of the package is a file, a line here and a yaml. Nothing i
 the settings stand below what they choose.
 """
 
+import contextlib
 import hashlib
 import importlib
 import inspect
+import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -32,6 +34,10 @@ REWARDS = {
     "correctness": "tunix_grpo.rewards.correctness:correctness_reward",
     "math": "tunix_grpo.rewards.math:build_math_reward",
 }
+
+
+# Folders of the user's that hold files which were loaded.
+_FOLDERS: set[str] = set()
 
 
 def task_reference(name: str) -> str:
@@ -94,15 +100,50 @@ def _load_file(file: Path, about: str) -> ModuleType:
     if name not in sys.modules:
         loader = SourceFileLoader(name, str(file))
         module = ModuleType(name)
-        module.__file__, module.__loader__ = str(file), loader
+        module.__file__, module.__loader__, module.__package__ = str(file), loader, _package_of(file.parent)
         sys.modules[name] = module  # dataclasses and pickles of the file look their module up here
         try:
-            with Reporting(lambda what: UserError(f"{about} cannot be run: {what}")):
+            with Reporting(lambda what: UserError(f"{about} cannot be run: {what}")), _beside(file.parent):
                 loader.exec_module(module)
         except UserError:
             del sys.modules[name]
             raise
     return sys.modules[name]
+
+
+def _package_of(folder: Path) -> str:
+    """Returns the name of a package that is a folder of the user's, for `from .helpers import score` in its files."""
+    folder = folder.absolute()
+    name = f"tunix_grpo_folder_{hashlib.blake2b(str(folder).encode(), digest_size=8).hexdigest()}"
+    if name not in sys.modules:
+        package = ModuleType(name)
+        package.__path__ = [str(folder)]
+        sys.modules[name] = package
+    return name
+
+
+@contextlib.contextmanager
+def _beside(folder: Path) -> Iterator[None]:
+    """Lets a file import what lies beside it, `from helpers import score`, first of all as Python's scripts do.
+
+    A module of the same name that another file of the user's brought is set aside. Once the file is loaded, the folder
+    is looked through last, for imports inside functions, so that it hides nothing of the program's own.
+    """
+    own = str(folder.absolute())
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        is_here = (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file()
+        if is_here and file is not None and any(file.startswith(f"{other}{os.sep}") for other in _FOLDERS - {own}):
+            del sys.modules[name]
+    sys.path.insert(0, own)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(own)
+        if own not in _FOLDERS:
+            sys.path.append(own)
+            _FOLDERS.add(own)
 
 
 class Reporting:

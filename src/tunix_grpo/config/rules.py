@@ -60,6 +60,7 @@ Flag = Annotated[bool, Strict(), BeforeValidator(as_flag)]
 Text = Annotated[str, BeforeValidator(as_text)]
 Name = Annotated[Text, Field(pattern=r"\S")]  # not empty
 Path = Annotated[Name, AfterValidator(absolute)]  # a file or folder
+Values = dict[str, Any]  # names and values of a library, which checks them itself
 
 
 def reference(value: str) -> str:

@@ -196,6 +196,8 @@ class EvaluationConfig:
     """Held-out questions per evaluation, 1 or more."""
     batch_size: Count
     """Questions that are answered at once, 1 or more."""
+    metric: Literal["eval/accuracy", "eval/reward"]
+    """What an evaluation is judged by: it chooses the best checkpoint, and a sweep's jobs are compared by it."""
 
 
 class _HasBatches(Protocol):
@@ -263,6 +265,8 @@ class Config(StepSize):
     tracker: TrackerConfig
     mesh: MeshConfig
     evaluation: EvaluationConfig
+    notes: dict[str, object] = rules.hint("give keys and values of your own, as in +notes.machine=laptop")
+    """Your own keys, such as +notes.machine=laptop: kept with the run's settings, and read by nothing."""
 
     def total_steps(self, train_size: int, data_parallel_devices: int) -> int:
         """Returns the steps of the whole run: num_epochs x num_batches.

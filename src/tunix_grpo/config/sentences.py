@@ -8,12 +8,19 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from tunix_grpo.config.rules import Values
 from tunix_grpo.config.suggestions import did_you_mean
 
 PACKAGE_HINT = "; an experiment's file begins with the line # @package _global_"
 # What pydantic calls a key that is not there, and one that there is not.
 MISSING, UNKNOWN = "missing", "unexpected_keyword_argument"
-_TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_TYPE_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    Values: "names and values, as in {name: value}",
+}
 _BOUND_WORDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 _BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
 

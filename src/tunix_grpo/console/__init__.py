@@ -5,8 +5,9 @@ form also goes to every log file that `logging` has open (train.log), so that th
 and not to its stream handlers, so that nothing shows twice.
 """
 
+from tunix_grpo.console.output import print_lines
 from tunix_grpo.console.progress import Progress
-from tunix_grpo.console.tables import closing_summary, start_table
+from tunix_grpo.console.tables import closing_summary, start_table, table
 from tunix_grpo.console.units import format_bytes, format_clock, format_count, format_duration, format_percent
 
 __all__ = [
@@ -17,5 +18,7 @@ __all__ = [
     "format_count",
     "format_duration",
     "format_percent",
+    "print_lines",
     "start_table",
+    "table",
 ]

@@ -1,7 +1,7 @@
 """The tables at the start and at the end of a run."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich import box
@@ -31,6 +31,21 @@ def start_table(rows: list[tuple[str, str]], title: str) -> None:
     else:
         print_lines(lines)
     to_log_files(lines)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
+    """Prints a table with a header under a title."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    if on_terminal():
+        drawn = Table(title=Text(title, style="bold"), title_justify="left", box=box.HORIZONTALS)
+        for name in header:
+            drawn.add_column(name, overflow="fold")
+        for row in rows:
+            drawn.add_row(*map(Text, row))
+        Console(file=sys.stdout).print(drawn)
+        return
+    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in (header, *rows))
+    print_lines([title, *(f"  {line.rstrip()}" for line in lines)])
 
 
 def closing_summary(

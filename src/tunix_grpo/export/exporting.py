@@ -36,14 +36,7 @@ from tunix_grpo.model.layout import projection_names
 from tunix_grpo.model.loading import stored_weights
 from tunix_grpo.model.model import Model
 from tunix_grpo.model.placing import place_stacks
-from tunix_grpo.model.saving import (
-    ADAPTER_FILE,
-    own_dtypes,
-    read_adapter,
-    text_config,
-    uniform_dtypes,
-    write_weights,
-)
+from tunix_grpo.model.saving import ADAPTER_FILE, own_dtypes, read_adapter, text_config, uniform_dtypes, write_weights
 from tunix_grpo.run.devices import open_devices
 from tunix_grpo.run.saved_runs import SavedRun, choose_step, load_trained, open_run
 from tunix_grpo.text.prompts import chat_messages, system_prompt_text
@@ -115,8 +108,7 @@ def export(config: ExportConfig) -> Check:
         devices = open_devices(config.device, MeshConfig(fsdp=None, tp=1), config.jax_cache)
         model = load_trained(run, step, devices.mesh)
         source = _tokenizer_directory(run, model)
-        vocab_size, date = model.spec.vocab_size, run.config.task.date
-        tokenizer = load_tokenizer(source, vocab_size, model.directory, date)
+        tokenizer = _tokenizer(run, model, source)
         prompts = _prompts(run, tokenizer)
         trained = logits(model, model.decoder_weights(), prompts)
 
@@ -127,7 +119,7 @@ def export(config: ExportConfig) -> Check:
             _write_json(folder / "generation_config.json", generation_config(model.directory, tokenizer))
             dtypes = file_dtypes(run, model, config.dtype)
             read_back = write_model(run, model, dtypes, devices.mesh, folder)
-        if _prompts(run, load_tokenizer(folder, vocab_size, model.directory, date)) != prompts:
+        if _prompts(run, _tokenizer(run, model, folder)) != prompts:
             raise UserError(f"{source}: its tokenizer has files of an unknown kind, without which its tokens differ")
         check = compare(trained, logits(model, read_back(), prompts), _coarsest(folder, model))
         _log.info("%s", check)
@@ -241,6 +233,11 @@ def generation_config(directory: Path, tokenizer: Tokenizer) -> dict[str, Json]:
 
 def _tokenizer_directory(run: SavedRun, model: Model) -> Path:
     return Path(run.config.model.tokenizer or model.directory).expanduser()
+
+
+def _tokenizer(run: SavedRun, model: Model, folder: Path) -> Tokenizer:
+    words = run.config.task.template_variables, run.config.task.date
+    return load_tokenizer(folder, model.spec.vocab_size, model.directory, *words)
 
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:

@@ -10,12 +10,12 @@ import yaml
 
 from tunix_grpo import __version__
 from tunix_grpo.config import Config
-from tunix_grpo.run.saved_runs import ACCURACY, SavedRun
+from tunix_grpo.run.saved_runs import SavedRun
 
 MARK = "Written by `scripts/export.py` of tunix-grpo"
 # What says something about the machine or its user, not about the model.
 _PRIVATE = ("checkpoint_dir", "output_dir", "jax_cache", "tracker", "device")
-_COLUMNS = {ACCURACY: "accuracy", "eval/reward": "reward", "eval/truncated": "truncated"}
+_COLUMNS = {"eval/accuracy": "accuracy", "eval/reward": "reward", "eval/truncated": "truncated"}
 _LOADING = {
     False: """\
 ```python
@@ -98,11 +98,11 @@ def _front_matter(config: Config, adapter: bool) -> str:
 
 def _scores(run: SavedRun, step: int) -> str:
     """Returns a table of the first evaluation, the exported step's, the best one's and the last."""
-    accuracies = run.accuracies()
-    if not accuracies:
+    judged = run.judged()
+    if not judged:
         return "The run recorded no evaluation."
-    best = max(accuracies, key=lambda s: (accuracies[s], s))
-    shown = sorted({min(accuracies), best, max(accuracies)} | ({step} & set(accuracies)))
+    best = max(judged, key=lambda s: (judged[s], s))
+    shown = sorted({min(judged), best, max(judged)} | ({step} & set(judged)))
     rows = ["| step | " + " | ".join(_COLUMNS.values()) + " |", "|---" * (len(_COLUMNS) + 1) + "|"]
     for number in shown:
         values = (run.metrics[number].get(key) for key in _COLUMNS)

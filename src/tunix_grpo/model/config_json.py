@@ -54,7 +54,8 @@ def spec_from_config(config: Mapping[str, Json], family: str | None = None) -> D
         UserError: the model type or one of its options is not covered; the sentence names it.
     """
     name = family_name(config, family)
+    Fields("config.json", config).object("text_config")  # raises where it is something else
     text = config.get("text_config")
-    if isinstance(text, Mapping):
+    if isinstance(text, dict):
         config = {**{key: config[key] for key in _OUTER_KEYS if key in config}, **text}
     return dataclasses.replace(find_family(name).read(Fields("config.json", config)), family=name)

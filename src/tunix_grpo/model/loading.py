@@ -9,34 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from tunix_grpo import seeds
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.errors import UserError
-from tunix_grpo.files import read_json
+from tunix_grpo.model.files import FLOATS, Stored, stored_tensors, warn_of_stale_files
 from tunix_grpo.model.layout import Array, Leaf, leaves
 
 # The text model's tensors, wherever a multimodal file keeps them.
 _TEXT_PREFIX = re.compile(r"^(?:model\.language_model\.|language_model\.model\.)")
 _NOT_TEXT = re.compile(r"(?:^|\.)(?:vision_tower|multi_modal_projector|vision_model)\.|rotary_emb\.inv_freq$")
-
-
-class _Stored(NamedTuple):
-    """A tensor in a file: the file, its name there, its shape, and its type in safetensors' words, such as BF16."""
-
-    file: Path
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-    def read(self) -> np.ndarray:
-        # The file is closed again, so that the pages of it that were read do not stay in this process's memory.
-        with _open(self.file) as opened:
-            return opened.get_tensor(self.name)
 
 
 def stored_weights(spec: DecoderSpec, directory: Path) -> Iterator[tuple[Leaf, Sequence[Array]]]:
@@ -45,14 +29,16 @@ def stored_weights(spec: DecoderSpec, directory: Path) -> Iterator[tuple[Leaf, S
     Raises:
         UserError: the directory's files are not those of such a model.
     """
-    stored = _checked(spec, leaves(spec), _index(directory), directory)
+    tensors = stored_tensors(directory)
+    warn_of_stale_files(directory, tensors)
+    stored = _checked(spec, leaves(spec), tensors, directory)
     for leaf in leaves(spec):
         yield leaf, leaf.files_to_decoder([stored[name].read() for name in leaf.names])
 
 
 def stored_types(spec: DecoderSpec, directory: Path) -> dict[str, str]:
     """Returns the type of every tensor of the table in the directory's files, in safetensors' words, such as BF16."""
-    stored = _checked(spec, leaves(spec), _index(directory), directory)
+    stored = _checked(spec, leaves(spec), stored_tensors(directory), directory)
     return {plain: tensor.dtype for plain, tensor in stored.items()}
 
 
@@ -68,46 +54,7 @@ def random_weights(spec: DecoderSpec, seed: int) -> Iterator[tuple[Leaf, Sequenc
         yield leaf, leaf.decoder_arrays(array)
 
 
-def _index(directory: Path) -> list[_Stored]:
-    """Returns the tensors of the files that the index names, of model.safetensors, or of all there are."""
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        files = read_json(index).get("weight_map")
-        if not isinstance(files, dict):
-            raise UserError(f"{index}: it has no weight_map; download it again")
-        shards = sorted({directory / str(name) for name in files.values()})
-        missing = [shard.name for shard in shards if not shard.is_file()]
-        if missing:
-            raise UserError(f"{directory}: {', '.join(missing)} named by {index.name} is missing; download it again")
-    elif (directory / "model.safetensors").is_file():
-        shards = [directory / "model.safetensors"]
-    else:
-        shards = sorted(directory.glob("*.safetensors"))
-    if not shards:
-        pickled = [file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in directory.glob(pattern)]
-        if pickled:
-            raise UserError(
-                f"{directory}: {pickled[0]} is a pickle, which can run code, and is not read; "
-                "convert the model to safetensors"
-            )
-        raise UserError(f"{directory}: no *.safetensors file; model.path wants a Hugging Face model directory")
-    return [tensor for shard in shards for tensor in _tensors_of(shard)]
-
-
-def _tensors_of(file: Path) -> list[_Stored]:
-    with _open(file) as opened:
-        slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
-        return [_Stored(file, name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()]
-
-
-def _open(file: Path):
-    try:
-        return safe_open(file, framework="numpy")
-    except SafetensorError as error:
-        raise UserError(f"{file}: not a whole safetensors file ({error}); download it again") from error
-
-
-def _checked(spec: DecoderSpec, table: list[Leaf], found: list[_Stored], directory: Path) -> dict[str, _Stored]:
+def _checked(spec: DecoderSpec, table: list[Leaf], found: list[Stored], directory: Path) -> dict[str, Stored]:
     """Returns, per name in the table, the tensor that is stored for it.
 
     Raises:
@@ -124,7 +71,9 @@ def _checked(spec: DecoderSpec, table: list[Leaf], found: list[_Stored], directo
     if extra := sorted(set(stored) - set(wanted)):
         raise UserError(f"{directory}: {_some(extra)} not part of a {spec.family} model")
     for plain, shape in wanted.items():
-        file, name, stored_shape, _ = stored[plain]
+        file, name, stored_shape, dtype = stored[plain]
+        if dtype not in FLOATS:
+            raise UserError(f"{file}: {name} is stored as {dtype}, which is not read; read are {', '.join(FLOATS)}")
         if stored_shape != shape:
             raise UserError(f"{file}: {name} has shape {list(stored_shape)}, but config.json promises {list(shape)}")
     return stored

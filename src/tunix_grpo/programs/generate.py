@@ -159,7 +159,8 @@ def prompt_table(prompt: Prompt, tokenizer: Tokenizer) -> str:
 
 def _tokenizer(config: GenerateConfig, directory: Path) -> Tokenizer:
     vocab_size = read_spec(directory, config.model.family).vocab_size
-    return model_tokenizer(config.model.tokenizer, directory, vocab_size, config.task.date)
+    words = config.task.template_variables, config.task.date
+    return model_tokenizer(config.model.tokenizer, directory, vocab_size, *words)
 
 
 def _model(config: GenerateConfig, directory: Path, devices: Devices) -> Model:
@@ -196,6 +197,13 @@ def _prompt(config: GenerateConfig, tokenizer: Tokenizer, place: str, question: 
     system_prompt = system_prompt_text(config.task.system_prompt)
     text = tokenizer.render_prompt(chat_messages(question, system_prompt))
     prompt = Prompt(question, text, tokenizer.encode(text))
+    if unknown := tokenizer.unknown_tokens(prompt.ids):
+        raise UserError(
+            f"{place}: the prompt holds {unknown[0]}, a token that the model has no row for; "
+            "leave it out of the question, or set model.tokenizer to the model's own"
+        )
+    if special := tokenizer.special_tokens_in(question):
+        _log.warning("%s: the model reads %s as a control token, not as words", place, special[0])
     limit = config.generation.max_prompt_length
     if len(prompt.ids) > limit:
         raise UserError(

@@ -23,8 +23,10 @@ class Reward:
         name: its name in metrics and in completions.jsonl.
         weight: factor in the total; 0 only records it.
         function: what gives the numbers.
+        columns: of the data, beside question and answer, without which the function cannot be called.
     """
 
     name: str
     weight: float
     function: RewardFunction
+    columns: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ from dataclasses import fields
 from tunix_grpo.config import OutsideReward, RewardsConfig, WeightedReward, plugins
 from tunix_grpo.errors import UserError
 from tunix_grpo.rewards.base import Reward
-from tunix_grpo.rewards.custom import by_columns, load_custom_reward
+from tunix_grpo.rewards.custom import load_custom_reward, reward_of_columns
 
 
 def build_rewards(config: RewardsConfig) -> list[Reward]:
@@ -26,8 +26,7 @@ def build_rewards(config: RewardsConfig) -> list[Reward]:
                 f"reward.custom.function={custom.function}: a selected reward has that name "
                 "already; rename the function"
             )
-        function = load_custom_reward(custom.path, custom.function)
-        rewards.append(Reward(custom.function, custom.weight, function))
+        rewards.append(load_custom_reward(custom.path, custom.function, custom.weight))
     if not rewards:
         raise UserError("no reward is selected; give reward=[format,correctness]")
     return rewards
@@ -35,7 +34,8 @@ def build_rewards(config: RewardsConfig) -> list[Reward]:
 
 def _build(name: str, settings: WeightedReward) -> Reward:
     if isinstance(settings, OutsideReward):
-        return Reward(name, settings.weight, by_columns(plugins.resolve(settings.function, f"reward.{name}.function")))
+        function = plugins.resolve(settings.function, f"reward.{name}.function")
+        return reward_of_columns(name, settings.weight, function)
     function = plugins.resolve(plugins.REWARDS[name], f"reward.{name}")
     own = {each.name: getattr(settings, each.name) for each in fields(settings) if each.name != "weight"}
     return Reward(name, settings.weight, function(**own) if own else function)

@@ -5,18 +5,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tunix_grpo.config import plugins
+from tunix_grpo.config.suggestions import did_you_mean
 from tunix_grpo.errors import UserError
-from tunix_grpo.rewards.base import RewardFunction
+from tunix_grpo.rewards.base import Reward
 from tunix_grpo.tasks.base import Question, Task
 
+FIXED_COLUMNS = ("prompts", "completions", "question", "answer")
 
-def load_custom_reward(path: str, function: str) -> RewardFunction:
+
+def load_custom_reward(path: str, function: str, weight: float) -> Reward:
     """Loads a function from a Python file as a reward.
 
     It is called as `function(prompts=..., completions=..., question=..., answer=..., **columns)`: a
     list with an entry per completion each, the columns being those of the task's data beside
     question and answer (None where a question has no such column). It gets what it has parameters
-    for, and everything if it takes `**kwargs`. It returns one number per completion.
+    for, and everything if it takes `**kwargs`. It returns one number per completion. The file may
+    import what lies beside it.
 
     Raises:
         UserError: the file or the function is not there, or the file cannot be run.
@@ -30,14 +34,17 @@ def load_custom_reward(path: str, function: str) -> RewardFunction:
             f"{type(user_function).__name__ if not callable(user_function) else 'async'}; "
             "give a function that returns a list of numbers"
         )
-    return by_columns(user_function)
+    return reward_of_columns(function, weight, user_function)
 
 
-def by_columns(user_function: Callable[..., object]) -> RewardFunction:
-    """Turns a function of columns into a function of questions."""
+def reward_of_columns(name: str, weight: float, user_function: Callable[..., object]) -> Reward:
+    """Returns the reward that a function of columns is."""
     parameters = inspect.signature(user_function).parameters.values()
-    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-    taken = {parameter.name for parameter in parameters}
+    by_place = [each.name for each in parameters if each.kind is each.POSITIONAL_ONLY]
+    takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    taken = {each.name for each in parameters}.difference(by_place)
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [each.name for each in parameters if each.default is each.empty and each.kind not in several]
 
     def custom_reward(
         prompts: Sequence[str],
@@ -46,9 +53,29 @@ def by_columns(user_function: Callable[..., object]) -> RewardFunction:
         task: Task,
     ) -> object:
         columns = _columns(prompts, completions, questions)
-        return user_function(**{name: column for name, column in columns.items() if takes_all or name in taken})
+        first = [columns.pop(name) for name in by_place if name in columns]
+        return user_function(*first, **{key: column for key, column in columns.items() if takes_all or key in taken})
 
-    return custom_reward
+    return Reward(name, weight, custom_reward, tuple(key for key in needed if key not in FIXED_COLUMNS))
+
+
+def require_columns(rewards: Sequence[Reward], task: Task) -> None:
+    """Checks that the data has the columns that rewards cannot do without, before anything is loaded for them.
+
+    Raises:
+        UserError: a column is in no question.
+    """
+    if not any(reward.columns for reward in rewards):
+        return
+    there = dict.fromkeys(key for side in (task.train, task.heldout) for each in side for key in each.extra or ())
+    for reward in rewards:
+        if missing := [key for key in reward.columns if key not in there]:
+            known = [*FIXED_COLUMNS, *there]
+            raise UserError(
+                f"the reward {reward.name} takes {missing[0]!r}, which is no column of the data of task.name="
+                f"{task.name}{did_you_mean(missing[0], known)}; there are {', '.join(known)}; rename the parameter, "
+                "or give it a default value"
+            )
 
 
 def _columns(

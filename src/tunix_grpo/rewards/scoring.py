@@ -12,6 +12,8 @@ from tunix_grpo.rewards.base import Reward, RewardError
 from tunix_grpo.tasks.base import Question, Task
 
 SHOWN_CHARS = 300
+# Of a reward: trackers hold sums and deviations of rewards as float32, which ends at 3.4e38.
+LARGEST = 1e30
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +46,17 @@ def score_completions(
         task: what the questions come from.
 
     Raises:
-        RewardError: a function raises, or gives anything but one finite number per completion.
+        RewardError: a function raises, or gives anything but one finite number of at most LARGEST per completion.
     """
     assert len(prompts) == len(completions) == len(questions)
     parts = {reward.name: _numbers(reward, prompts, completions, questions, task) for reward in rewards}
     total = [sum(reward.weight * parts[reward.name][row] for reward in rewards) for row in range(len(completions))]
+    for row, value in enumerate(total):
+        if not abs(value) <= LARGEST:
+            raise RewardError(
+                f"the rewards with their weights sum up to {value:.3g}, more than {LARGEST:.3g} in size, "
+                f"{_about(completions[row], questions[row])}; lower a weight, as reward.custom.weight"
+            )
     return RewardTable(total, parts)
 
 
@@ -73,6 +81,11 @@ def _numbers(
             raise RewardError(
                 f"reward {reward.name} returned {_shorten(repr(value))}, not a finite number, "
                 f"{_about(completion, question)}"
+            )
+        if abs(number) > LARGEST:
+            raise RewardError(
+                f"reward {reward.name} returned {number:.3g}, more than {LARGEST:.3g} in size, "
+                f"{_about(completion, question)}; divide it, or bound it"
             )
         numbers.append(number)
     return numbers

@@ -21,7 +21,6 @@ from tunix_grpo.run.checkpoints import SavedSteps, differences
 from tunix_grpo.run.identity import model_identity
 from tunix_grpo.run.places import HISTORY
 
-ACCURACY = "eval/accuracy"
 NOTHING_MOVED: Mapping[str, None] = MappingProxyType({})
 _NAMED_STEPS = 8  # at most this many are listed in an error
 _log = logging.getLogger(__name__)
@@ -44,9 +43,10 @@ class SavedRun:
     metrics: dict[int, dict[str, float]]
     checkpoints: SavedSteps
 
-    def accuracies(self) -> dict[int, float]:
-        """Returns step -> held-out accuracy, of the evaluated steps."""
-        return {step: row[ACCURACY] for step, row in self.metrics.items() if ACCURACY in row}
+    def judged(self) -> dict[int, float]:
+        """Returns step -> the value of `evaluation.metric`, of the evaluated steps."""
+        metric = self.config.evaluation.metric
+        return {step: row[metric] for step, row in self.metrics.items() if metric in row}
 
 
 def open_run(
@@ -76,7 +76,7 @@ def choose_step(run: SavedRun, wanted: str) -> int:
     """Returns the saved step that is meant.
 
     Args:
-        wanted: a number, `latest`, or `best`: the highest held-out accuracy, of equals the latest.
+        wanted: a number, `latest`, or `best`: the highest value of `evaluation.metric`, of equals the latest.
 
     Raises:
         UserError: there is no such step, or its files are damaged.
@@ -96,12 +96,13 @@ def choose_step(run: SavedRun, wanted: str) -> int:
         return step
     candidates = saved[::-1]
     if wanted == "best":
-        scores = run.accuracies()
+        scores = run.judged()
         candidates = sorted((s for s in saved if s in scores), key=lambda s: (scores[s], s), reverse=True)
         if not candidates:
             raise UserError(
                 f"step=best: no saved step was evaluated ({root} holds {_listed(saved)}, "
-                f"metrics.jsonl has {ACCURACY} of {_listed(sorted(scores))}); give step=latest or a number"
+                f"the record has {run.config.evaluation.metric} of {_listed(sorted(scores))}); "
+                "give step=latest or a number"
             )
     for step in candidates:
         fault = run.checkpoints.fault(step)

@@ -18,7 +18,7 @@ HASH_RANGE = 2 ** (8 * HASH_BYTES)
 HeldoutFraction = Annotated[Number, rules.number(above=0, below=1, hint="some questions must be left on both sides")]
 NumQuestions = Annotated[Whole, rules.number(minimum=2)]
 NumQuestionsOrAll = Annotated[Whole | None, rules.number(minimum=2, hint="null means all there are")]
-DataPath = Annotated[Path, rules.hint("give task.path=FILE, a jsonl or parquet file, or a folder of them")]
+DataPath = Annotated[Path, rules.hint("give task.path=FILE, a jsonl, JSON, CSV or parquet file, or a folder of them")]
 QuestionColumn = Annotated[Name, rules.hint("give task.question_column=question, for example")]
 AnswerColumn = Annotated[Name, rules.hint("give task.answer_column=answer, for example")]
 
@@ -35,11 +35,20 @@ class Question:
         question: the text that the model is asked.
         answer: the gold answer as text.
         extra: further columns, for the task's own scorer and for a user's reward function.
+        turns: the conversation that ends with the question, `{"role": ..., "content": ...}` each, the data's own
+            system message first if it has one; None where the question is all that is said.
     """
 
     question: str
     answer: str
     extra: dict[str, Any] | None = None
+    turns: tuple[dict[str, str], ...] | None = None
+
+    def whole(self) -> str:
+        """Returns all that is asked: the question, behind the turns before it; a system message does not count."""
+        if self.turns is None:
+            return self.question
+        return "\n".join(turn["content"] for turn in self.turns if turn["role"] != "system")
 
 
 class Task(Protocol):
@@ -122,7 +131,7 @@ def split_questions(
     Raises:
         TaskError: there are fewer than two different questions.
     """
-    hashes = [question_hash(question.question) for question in questions]
+    hashes = [_hash_of(question) for question in questions]
     if len(set(hashes)) < 2:
         raise TaskError(
             f"{source} has {len(questions)} question(s), {len(set(hashes))} of them different; at "
@@ -130,7 +139,7 @@ def split_questions(
         )
     lowest, highest = min(hashes), max(hashes)
     heldout = [
-        value == lowest or (value != highest and is_heldout(question.question, heldout_fraction))
+        value == lowest or (value != highest and is_heldout(question.whole(), heldout_fraction))
         for value, question in zip(hashes, questions, strict=True)
     ]
     return arrange_splits(
@@ -169,5 +178,31 @@ def without_heldout(train: Sequence[Question], heldout: Sequence[Question]) -> l
     return [question for question in train if _hash_of(question) not in hashes]
 
 
+def train_and_heldout(
+    train: Sequence[Question],
+    heldout: Sequence[Question],
+    heldout_fraction: float,
+    *,
+    source: str,
+    seed: int,
+    num_questions: int | None,
+) -> tuple[list[Question], list[Question]]:
+    """Returns the two sides of a task: the data's own split where it has one, else a split by question.
+
+    Args:
+        heldout: the data's own held-out questions, which are not trained on; empty where it has none.
+        heldout_fraction: as `split_questions` takes it; read where `heldout` is empty.
+
+    Raises:
+        TaskError: there is nothing to train on, or nothing to hold out.
+    """
+    if not heldout:
+        return split_questions(train, heldout_fraction, source=source, seed=seed, num_questions=num_questions)
+    rest = without_heldout(train, heldout)
+    if not rest:
+        raise TaskError(f"{source}: every question of its training split is among the held-out ones; give other data")
+    return arrange_splits(rest, heldout, seed=seed, num_questions=num_questions)
+
+
 def _hash_of(question: Question) -> int:
-    return question_hash(question.question)
+    return question_hash(question.whole())

@@ -14,24 +14,15 @@ from tunix_grpo.tasks.base import (
     Question,
     QuestionColumn,
     TaskError,
-    arrange_splits,
-    split_questions,
-    without_heldout,
+    train_and_heldout,
 )
-from tunix_grpo.tasks.files import (
-    NARROW_FLOATS,
-    find_files,
-    make_questions,
-    read_questions,
-    with_stored_precision,
-)
+from tunix_grpo.tasks.files import NARROW_FLOATS, make_questions, read_splits, with_stored_precision
+from tunix_grpo.tasks.finding import choose_splits, split_of
 from tunix_grpo.tasks.graders import Grader, GraderTimeout, build_grade
 
 if TYPE_CHECKING:
     import datasets
 
-TRAIN = "train"
-TEST = "test"
 MAIN = "main"
 
 
@@ -49,11 +40,11 @@ def build_gsm8k(
 ) -> ExactTask:
     """Builds the task from local files or from the hub.
 
-    The data's own test split is held out, and what it has in common with the training split is not
-    trained on. Data without both splits is split like the task jsonl.
+    The data's own test or validation split is held out, and what it has in common with the training
+    split is not trained on. Data without both sides is split like the task jsonl.
 
     Args:
-        path: Local jsonl or parquet file, or a folder of them, read instead of the hub.
+        path: Local jsonl, JSON, CSV or parquet file, gzipped or not, or a folder of them, read instead of the hub.
         dataset: Hugging Face hub id, read when `path` is null.
         question_column: Column that holds the question.
         answer_column: Column that holds the answer; of "... #### 72" the 72 counts.
@@ -64,38 +55,21 @@ def build_gsm8k(
         seed: decides which questions are taken, and the order of the training questions.
     """
     columns = {"question_column": question_column, "answer_column": answer_column}
-    splits = _local_splits(path, columns) if path is not None else _hub_splits(str(dataset), columns)
-    if TRAIN in splits and TEST in splits:
-        heldout = splits[TEST]
-        train, heldout = arrange_splits(
-            without_heldout(splits[TRAIN], heldout), heldout, seed=seed, num_questions=num_questions
-        )
-    else:
-        train, heldout = split_questions(
-            [question for questions in splits.values() for question in questions],
-            heldout_fraction,
-            source=f"task.path={path}" if path else f"task.dataset={dataset}",
-            seed=seed,
-            num_questions=num_questions,
-        )
+    train, heldout = _local_splits(path, columns) if path is not None else _hub_splits(str(dataset), columns)
+    source = f"task.path={path}" if path else f"task.dataset={dataset}"
+    train, heldout = train_and_heldout(
+        train, heldout, heldout_fraction, source=source, seed=seed, num_questions=num_questions
+    )
     return ExactTask("gsm8k", train, heldout, build_grade(grader, grader_timeout_s))
 
 
-def _local_splits(given: str, columns: dict[str, str]) -> dict[str, list[Question]]:
-    """Reads a file, or a folder with files whose names begin with `train` and `test`.
-
-    Of a copy of the hub repository only the folder `main` is read; `socratic` has the same
-    questions.
-    """
+def _local_splits(given: str, columns: dict[str, str]) -> tuple[list[Question], list[Question]]:
+    """Reads a file or a folder; of a copy of the hub repository only `main`, as `socratic` has the same questions."""
     path = pathlib.Path(given).expanduser()
-    files = find_files(path / MAIN if (path / MAIN).is_dir() else path)
-    by_split = {split: [file for file in files if file.name.startswith(split)] for split in (TRAIN, TEST)}
-    if not all(by_split.values()):
-        by_split = {"all": files}
-    return {split: read_questions(split_files, **columns) for split, split_files in by_split.items()}
+    return read_splits(path / MAIN if (path / MAIN).is_dir() else path, **columns)
 
 
-def _hub_splits(dataset: str, columns: dict[str, str]) -> dict[str, list[Question]]:
+def _hub_splits(dataset: str, columns: dict[str, str]) -> tuple[list[Question], list[Question]]:
     """Downloads the data set, or takes it from the local cache of the hub."""
     import datasets
     from huggingface_hub.errors import HfHubHTTPError
@@ -111,7 +85,12 @@ def _hub_splits(dataset: str, columns: dict[str, str]) -> dict[str, list[Questio
             f"({one_line(error)}); check the name and the network, or give the data with "
             "task.path=FOLDER of train and test files, parquet or jsonl"
         ) from error
-    return {str(split): _hub_questions(rows, f"{dataset}, {split}", columns) for split, rows in loaded.items()}
+    parts: dict[str, list[Question]] = {}
+    for split, rows in loaded.items():
+        questions = _hub_questions(rows, f"{dataset}, {split}", columns)
+        parts.setdefault(split_of(str(split)), []).extend(questions)
+    train, heldout = choose_splits(f"task.dataset={dataset}", parts)
+    return [question for part in train for question in part], [question for part in heldout for question in part]
 
 
 def _hub_questions(rows: "datasets.Dataset", place: str, columns: dict[str, str]) -> list[Question]:
@@ -121,4 +100,4 @@ def _hub_questions(rows: "datasets.Dataset", place: str, columns: dict[str, str]
     numbered = (
         (f"{place} row {number}", with_stored_precision(dict(row), narrow)) for number, row in enumerate(rows, 1)
     )
-    return make_questions(numbered, **columns)
+    return make_questions(place, numbered, **columns)

@@ -15,10 +15,16 @@ from tunix_grpo import seeds
 REPORT_INTERVAL_S = 30.0
 
 
-def main(name: str, seed: int, size: int, output: str) -> None:
-    """Writes the list of entries to a file, and progress to the standard error stream."""
+def main(name: str, seed: int, size: int, settings: str, output: str) -> None:
+    """Writes the list of entries to a file, and progress to the standard error stream.
+
+    Args:
+        settings: a file that the task has pickled: settings of the data set by name.
+    """
     seeds.seed_globally(seed)
-    dataset = reasoning_gym.create_dataset(name, seed=seed, size=size)
+    with open(settings, "rb") as file:
+        given = pickle.load(file)
+    dataset = reasoning_gym.create_dataset(name, seed=seed, size=size, **given)
     entries, reported = [], time.monotonic()
     for index in range(size):
         entries.append(dataset[index])
@@ -30,4 +36,4 @@ def main(name: str, seed: int, size: int, output: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5])

@@ -10,17 +10,25 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from tunix_grpo import seeds
 from tunix_grpo.config import rules
-from tunix_grpo.config.rules import Name
-from tunix_grpo.config.suggestions import did_you_mean
+from tunix_grpo.config.rules import Name, Values, Whole
 from tunix_grpo.tasks import expressions
-from tunix_grpo.tasks.base import HeldoutFraction, NumQuestions, Question, TaskError, split_questions
+from tunix_grpo.tasks.base import (
+    HeldoutFraction,
+    NumQuestions,
+    Question,
+    TaskError,
+    arrange_splits,
+    split_questions,
+    without_heldout,
+)
+from tunix_grpo.tasks.gym_settings import Part, make_part, mixture_parts, part_sizes
 from tunix_grpo.text.answers import answers_match, extract_answer
 
 logger = logging.getLogger(__name__)
@@ -34,8 +42,6 @@ MAX_ANSWER_CHARS = 1000
 COIN_TOLERANCE = Fraction(1, 10**4)
 ENTRIES_PROGRAM = Path(__file__).with_name("make_entries.py")
 
-# A mixture of other data sets, which its own settings would have to name.
-UNSUPPORTED = frozenset({"composite"})
 # Their scorers give every answer full marks (0.1.25: bool("False") is true there).
 UNSCORED = frozenset({"game_of_life_halting"})
 # What the scorers raise on answers that they did not foresee.
@@ -82,50 +88,101 @@ class ReasoningGymTask:
         return min(max(score, 0.0), 1.0) if score == score else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class MixtureTask:
+    """Questions of several data sets, each scored by its own; the column `part` says whose a question is."""
+
+    name: str
+    parts: dict[str, ReasoningGymTask]
+    train: list[Question]
+    heldout: list[Question]
+
+    def score(self, completion: str, question: Question) -> float:
+        """Returns the score that the question's own data set gives, in [0, 1]."""
+        assert question.extra is not None  # every question of this task has one
+        return self.parts[question.extra["part"]].score(completion, question)
+
+
 def build_reasoning_gym(
     *,
-    dataset: Annotated[Name, rules.hint("give task.dataset=NAME, such as task.dataset=chain_sum")],
+    dataset: Annotated[Name | None, rules.hint("give task.dataset=NAME, such as task.dataset=chain_sum")],
+    level: Annotated[Whole | None, rules.number(minimum=0, hint="null is the data set's own defaults")],
+    settings: Values | None,
+    mixture: Values | None,
     num_questions: NumQuestions,
     heldout_fraction: HeldoutFraction,
     seed: int,
-) -> ReasoningGymTask:
+) -> ReasoningGymTask | MixtureTask:
     """Builds the task. Questions that the data set makes twice are kept once.
 
     Args:
-        dataset: Name of one of reasoning_gym's data sets: chain_sum, leg_counting, countdown, ...
+        dataset: Name of one of reasoning_gym's data sets (chain_sum, leg_counting, countdown, ...), read when
+            `mixture` is null.
+        level: Level of the data set's own curriculum, from 0, the easiest; null is the data set's defaults.
+        settings: Settings of the data set, such as {min_terms: 2, max_terms: 2}; they win over the level's.
+        mixture: Several data sets, name: weight, or name: {weight, dataset, level, settings}; null is one.
         num_questions: Questions in all, 2 or more.
         heldout_fraction: Part of the questions that is held out for evaluation, in (0, 1).
         seed: decides which questions are made, and the order of the training questions.
     """
-    import reasoning_gym
-    from reasoning_gym.factory import DATASETS
-
-    known = sorted(set(DATASETS) - UNSUPPORTED)
-    if dataset not in known:
+    if mixture is None:
+        if dataset is None:
+            raise TaskError("task.dataset=null and task.mixture=null: no questions; give task.dataset=chain_sum")
+        return _build_part(make_part(dataset, level, settings), num_questions, heldout_fraction, seed)
+    if settings is not None or level is not None:
+        given = "task.settings" if settings is not None else "task.level"
         raise TaskError(
-            f"task.dataset={dataset} is not a data set of reasoning_gym"
-            f"{did_you_mean(dataset, known)}; there are {', '.join(known)}"
+            f"{given} is of one data set: give it as task.mixture={{NAME: {{weight: 1, {given[5:]}: ...}}}}"
         )
-    entries = make_entries(dataset, seed=seed, size=num_questions)
+    parts = mixture_parts(mixture)
+    if not parts:
+        raise TaskError(
+            "task.mixture={}: it has no data set; give task.mixture={chain_sum: 2, leg_counting: 1}, or null"
+        )
+    sizes = part_sizes(parts, num_questions)
+    tasks = {
+        part.name: _build_part(part, size, heldout_fraction, seed) for part, size in zip(parts, sizes, strict=True)
+    }
+    train, heldout = (
+        [_of_part(name, question) for name, task in tasks.items() for question in getattr(task, side)]
+        for side in ("train", "heldout")
+    )
+    # Two parts may make the same question, each on a side of its own.
+    train, heldout = arrange_splits(without_heldout(train, heldout), heldout, seed=seed)
+    return MixtureTask("reasoning_gym", tasks, train, heldout)
+
+
+def _build_part(part: Part, num_questions: int, heldout_fraction: float, seed: int) -> ReasoningGymTask:
+    import reasoning_gym
+
+    entries = make_entries(part.dataset, seed=seed, size=num_questions, settings=part.settings)
+    questions = list({entry["question"]: _question(entry) for entry in entries}.values())
+    if len(questions) < num_questions:
+        logger.info("%d of the %d questions of %s are different", len(questions), num_questions, part.dataset)
     train, heldout = split_questions(
-        list({entry["question"]: _question(entry) for entry in entries}.values()),
+        questions,
         heldout_fraction,
-        source=f"task.dataset={dataset} with task.num_questions={num_questions}",
+        source=f"task.dataset={part.dataset} with task.num_questions={num_questions}",
         seed=seed,
     )
-    scorer = reasoning_gym.create_dataset(dataset, seed=0, size=1)
-    return ReasoningGymTask("reasoning_gym", dataset, scorer, train, heldout)
+    scorer = reasoning_gym.create_dataset(part.dataset, seed=0, size=1, **part.settings)
+    return ReasoningGymTask("reasoning_gym", part.dataset, scorer, train, heldout)
 
 
-def make_entries(name: str, *, seed: int, size: int) -> list[Entry]:
+def _of_part(name: str, question: Question) -> Question:
+    return replace(question, extra={**(question.extra or {}), "part": name})
+
+
+def make_entries(name: str, *, seed: int, size: int, settings: dict[str, Any] | None = None) -> list[Entry]:
     """Returns a data set's entries, the same ones in every process; see `make_entries.py`."""
     logger.info("making %d questions of %s (task.num_questions)", size, name)
     # Entry i is made from seed + i: neighbouring seeds would share nearly all entries.
     start = seeds.python_random("reasoning_gym", seed).getrandbits(31)
     with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "entries"
+        output, given = Path(folder) / "entries", Path(folder) / "settings"
+        given.write_bytes(pickle.dumps(settings or {}))
         # -P keeps the modules beside the program from hiding others of the same name.
-        command = [sys.executable, "-P", ENTRIES_PROGRAM, name, str(start), str(size), output]
+        command = [sys.executable, "-P", ENTRIES_PROGRAM, name, str(start), str(size), given, output]
         last_line = ""
         with subprocess.Popen(
             command,
@@ -141,7 +198,8 @@ def make_entries(name: str, *, seed: int, size: int) -> list[Entry]:
                     logger.info("%s", last_line)
         if process.returncode != 0:
             raise TaskError(
-                f"task.dataset={name} could not be made by reasoning_gym: {last_line}; take another task.dataset"
+                f"task.dataset={name} could not be made by reasoning_gym: {last_line}; "
+                "take other task.settings or another task.dataset"
             )
         return pickle.loads(output.read_bytes())
 

@@ -23,6 +23,7 @@ from tunix_grpo.text.tokenizer import Tokenizer
 
 _log = logging.getLogger(__name__)
 Value = TypeVar("Value")
+_SHOWN_CHARS = 60  # of a question in a message
 _WIDTH_STEP = 16  # prompts are padded to a multiple of it
 
 
@@ -60,12 +61,15 @@ class PromptSet:
         texts: the prompts as text.
         ids: the prompts as token ids.
         dropped: how many questions were left out because their prompt is too long.
+        unknown: of the questions that were left out, because the model has no row for a token of their prompt, that
+            token.
     """
 
     questions: list
     texts: list[str]
     ids: list[list[int]]
     dropped: int
+    unknown: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -87,25 +91,29 @@ class PromptSet:
 def build_prompts(
     questions: Sequence, tokenizer: Tokenizer, to_messages: Callable, max_prompt_length: int, limit: int | None = None
 ) -> PromptSet:
-    """Renders and encodes the prompts, leaving out those over the limit.
+    """Renders and encodes the prompts, leaving out those over the limit and those that the model cannot read.
 
     Args:
+        tokenizer: has render_prompt, encode and unknown_tokens.
         to_messages: question -> chat messages.
         max_prompt_length: tokens, BOS included.
         limit: stop after so many questions have been kept.
     """
     kept: list[tuple] = []
     dropped = 0
+    unknown: list[str] = []
     for question in questions:
         if limit is not None and len(kept) == limit:
             break
         text = tokenizer.render_prompt(to_messages(question))
         ids = tokenizer.encode(text)
-        if len(ids) > max_prompt_length:
+        if beyond := tokenizer.unknown_tokens(ids):
+            unknown.append(beyond[0])
+        elif len(ids) > max_prompt_length:
             dropped += 1
         else:
             kept.append((question, text, ids))
-    return PromptSet([k[0] for k in kept], [k[1] for k in kept], [k[2] for k in kept], dropped)
+    return PromptSet([k[0] for k in kept], [k[1] for k in kept], [k[2] for k in kept], dropped, unknown)
 
 
 def prompt_set(
@@ -122,7 +130,9 @@ def prompt_set(
     """
     system_prompt = system_prompt_text(config.task.system_prompt)
     longest = config.generation.max_prompt_length
-    made = build_prompts(questions, tokenizer, lambda q: chat_messages(q.question, system_prompt), longest, limit)
+    made = build_prompts(
+        questions, tokenizer, lambda q: chat_messages(q.question, system_prompt, q.turns), longest, limit
+    )
     if made.dropped:
         _log.warning(
             "%d of %d %s prompts are longer than generation.max_prompt_length=%d tokens and are left out",
@@ -131,9 +141,50 @@ def prompt_set(
             name,
             longest,
         )
+    if made.unknown:
+        _log.warning(
+            "%d of %d %s prompts hold a token that the model has no row for (%s) and are left out",
+            len(made.unknown),
+            len(made.unknown) + len(made),
+            name,
+            made.unknown[0],
+        )
+    if not len(made) and made.unknown:
+        raise UserError(
+            f"every {name} prompt holds a token that the model has no row for ({made.unknown[0]}): the tokenizer is "
+            "another model's; set model.tokenizer to the model's own, or correct its chat template"
+        )
     if not len(made):
         raise UserError(f"no {name} prompt fits into generation.max_prompt_length={longest} tokens; raise it")
+    _warn_of_special_tokens(name, made, tokenizer)
+    own = sum(question.turns is not None and question.turns[0]["role"] == "system" for question in made.questions)
+    if own and system_prompt is not None:
+        _log.warning(
+            "%d of %d %s questions have a system message of their own, which takes the place of task.system_prompt",
+            own,
+            len(made),
+            name,
+        )
     return made
+
+
+def _warn_of_special_tokens(name: str, made: PromptSet, tokenizer: Tokenizer) -> None:
+    """Says how many questions spell a special token, such as one that ends a turn, which the model reads as such."""
+    found = [
+        (question.question, tokens[0])
+        for question in made.questions
+        if (tokens := tokenizer.special_tokens_in(question.whole()))
+    ]
+    if found:
+        question, token = found[0]
+        _log.warning(
+            "%d of %d %s questions hold special tokens, which the model reads as control tokens, not words: %s in %r",
+            len(found),
+            len(made),
+            name,
+            token,
+            question if len(question) <= _SHOWN_CHARS else f"{question[:_SHOWN_CHARS]}...",
+        )
 
 
 def prompt_width(limit: int, *sets: PromptSet) -> int:

@@ -4,3 +4,4 @@ REASONING_START = "<reasoning>"
 REASONING_END = "</reasoning>"
 ANSWER_START = "<answer>"
 ANSWER_END = "</answer>"
+TAGS = (REASONING_START, REASONING_END, ANSWER_START, ANSWER_END)

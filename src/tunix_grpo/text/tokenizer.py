@@ -7,17 +7,20 @@ completion; the pad token is one that neither stops a completion nor occurs in t
 
 from __future__ import annotations
 
-import datetime
+import functools
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tunix_grpo.errors import UserError, one_line
 from tunix_grpo.files import read_json
 from tunix_grpo.json_fields import Fields
+from tunix_grpo.text.rendering import Renderer
+from tunix_grpo.text.tags import TAGS
 
-# For base models without a chat template.
-PLAIN_QUESTION = "Question: {question}\nAnswer:"
+_NAMED_TOKENS = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
 _NAMES_OF_PAD = ("pad", "reserved", "unused", "dummy")
 # Without any of these files transformers makes an empty tokenizer for some model types, without a word.
 _VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -30,26 +33,36 @@ class Tokenizer:
         stop_ids: tokens that end a completion, sorted.
     """
 
-    def __init__(self, tokenizer, stop_ids: Sequence[int], vocab_size: int, date: str | None = None):
+    def __init__(
+        self,
+        tokenizer,
+        stop_ids: Sequence[int],
+        vocab_size: int,
+        variables: Mapping[str, Any] | None = None,
+        date: str | None = None,
+    ):
         """
         Args:
             tokenizer: a transformers tokenizer.
             stop_ids: at least one.
             vocab_size: rows of the model's embedding.
-            date: the day, YYYY-MM-DD, that a chat template is told; None is today.
+            variables: of the chat template, as `Renderer` takes them.
+            date: the day, YYYY-MM-DD, that the template is told; None is today.
         """
         self._tokenizer = tokenizer
-        self._clock = {} if date is None else {"strftime_now": datetime.datetime.fromisoformat(date).strftime}
+        self._vocab_size = vocab_size
+        self._renderer = Renderer(tokenizer, variables, date)
+        special = [
+            token.content for token in tokenizer.added_tokens_decoder.values() if token.special and token.content
+        ]
+        self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
         self.stop_ids = tuple(sorted(set(stop_ids)))
         self._pad_id = _choose_pad(tokenizer, self.stop_ids, vocab_size)
         plain = tokenizer("a", add_special_tokens=True)["input_ids"]
         self._adds_bos = tokenizer.bos_token_id is not None and plain[:1] == [tokenizer.bos_token_id]
 
     def encode_prompt(self, messages: list[dict[str, str]]) -> list[int]:
-        """Returns the ids of a conversation up to the place where the model answers.
-
-        With a chat template the template is the format; without one (a base model) it is PLAIN_QUESTION, after the
-        system message if there is one.
+        """Returns the ids of a conversation up to the place where the model answers; see `rendering.py`.
 
         Raises:
             UserError: the template cannot write such a conversation.
@@ -57,30 +70,29 @@ class Tokenizer:
         return self._encode(self.render_prompt(messages))
 
     def render_prompt(self, messages: list[dict[str, str]]) -> str:
-        """Returns the text that encode_prompt encodes."""
-        if self._tokenizer.chat_template is None:
-            system = [m["content"] + "\n\n" for m in messages if m["role"] == "system"]
-            questions = [PLAIN_QUESTION.format(question=m["content"]) for m in messages if m["role"] == "user"]
-            return "".join(system + questions)
-        system = [m["content"].strip() for m in messages if m["role"] == "system"]
-        try:
-            text = self._apply_template(messages)
-        except UserError:
-            if not system:
-                raise
-            text = ""
-        if all(content in text for content in system):
-            return text
-        # A template that knows no system role refuses it (Gemma 2) or drops it: the text goes in front of the question.
-        return self._apply_template(_without_system(messages))
+        """Returns the text that encode_prompt encodes; the question is in it."""
+        return self._renderer.render(messages)
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of text that already holds its special tokens."""
+        """Returns the ids of text that already holds its special tokens; `unknown_tokens` tells whether all are known.
+
+        Raises:
+            UserError: the text is none, as half a surrogate pair is no character.
+        """
         return self._encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Returns the text of a completion; special tokens are left out."""
-        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+        """Returns the text of a completion, without the tokens that frame texts; see `_frame`."""
+        kept = [token for token in map(int, ids) if token not in self._frame]
+        return self._tokenizer.decode(kept, skip_special_tokens=False)
+
+    def unknown_tokens(self, ids: Sequence[int]) -> list[str]:
+        """Returns the tokens among ids that the model has no row for; it would read its last row in their place."""
+        return [self.token(i) for i in ids if i >= self._vocab_size]
+
+    def special_tokens_in(self, text: str) -> list[str]:
+        """Returns the special tokens that a text spells, which the model reads as control tokens, not as words."""
+        return self._special.findall(text) if self._special.pattern else []
 
     def token(self, token_id: int) -> str:
         """Returns a token as the vocabulary writes it."""
@@ -98,17 +110,26 @@ class Tokenizer:
         """Returns the beginning-of-text token, or None."""
         return self._tokenizer.bos_token_id
 
-    def _apply_template(self, messages: list[dict[str, str]]) -> str:
-        from jinja2 import TemplateError
+    @functools.cached_property
+    def _frame(self) -> frozenset[int]:
+        """Holds the special tokens that are no text: stop and pad tokens, those with a name such as BOS, turn marks.
 
-        try:
-            return self._tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=False, **self._clock
-            )
-        except TemplateError as error:
-            raise UserError(f"the tokenizer's chat template does not work ({error})") from error
+        All others are text: some tokenizers make special tokens of the tags that rewards and graders look for.
+        """
+        named = {getattr(self._tokenizer, f"{name}_token_id") for name in _NAMED_TOKENS}
+        marks = set(self.special_tokens_in(self._renderer.turn_start())) - set(TAGS)
+        marks_ids = {i for i, token in self._tokenizer.added_tokens_decoder.items() if token.content in marks}
+        return frozenset({*self.stop_ids, self._pad_id, *marks_ids} | (named - {None}))
 
     def _encode(self, text: str) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(text[error.start]):04x}"
+            raise UserError(
+                f"a text holds {half}, half of a character (a surrogate pair): "
+                f"{text[max(0, error.start - 20) : error.start + 20]!r}; write the whole one"
+            ) from error
         ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         if self._adds_bos and ids[:1] != [self._tokenizer.bos_token_id]:
             ids = [self._tokenizer.bos_token_id, *ids]
@@ -116,7 +137,11 @@ class Tokenizer:
 
 
 def load_tokenizer(
-    directory: Path, vocab_size: int, generation_directory: Path | None = None, date: str | None = None
+    directory: Path,
+    vocab_size: int,
+    generation_directory: Path | None = None,
+    variables: Mapping[str, Any] | None = None,
+    date: str | None = None,
 ) -> Tokenizer:
     """Loads the tokenizer of a Hugging Face directory.
 
@@ -124,6 +149,7 @@ def load_tokenizer(
         directory: holds tokenizer.json or what transformers can read in its place.
         vocab_size: rows of the model's embedding.
         generation_directory: where generation_config.json is, if not in `directory`.
+        variables: of the chat template: `task.template_variables`.
         date: the day, YYYY-MM-DD, that its chat template is told; None is today.
 
     Raises:
@@ -160,20 +186,20 @@ def load_tokenizer(
     too_high = [i for i in stop_ids if i >= vocab_size]
     if too_high:
         raise UserError(f"{directory}: stop token {too_high[0]} is beyond the model's {vocab_size} tokens")
-    return Tokenizer(tokenizer, stop_ids, vocab_size, date)
+    return Tokenizer(tokenizer, stop_ids, vocab_size, variables, date)
 
 
-def model_tokenizer(own: str | None, model_directory: Path, vocab_size: int, date: str | None = None) -> Tokenizer:
-    """Loads the tokenizer that `model.tokenizer` names, or the model's own where it is None; `date` is as above."""
+def model_tokenizer(
+    own: str | None,
+    model_directory: Path,
+    vocab_size: int,
+    variables: Mapping[str, Any] | None = None,
+    date: str | None = None,
+) -> Tokenizer:
+    """Loads the tokenizer that `model.tokenizer` names, or the model's own where it is None; the rest is as above."""
     if own is None:
-        return load_tokenizer(model_directory, vocab_size, date=date)
-    return load_tokenizer(Path(own).expanduser(), vocab_size, model_directory, date)
-
-
-def _without_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
-    system = "".join(m["content"] + "\n\n" for m in messages if m["role"] == "system")
-    rest = [m for m in messages if m["role"] != "system"]
-    return [{**rest[0], "content": system + rest[0]["content"]}, *rest[1:]]
+        return load_tokenizer(model_directory, vocab_size, variables=variables, date=date)
+    return load_tokenizer(Path(own).expanduser(), vocab_size, model_directory, variables, date)
 
 
 def _stop_ids(tokenizer, directories: list[Path]) -> list[int]:

@@ -13,6 +13,7 @@ from tunix_grpo.json_fields import Fields
 
 ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 SLIDING, FULL = "sliding_attention", "full_attention"
+_MOST_LAYERS = 10_000  # each has entries of its own in tables, long before there are weights
 _REFUSED = {
     "attention_bias": "biases in the attention projections",
     "mlp_bias": "biases in the MLP",
@@ -45,7 +46,10 @@ def read_shapes(fields: Fields, defaults: Mapping[str, int]) -> dict[str, int]:
         "hidden_dim": "intermediate_size",
         "num_heads": "num_attention_heads",
     }
-    return {ours: fields.integer(theirs, defaults[theirs]) for ours, theirs in names.items()}
+    shapes = {ours: fields.integer(theirs, defaults[theirs]) for ours, theirs in names.items()}
+    if shapes["num_layers"] > _MOST_LAYERS:
+        raise fields.error("num_hidden_layers", f"is more than {_MOST_LAYERS}; correct it")
+    return shapes
 
 
 def require_whole_groups(fields: Fields, num_heads: int, num_kv_heads: int, head_dim: int) -> None:
