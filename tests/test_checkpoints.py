@@ -242,7 +242,9 @@ def test_a_full_disk_is_one_sentence_and_the_older_step_stays(checkpoints):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
     try:
-        with pytest.raises(UserError, match=r"actor/3: the checkpoint could not be written \(.*too large") as caught:
+        with pytest.raises(
+            UserError, match=r"actor/3: the checkpoint could not be written \(.*too large\); make"
+        ) as caught:
             checkpoints.save(3, big, {"count": jnp.int32(0)}, RUN)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -1,6 +1,8 @@
 """What the door does with good and bad command lines: exit codes, messages, folders."""
 
+import logging
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from tunix_grpo.cli import exit_code
-from tunix_grpo.config.composing import checked_command_line
+from tunix_grpo.config import load
+from tunix_grpo.config.composing import checked_command_line, composed, run_folder_problems
 from tunix_grpo.config.overrides import list_groups
+from tunix_grpo.console.output import LogFile
 from tunix_grpo.errors import ConfigError, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,10 +21,11 @@ CONF = ROOT / "conf"
 
 # A door whose program prints a few settings, or fails in the way that its run name says.
 DOOR = f"""
-import logging, sys
+import logging, os, sys
 from pathlib import Path
 from tunix_grpo.cli import run
 from tunix_grpo.config import load
+from tunix_grpo.console.output import print_lines
 from tunix_grpo.errors import NotContinued, UserError
 
 def main(config):
@@ -33,8 +38,15 @@ def main(config):
         raise ZeroDivisionError("a bug")
     if config.tracker.run_name == "ctrl-c":
         raise KeyboardInterrupt
+    if config.tracker.run_name == "talks":
+        import time
+        for number in range(300):
+            print_lines(["printed"])
+            logging.getLogger("tunix_grpo.train").info("said %s", number)
+            time.sleep(0.001)
     if config.tracker.run_name == "paths":
         print(config.checkpoint_dir, config.reward.custom.path)
+        print(getattr(config.task, "path", None), os.getcwd())
     logging.getLogger("tunix_grpo.train").info("seed %s", config.seed)
     logging.getLogger("elsewhere").info("chatter")
     logging.getLogger("elsewhere").warning("trouble")
@@ -77,8 +89,11 @@ def test_a_run_leaves_its_log_in_its_folder(door):
 def test_relative_paths_are_where_the_command_was_started(door, chdir):
     """Also where Hydra starts the job in the run's folder."""
     paths = ["checkpoint_dir=ckpts", "reward.custom.path=a.py", "reward.custom.function=f"]
+    paths += ["task=jsonl", "task.path=data.jsonl"]
     done = door(*paths, "tracker.run_name=paths", f"hydra.job.chdir={chdir}", "hydra.run.dir=here")
-    assert f"{door.start}/ckpts {door.start}/a.py" in done.stdout.splitlines()
+    place = door.start / "here" if chdir == "true" else door.start
+    wanted = {f"{door.start}/ckpts {door.start}/a.py", f"{door.start}/data.jsonl {place}"}
+    assert wanted <= set(done.stdout.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -248,3 +263,80 @@ def test_exit_codes(error, code, message):
     assert exit_code(fail, report=reported.append) == code
     assert reported == [message]
     assert exit_code(lambda: None, report=reported.append) == 0
+
+
+def leave_after_one_line(door, *words: str, timeout_s: float = 60) -> tuple[str, str, int]:
+    """Starts the door, reads one line of its standard output and closes the pipe; returns line, errors, exit code."""
+    command = [sys.executable, str(door.start.parent / "door.py"), *words]
+    how = {"cwd": door.start, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **how) as process:
+        line = process.stdout.readline()
+        process.stdout.close()
+        return line, process.stderr.read(), process.wait(timeout_s)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--cfg", "job"]])
+def test_a_reader_who_has_seen_enough_is_no_error(door, words):
+    """As in `run_training.py --help | head -1`."""
+    line, errors, code = leave_after_one_line(door, *words)
+    assert line.strip()
+    assert (errors, code) == ("", 0)
+
+
+def test_a_run_goes_on_when_nobody_reads_it_any_more(door):
+    line, errors, code = leave_after_one_line(door, "tracker.run_name=talks", "hydra.run.dir=here")
+    assert line.strip()
+    assert (errors, code) == ("", 0)
+    log = [line.split(": ", 1)[1] for line in (door.start / "here" / "train.log").read_text().splitlines()]
+    assert [line for line in log if line.startswith("said ")] == [f"said {number}" for number in range(300)]
+    assert "what is printed goes to nowhere from here on ([Errno 32] Broken pipe); this log has the rest" in log
+
+
+def test_output_that_a_full_disk_refuses_is_said_once(door):
+    """/dev/full refuses everything that is written to it."""
+    command = [sys.executable, str(door.start.parent / "door.py"), "tracker.run_name=talks", "hydra.run.dir=here"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=door.start, stdout=full, stderr=subprocess.PIPE, text=True)
+    warning = "warning: what is printed goes to nowhere from here on ([Errno 28] No space left on device)\n"
+    assert (done.stderr, done.returncode) == (warning, 0)
+    assert "said 299" in (door.start / "here" / "train.log").read_text()
+
+
+def test_a_log_that_a_full_disk_refuses_is_said_once(tmp_path, capsys):
+    """The log file is /dev/full, which refuses everything that is written to it."""
+    log = LogFile("/dev/full")
+    for number in range(3):
+        log.handle(logging.makeLogRecord({"msg": f"line {number}"}))
+    assert capsys.readouterr().err == "warning: /dev/full cannot be written ([Errno 28] No space left on device)\n"
+
+
+def test_a_run_folder_on_a_full_disk_is_refused_before_hydra_makes_it(tmp_path):
+    """No file may grow beyond half of what a run writes at its start."""
+    allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 15, allowed[1]))
+    try:
+        problems = run_folder_problems(str(tmp_path / "new"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
+    assert problems == [
+        f"hydra.run.dir={tmp_path}/new: {tmp_path} cannot be written to (File too large); make room or choose another"
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_line_wins_over_wandbs_variables_and_they_over_conf(tmp_path, monkeypatch):
+    """Also over an experiment of the user's, which is a file like those in conf/."""
+    monkeypatch.setenv("WANDB_PROJECT", "by variable")
+    monkeypatch.setenv("WANDB_ENTITY", "team")
+    monkeypatch.setenv("WANDB_NAME", "")
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ntracker: {project: by file}\n")
+    for words, project in (
+        ([], "by variable"),
+        (["+experiment=mine"], "by variable"),
+        (["+experiment=mine", "tracker.project=by hand"], "by hand"),
+    ):
+        tracker = load(composed(words, [CONF, tmp_path], "config")).tracker
+        assert (tracker.project, tracker.entity, tracker.run_name) == (project, "team", None)
+    monkeypatch.delenv("WANDB_PROJECT")
+    assert load(composed([], [CONF], "config")).tracker.project == "tunix-grpo"

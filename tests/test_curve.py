@@ -1,6 +1,7 @@
 """The learning curve shows the numbers of metrics.jsonl."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from tunix_grpo.record.curve import draw_learning_curve, write_learning_curve
+from tunix_grpo.record.curve import CurveTracker, draw_learning_curve, write_learning_curve
 
 TRAINED = [
     {"step": 0, "eval/accuracy": 0.4, "eval/reward": 0.5},
@@ -106,3 +107,18 @@ def test_failed_drawing_leaves_the_last_picture(tmp_path: Path, monkeypatch: pyt
         write_learning_curve(metrics, output)
 
     assert output.read_bytes() == before
+
+
+def test_a_picture_that_cannot_be_written_is_a_warning_and_the_next_is_tried(tmp_path: Path, caplog):
+    """A folder stands where the picture belongs."""
+    write_lines(tmp_path, TRAINED)
+    (tmp_path / "learning_curve.png").mkdir()
+    tracker = CurveTracker(tmp_path / "metrics.jsonl", tmp_path)
+    tracker.log_metrics(0, {"eval/accuracy": 0.4})
+    assert caplog.messages == [
+        f"{tmp_path}/learning_curve.png could not be written ([Errno 21] Is a directory: "
+        f"'{tmp_path}/.learning_curve.png.{os.getpid()}.tmp' -> '{tmp_path}/learning_curve.png'); training goes on"
+    ]
+    (tmp_path / "learning_curve.png").rmdir()
+    tracker.log_metrics(2, {"eval/accuracy": 0.9})
+    assert imread(tmp_path / "learning_curve.png").shape[2] == 4

@@ -26,7 +26,7 @@ from helpers.kaggle_server import serving
 from helpers.models import SHAPES, one_device_mesh, write_model
 from helpers.tokenizers import write_tokenizer
 from tunix_grpo.config import Config
-from tunix_grpo.config.export import ExportConfig
+from tunix_grpo.config.export import ExportConfig, MovedModel
 from tunix_grpo.errors import UserError
 from tunix_grpo.export import exporting
 from tunix_grpo.export.exporting import compare, export
@@ -112,6 +112,7 @@ def request(tmp_path: Path, **changes) -> ExportConfig:
         "dtype": "auto",
         "push": None,
         "checkpoint_dir": None,
+        "model": MovedModel(path=None, tokenizer=None, family=None),
         "overwrite": False,
         "device": "cpu",
         "jax_cache": None,
@@ -370,6 +371,36 @@ def test_steps_are_chosen_among_those_that_are_saved(make_run, tmp_path, caplog)
     scored(run.folder, {0: 0.9, 8: 1.0})
     with pytest.raises(UserError, match="step=best: no saved step was evaluated .*holds steps 2, 4, 6, 10"):
         choose_step(open_run(run.folder), "best")
+
+
+def test_everything_of_a_run_may_have_moved(make_run, tmp_path):
+    """The base model, its tokenizer, which is a folder of its own here, the checkpoints and the run itself."""
+    write_base("llama", tmp_path / "base")
+    (tmp_path / "words").mkdir()
+    for file in [*(tmp_path / "base").glob("tokenizer*")]:
+        file.rename(tmp_path / "words" / file.name)
+    make_run(f"model.tokenizer={tmp_path / 'words'}")
+    export(request(tmp_path, to=str(tmp_path / "before")))
+    for name in ("base", "words", "checkpoints", "run"):
+        (tmp_path / name).rename(tmp_path / f"moved-{name}")
+
+    changes: dict = {"run": str(tmp_path / "moved-run")}
+    moved = {"path": None, "tokenizer": None, "family": None}
+    for key, place, words in (
+        ("checkpoint_dir", "checkpoints", "holds no checkpoint; if they have moved, give checkpoint_dir=DIR"),
+        ("path", "base", "model.path=.*/base: no such directory; give .*, model.path=DIR"),
+        ("tokenizer", "words", "model.tokenizer=.*/words: no such directory; give .*, model.tokenizer=DIR"),
+    ):
+        with pytest.raises(UserError, match=words):
+            export(request(tmp_path, **changes))
+        if key == "checkpoint_dir":
+            changes[key] = str(tmp_path / f"moved-{place}")
+        else:
+            moved[key] = str(tmp_path / f"moved-{place}")
+            changes["model"] = MovedModel(**moved)
+    export(request(tmp_path, **changes))
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "before" / name).read_bytes()
 
 
 def test_bad_requests_are_one_sentence_and_leave_nothing(make_run, tmp_path):

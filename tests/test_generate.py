@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -371,6 +372,7 @@ def test_a_token_that_the_model_has_no_row_for_is_refused(ask, tmp_path):
         (["run=a", "path=b", "question=a"], "run=a and path=b: there can be only one model"),
         (["run=a", "model=tiny", "question=a"], "run=a: the run knows its model; leave out model"),
         (["run=a", "model.dtype=float32", "question=a"], "leave out model.dtype"),
+        (["model=tiny", "checkpoint_dir=c", "question=a"], "run=null: checkpoints belong to a run; give its folder as"),
         (["run=nowhere", "question=a"], "nowhere: no such folder; give the folder of a run"),
         (["model=tiny", "step=3", "question=a"], "step=3 and run=null: steps belong to a run"),
         (["model=tiny", "question=a", "samples=0"], "samples=0 and show_prompt=false: there is nothing to do"),
@@ -391,8 +393,21 @@ def test_settings_that_cannot_work(words, problem):
 def test_a_run_without_a_checkpoint(ask, run_folder, tmp_path):
     text = (run_folder / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(text.replace(str(run_folder / "checkpoints"), str(tmp_path / "none")))
-    with pytest.raises(UserError, match="holds no checkpoint"):
+    with pytest.raises(UserError, match="holds no checkpoint; if they have moved, give checkpoint_dir=DIR"):
         ask("question=Why?", model=f"run={tmp_path}")
+    moved = ask("question=Why?", f"checkpoint_dir={run_folder / 'checkpoints'}", model=f"run={tmp_path}")
+    assert moved == ask("question=Why?", model=f"run={run_folder}")
+
+
+def test_a_run_whose_model_has_moved(ask, run_folder, tmp_path):
+    shutil.copytree(ROOT / "src" / "tunix_grpo" / "assets" / "tiny", tmp_path / "tiny")
+    text = (run_folder / "config.yaml").read_text()
+    assert "path: bundled:tiny" in text
+    (tmp_path / "config.yaml").write_text(text.replace("path: bundled:tiny", f"path: {tmp_path}/old"))
+    with pytest.raises(UserError, match="model.path=.*/old: no such directory; give .*, model.path=DIR"):
+        ask("question=Why?", model=f"run={tmp_path}")
+    moved = ask("question=Why?", f"model.path={tmp_path / 'tiny'}", model=f"run={tmp_path}")
+    assert moved == ask("question=Why?", model=f"run={run_folder}")
 
 
 @pytest.mark.parametrize(

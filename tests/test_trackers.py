@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -200,10 +201,33 @@ def test_rewrite_that_fails_leaves_the_record(tmp_path: Path, monkeypatch: pytes
         raise OSError("No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match="metrics.jsonl: cannot be written .No space left on device"):
         JsonlTracker(tmp_path, resume_step=1)
 
     assert path.read_bytes() == STEPS_1_TO_3
+
+
+@pytest.mark.parametrize("which", ["metrics.jsonl", "completions.jsonl"])
+def test_lines_that_a_full_disk_refuses_are_left_out_as_a_whole(tmp_path: Path, which: str):
+    """No file may grow beyond 4,000 bytes, so that the last lines fit in part."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    group = TrackerGroup([JsonlTracker(tmp_path, resume_step=0)])
+    try:
+        with pytest.raises(UserError) as caught:
+            for step in range(1000):
+                if which == "metrics.jsonl":
+                    group.log_metrics(step, {"reward": 0.5})
+                else:
+                    group.log_completions(step, [record(step), record(step, 1)])
+        group.close(failed=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    wanted = f"{tmp_path / which}: cannot be written (File too large); make room and start the same command again"
+    assert str(caught.value) == wanted
+    steps = [line["step"] for line in read_lines(tmp_path / which)]
+    assert steps == sorted([*range(step)] * (1 if which == "metrics.jsonl" else 2))
 
 
 def test_record_of_a_killed_run_can_be_resumed(tmp_path: Path):
@@ -607,6 +631,7 @@ def test_wandb_resumes_under_the_same_id(compose: Callable[..., Config], own_wan
     [
         ("offline", "W&B: set to offline by its own settings; logging offline", True),
         ("disabled", "W&B is switched off by its own settings (WANDB_MODE=disabled)", False),
+        ("WANDB_DISABLED=true", "W&B is switched off by its own settings (WANDB_DISABLED=true)", False),
         ("banana", "W&B cannot start: 1 validation error for Settings mode Input", False),
     ],
 )
@@ -619,7 +644,8 @@ def test_wandb_mode_is_respected(
     message: str,
     has_id: bool,
 ):
-    own_wandb.setenv("WANDB_MODE", mode)
+    variable, equals, value = mode.partition("=")
+    own_wandb.setenv(*((variable, value) if equals else ("WANDB_MODE", mode)))
     own_wandb.setenv("WANDB_API_KEY", FAKE_KEY)
     caplog.set_level(logging.INFO)
 
@@ -631,6 +657,18 @@ def test_wandb_mode_is_respected(
     assert (run_id is not None) == has_id
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == has_id
     assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+def test_wandb_variables_say_where_and_under_which_id(
+    compose: Callable[..., Config], own_wandb: pytest.MonkeyPatch, tmp_path: Path
+):
+    own_wandb.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
+    own_wandb.setenv("WANDB_RUN_ID", "mine")
+    own_wandb.setenv("WANDB_MODE", "offline")
+    assert log_steps(compose("model=tiny", "task=arithmetic"), range(1, 3), 0, None) == "mine"
+    (run_folder,) = (tmp_path / "elsewhere" / "wandb").glob("offline-run-*-mine")
+    assert history(run_folder / "run-mine.wandb", "reward") == [(1, 0.1), (2, 0.2)]
+    assert not (tmp_path / "wandb").exists()
 
 
 # Logs ten steps; then kills wandb's process if asked to, and logs ten more.

@@ -284,6 +284,32 @@ def test_a_reward_that_raises_saves_the_last_full_step(run, tmp_path):
     assert Checkpoints(tmp_path / "run" / "checkpoints", None).latest_valid() == 2
 
 
+# Fails where the disk refuses a file of the record: at the reward's fourth call, in step 2, it is exchanged for
+# /dev/full, which refuses everything that is written to it.
+FULL = """
+import os
+calls = []
+def until_full(completions, **columns):
+    calls.append(1)
+    if len(calls) == 4:
+        for entry in os.scandir("/proc/self/fd"):
+            if os.path.realpath(entry.path).endswith("/{name}"):
+                os.dup2(os.open("/dev/full", os.O_WRONLY), int(entry.name))
+    return [float(len(text)) for text in completions]
+"""
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "completions.jsonl"])
+def test_a_record_that_cannot_be_written_saves_the_step(run, tmp_path, name):
+    (tmp_path / "rewards.py").write_text(FULL.format(name=name))
+    custom = (f"reward.custom.path={tmp_path}/rewards.py", "reward.custom.function=until_full")
+    with pytest.raises(UserError) as caught:
+        run("run", *custom, "training.save_interval_steps=100", "training.eval_interval_steps=1")
+    reason = "cannot be written (No space left on device); make room and start the same command again"
+    assert str(caught.value) == f"step 2: {tmp_path}/run/{name}: {reason}"
+    assert Checkpoints(tmp_path / "run" / "checkpoints", None).latest_valid() == 2
+
+
 def test_lora_saves_the_adapter_alone(run, tmp_path):
     run("run", "model.lora_rank=4", "training.num_batches=1")
     names = saved_bytes(tmp_path / "run", 1)
@@ -344,6 +370,32 @@ def test_killed_at_any_moment_and_started_again(run, tmp_path, two_layers):
     subprocess.run(command(killed, *longer), check=True, **how)
     assert record(killed) == record(whole)
     assert saved_bytes(killed, 12) == saved_bytes(whole, 12)
+
+
+# From step 2 on no file may grow beyond 20 kB: the checkpoint and the picture cannot be written, the record can.
+SMALL_DISK = """
+import resource
+calls = []
+def until_full(completions, **columns):
+    calls.append(1)
+    if len(calls) == 3:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, -1))
+    return [float(len(text)) for text in completions]
+"""
+
+
+def test_a_full_disk_is_one_last_sentence(tmp_path, two_layers):
+    (tmp_path / "rewards.py").write_text(SMALL_DISK)
+    custom = (f"reward.custom.path={tmp_path}/rewards.py", "reward.custom.function=until_full")
+    folder = tmp_path / "run"
+    done = subprocess.run(
+        command(folder, *two_layers, *custom), env=QUICK_TO_COMPILE, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    reason = "the checkpoint could not be written (File too large); make room and start the same command again"
+    assert done.stderr == f"error: step 2: {folder}/checkpoints/actor/2: {reason}\n"
+    assert f"warning: {folder}/learning_curve.png could not be written ([Errno 27] File too large)" in done.stdout
+    assert [row["step"] for row in lines(folder, "metrics.jsonl")] == [0, 1, 2, 2]
 
 
 # Starts a program with the clock moved by some days.

@@ -20,6 +20,7 @@ from tunix_grpo.config.hydra_options import hydra_options
 from tunix_grpo.config.loading import Loader
 from tunix_grpo.config.overrides import command_with
 from tunix_grpo.config.sweeps import fixed_keys, job_name
+from tunix_grpo.console.output import keep_output
 from tunix_grpo.errors import NotContinued, UserError
 from tunix_grpo.run.places import job_folder
 from tunix_grpo.sweeps.callback import Leaderboard
@@ -64,6 +65,7 @@ def run(
     Returns:
         The exit code: 0, 1 for a `UserError`, 2 for wrong settings, 130 for Ctrl-C.
     """
+    keep_output()
     job = Job(program, load)
 
     def command() -> None:

@@ -37,6 +37,7 @@ from tunix_grpo.rewards.builders import build_rewards
 from tunix_grpo.rewards.custom import require_columns
 from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.devices import CompilationCounter, open_devices
+from tunix_grpo.run.rescue import save_where_possible
 from tunix_grpo.run.start import find_start, last_saved, save_run, this_run, with_date
 from tunix_grpo.run.stopping import StopRequest
 from tunix_grpo.tasks.builders import build_task, validate_task
@@ -142,10 +143,15 @@ def train(config: Config) -> Summary:
                         saving += save_run(checkpoints, run, state, trainer.params, trainer.optimizer_state)
                     if stop:
                         break
-            except UserError as error:  # a reward that fails, a gradient that is not finite
+            except UserError as error:  # a reward that fails, a gradient that is not finite, a full disk
+                where = ""
                 if state.step >= first_step:
-                    save_run(checkpoints, run, state, trainer.params, trainer.optimizer_state)
-                raise UserError(f"step {step}: {error}") from error
+
+                    def save(place: Checkpoints) -> float:
+                        return save_run(place, run, state, trainer.params, trainer.optimizer_state)
+
+                    where = save_where_possible(error, save, checkpoints, Path(config.output_dir))
+                raise UserError(f"step {step}: {error}{where}") from error
 
         # --- the end ---
         finished = state.step == total_steps

@@ -5,6 +5,7 @@ import importlib.resources
 import importlib.util
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,7 @@ from tunix_grpo.config.hydra_options import HydraOptions, hydra_options
 from tunix_grpo.config.loading import Loader, load
 from tunix_grpo.config.overrides import check_words, is_interval, jobs_of, list_groups, normalise, without_sweeps
 from tunix_grpo.config.schema import Config
-from tunix_grpo.errors import ConfigError
+from tunix_grpo.errors import ConfigError, one_line
 
 # Hydra 1.3 wants to be told the version whose defaults count; 1.4 has one set of defaults, and warns when told.
 _HYDRA_1_3 = hydra.__version__.startswith("1.3.")
@@ -36,6 +37,7 @@ _NOTHING_SEARCHED = (
     "+hparams_search=optuna: nothing is to be searched; "
     'span a setting, as in "optimizer.learning_rate=interval(1e-5,1e-3)"'
 )
+_FOLDER_NEEDS = 1 << 16  # bytes that Hydra and a run write into a folder before the first step, at the least
 UNSELECTED_REWARD = re.compile(r"Could not override '(reward\.(\w+)\.\w+)'")
 
 
@@ -160,9 +162,15 @@ def run_folder_problems(output_dir: str) -> list[str]:
     """Returns what keeps the run's folder from being made, without making it."""
     folder = Path(output_dir)
     existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
-    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
-        return []
-    return [f"hydra.run.dir={output_dir}: {existing} is not a folder that can be written to; choose another"]
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        return [f"hydra.run.dir={output_dir}: {existing} is not a folder that can be written to; choose another"]
+    try:
+        with tempfile.TemporaryFile(dir=existing) as trial:
+            trial.write(bytes(_FOLDER_NEEDS))
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        return [f"hydra.run.dir={output_dir}: {existing} cannot be written to ({reason}); make room or choose another"]
+    return []
 
 
 def composition_problem(message: str) -> str:

@@ -6,7 +6,19 @@ from pydantic.dataclasses import dataclass
 
 from tunix_grpo.config import rules
 from tunix_grpo.config.loading import Loader
-from tunix_grpo.config.rules import GROUP, Device, Flag, Name, Path, Step
+from tunix_grpo.config.rules import GROUP, Device, Flag, Name, NameOrReference, Path, Step
+
+
+@dataclass(kw_only=True, slots=True, config=GROUP)
+class MovedModel:
+    """Where the files of the run's model are now; null is where they were in training."""
+
+    path: Path | None = rules.hint("give a Hugging Face directory, or null for the run's own")
+    """Hugging Face directory of the base model; null is where it was in training."""
+    tokenizer: Path | None = rules.hint("give a directory, or null for the run's own")
+    """Directory of the tokenizer; null is where it was in training."""
+    family: NameOrReference | None = rules.hint("give FILE.py:NAME, or null for the run's own")
+    """FILE.py:NAME of a family of your own; null is where it was in training."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
@@ -33,6 +45,7 @@ class ExportConfig:
     """Where the logits for the check are computed."""
     jax_cache: Path | None = rules.hint("give a folder, or null for none")
     """Folder of compiled programs, shared by all runs; null keeps none."""
+    model: MovedModel
 
 
 load = Loader(schema=ExportConfig)

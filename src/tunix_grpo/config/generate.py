@@ -3,13 +3,12 @@
 from functools import partial
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from pydantic.dataclasses import dataclass
 
 from tunix_grpo.config import relations, rules
-from tunix_grpo.config.history import read_run_config
+from tunix_grpo.config.given import given_keys
+from tunix_grpo.config.history import PLACES, read_run_config
 from tunix_grpo.config.loading import Loader
 from tunix_grpo.config.relations import Relation
 from tunix_grpo.config.rules import GROUP, Count, Date, Device, Flag, Name, Seed, Step, Text, Values, Whole
@@ -51,6 +50,8 @@ class GenerateConfig:
     """Folder of a run: its model with trained weights is asked."""
     step: Step
     """A saved step of the run, or latest, or best: the saved step with the highest eval/accuracy."""
+    checkpoint_dir: rules.Path | None = rules.hint("give a folder, or null for the one that the run has written to")
+    """Folder of the run's checkpoints, where they have moved; null is the one that the run has written to."""
     path: rules.Path | None = rules.hint("give a Hugging Face directory, for example an exported one")
     """Hugging Face directory that is asked; short for model.path."""
     samples: Whole = rules.number(minimum=0)
@@ -79,16 +80,21 @@ def with_model_asked(cfg: DictConfig) -> DictConfig:
     Raises:
         ConfigError: `run` is not the folder of a run, or something else names a model too.
     """
-    given = _given_keys()
+    given = given_keys()
     if cfg.run is not None and cfg.path is not None:
         raise ConfigError([f"run={cfg.run} and path={cfg.path}: there can be only one model; leave out one of them"])
-    if cfg.run is not None and (named := [key for key in given if key.split(".")[0] == "model"]):
+    moved = {f"model.{name}" for name in PLACES}
+    if cfg.run is not None and (named := [key for key in given if key.split(".")[0] == "model" and key not in moved]):
         raise ConfigError([f"run={cfg.run}: the run knows its model; leave out {named[0]}"])
     cfg = cfg.copy()
     if cfg.path is not None:
         cfg.model.path = cfg.path
     if cfg.run is not None:
         run = _read_run(Path(rules.absolute(str(cfg.run))))
+        for key in moved & given:
+            OmegaConf.update(run, key, OmegaConf.select(cfg, key))
+        if "model.path" in given:
+            run.model.revision = None  # of the hub's files, which are not read
         for key in _OF_A_RUN:
             # A task chosen by name has a system prompt and variables of its own, but no day.
             given_already = any(word in (key, key.split(".")[0]) or word.startswith(f"{key}.") for word in given)
@@ -104,18 +110,16 @@ def _read_run(folder: Path) -> DictConfig:
         raise ConfigError([str(error)]) from error
 
 
-def _given_keys() -> set[str]:
-    """Returns the settings and groups that the command line names."""
-    words = list(HydraConfig.get().overrides.task)
-    return {override.key_or_group for override in OverridesParser.create().parse_overrides(words)}
-
-
 def _one_source(question: str | None, file: str | None) -> str | None:
     if question is None and file is None:
         return 'there is no question; give "question=..." or file=questions.txt (file=- is standard input)'
     if question is not None and file is not None:
         return "there can be only one of them"
     return None
+
+
+def _checkpoints_of_a_run(checkpoint_dir: str | None, run: str | None) -> str | None:
+    return "checkpoints belong to a run; give its folder as run=DIR" if checkpoint_dir and run is None else None
 
 
 def _something_to_do(samples: int, show_prompt: bool) -> str | None:
@@ -135,6 +139,7 @@ _ERRORS = (
     Relation(("question", "file"), _one_source),
     Relation(("samples", "show_prompt"), _something_to_do),
     Relation(("step", "run"), _steps_of_a_run),
+    Relation(("checkpoint_dir", "run"), _checkpoints_of_a_run),
     Relation(relations.WEIGHTS, relations.weights_exist),
 )
 _WARNINGS = (

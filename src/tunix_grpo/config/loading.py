@@ -15,6 +15,7 @@ from tunix_grpo.config import open_groups, relations
 from tunix_grpo.config.open_groups import OpenGroup, extended
 from tunix_grpo.config.schema import Config
 from tunix_grpo.config.sentences import Entry, schema_entries, sentence, unusual, value_keys
+from tunix_grpo.config.wandb_variables import with_wandb_variables
 from tunix_grpo.errors import ConfigError, UserError
 
 logger = logging.getLogger(__name__)
@@ -187,6 +188,7 @@ def leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:
 
 load = Loader(
     schema=Config,
+    complete=with_wandb_variables,
     checks=(
         partial(relations.check_relations, relations.ERRORS),
         relations.check_rewards,

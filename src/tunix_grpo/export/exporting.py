@@ -1,11 +1,11 @@
 """Writes a run's trained model into a folder that transformers or PEFT loads, and checks what was written.
 
-The folder appears whole or not at all: it is written beside its place under another name, read back, compared with the
-trained model, and only then renamed.
+It is written beside its place under another name, read back, compared with the trained model, and then renamed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -100,7 +100,7 @@ def export(config: ExportConfig) -> Check:
     require_replaceable(to, overwrite=config.overwrite, own_files=_OWN_FILES, mark=MARK)
     if config.push is not None:
         require_repository(config.push)
-    run = open_run(Path(config.run), config.checkpoint_dir)
+    run = open_run(Path(config.run), config.checkpoint_dir, dataclasses.asdict(config.model))
     adapter = _wants_adapter(run, config.format)
     step = choose_step(run, config.step)
 

@@ -31,7 +31,9 @@ def resolve_directory(config: ModelConfig) -> Path:
             return _ASSETS / config.path.removeprefix(BUNDLED)
         directory = Path(config.path).expanduser()
         if not directory.is_dir():
-            raise UserError(f"model.path={config.path}: no such directory; give a Hugging Face model directory")
+            raise UserError(
+                f"model.path={config.path}: no such directory; give a Hugging Face model directory, model.path=DIR"
+            )
         return directory
     if config.kaggle_id is not None:
         return _from_kaggle(config.kaggle_id)

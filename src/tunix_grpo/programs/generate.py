@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tunix_grpo.config.generate import GenerateConfig
+from tunix_grpo.config.history import PLACES
+from tunix_grpo.console.output import lost_output
 from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.decoder.streaming import stream_tokens, text_pieces
 from tunix_grpo.errors import UserError
@@ -71,6 +73,12 @@ def generate(config: GenerateConfig) -> None:
     except BrokenPipeError:
         # What Python still holds back would fail again when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error is not lost_output():
+            raise
+        raise UserError(
+            f"the answers cannot be written ({error.strerror}); give standard output another place"
+        ) from error
 
 
 def _generate(config: GenerateConfig) -> None:
@@ -158,7 +166,8 @@ def _tokenizer(config: GenerateConfig, directory: Path) -> Tokenizer:
 def _model(config: GenerateConfig, directory: Path, devices: Devices) -> Model:
     """Loads the weights that answer: those of a run's step, or those of the directory as they are."""
     if config.run is not None:
-        run = open_run(Path(config.run))
+        places = {name: getattr(config.model, name) for name in PLACES}
+        run = open_run(Path(config.run), config.checkpoint_dir, places)
         return load_trained(run, choose_step(run, config.step), devices.mesh)
     return load_frozen(config.model, directory, devices.mesh, config.seed)
 
@@ -279,6 +288,8 @@ def _write(text: str) -> None:
     """Shows text at once; what the terminal's encoding lacks becomes a question mark."""
     sys.stdout.write(text.encode(_encoding(), "replace").decode(_encoding()))
     sys.stdout.flush()
+    if (error := lost_output()) is not None:
+        raise error
 
 
 def _encoding() -> str:

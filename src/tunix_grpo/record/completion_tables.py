@@ -51,6 +51,8 @@ class CompletionTables:
             self.add([]).result(timeout_s)
         except TimeoutError:
             _log.warning("W&B: the last completions did not arrive, completions.jsonl has them")
+        except Exception as error:  # wandb's errors have no common base
+            _log.warning("W&B did not take the last completions, completions.jsonl has them: %s", one_line(error))
         if self._sets_staging:
             os.environ.pop(_STAGING, None)
 

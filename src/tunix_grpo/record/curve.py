@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tunix_grpo.errors import one_line
 from tunix_grpo.files import read_json_lines, whole_file
 from tunix_grpo.record.tracker import CompletionRecord
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:  # matplotlib takes half a second to load, and only a drawing 
 _BLUE, _GREEN, _ORANGE, _PURPLE = "#2563a8", "#2e8b57", "#c96a1b", "#7b4fa3"
 _INK, _GRID = "#333333", "#dddddd"
 _MIN_POINTS_TO_SMOOTH = 20
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,10 @@ class Series:
 
 
 class CurveTracker:
-    """Draws the learning curve anew after every evaluation, from what the run has logged by then."""
+    """Draws the learning curve anew after every evaluation, from what the run has logged by then.
+
+    A picture that cannot be drawn or written is a warning, and the next one is tried again.
+    """
 
     def __init__(self, history: Path, output_dir: Path) -> None:
         """
@@ -43,7 +49,10 @@ class CurveTracker:
         """Draws, if these are the metrics of an evaluation."""
         del step
         if "eval/accuracy" in metrics:
-            write_learning_curve(self._history, self._picture)
+            try:
+                write_learning_curve(self._history, self._picture)
+            except Exception as error:  # those of matplotlib and of the disk have no common base
+                _log.warning("%s could not be written (%s); training goes on", self._picture, one_line(error))
 
     def log_completions(self, step: int, records: list[CompletionRecord]) -> None:
         """Does nothing: the curve shows no completions."""

@@ -1,12 +1,16 @@
 """The local record, one JSON object per line: what a start has logged, and what a run has over all its starts."""
 
+import contextlib
 import dataclasses
 import json
 import logging
+import os
 import shutil
+from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import TextIO
 
+from tunix_grpo.errors import UserError, one_line
 from tunix_grpo.files import parse_json_line, whole_file
 from tunix_grpo.record.tracker import CompletionRecord
 
@@ -16,25 +20,24 @@ logger = logging.getLogger(__name__)
 class JsonlTracker:
     """Appends to `metrics.jsonl` and `completions.jsonl`; a line is on disk when a call returns.
 
-    Floats are written in their shortest exact form, so reading them back loses nothing. An error while writing stops
-    the run, because all other trackers only hold copies of these files.
+    Floats are written in their shortest exact form, so reading them back loses nothing. A file that cannot be
+    written stops the run with a UserError, because all other trackers only hold copies of these files.
     """
 
     def __init__(self, output_dir: Path, *, resume_step: int) -> None:
         """Opens both files, which keep only lines of steps up to `resume_step` (0: none)."""
-        output_dir.mkdir(parents=True, exist_ok=True)
+        with disk_errors(output_dir):
+            output_dir.mkdir(parents=True, exist_ok=True)
         self._files = [_continued(output_dir / name, resume_step) for name in ("metrics.jsonl", "completions.jsonl")]
         self._metrics, self._completions = self._files
 
     def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Writes one line: `step` first, then the metrics in the order given."""
-        self._metrics.write(_to_line({"step": step, **metrics}))
-        self._metrics.flush()
+        _append(self._metrics, _to_line({"step": step, **metrics}))
 
     def log_completions(self, step: int, records: list[CompletionRecord]) -> None:
         """Writes one line per completion."""
-        self._completions.write("".join(_to_line(dataclasses.asdict(r)) for r in records))
-        self._completions.flush()
+        _append(self._completions, "".join(_to_line(dataclasses.asdict(r)) for r in records))
 
     def close(self, *, failed: bool = False) -> None:
         """Closes both files."""
@@ -53,17 +56,17 @@ class HistoryTracker:
                 folder, where the run goes on in the one that it had.
             output_dir: the run folder, which holds no record of another run.
         """
-        history.parent.mkdir(parents=True, exist_ok=True)
         own = output_dir / "metrics.jsonl"
-        if resume_step > 0 and own.is_file() and not history.exists():
-            with whole_file(history) as written:
-                shutil.copyfile(own, written)
+        with disk_errors(history):
+            history.parent.mkdir(parents=True, exist_ok=True)
+            if resume_step > 0 and own.is_file() and not history.exists():
+                with whole_file(history) as written:
+                    shutil.copyfile(own, written)
         self._file = _continued(history, resume_step)
 
     def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Writes one line, as in `metrics.jsonl`."""
-        self._file.write(_to_line({"step": step, **metrics}))
-        self._file.flush()
+        _append(self._file, _to_line({"step": step, **metrics}))
 
     def log_completions(self, step: int, records: list[CompletionRecord]) -> None:
         """Keeps none: they belong to the run folder."""
@@ -73,14 +76,39 @@ class HistoryTracker:
         self._file.close()
 
 
-def _continued(path: Path, resume_step: int) -> TextIO:
+def _continued(path: Path, resume_step: int) -> FileIO:
     """Opens a file to append to it, without the lines of steps after `resume_step`; 0 empties it."""
-    if resume_step == 0:
-        path.unlink(missing_ok=True)
-    elif path.exists():
-        drop_lines_after(path, resume_step)
+    with disk_errors(path):
+        if resume_step == 0:
+            path.unlink(missing_ok=True)
+        elif path.exists():
+            drop_lines_after(path, resume_step)
+        return path.open("ab", buffering=0)
+
+
+def _append(file: FileIO, lines: str) -> None:
+    """Writes all of the lines or none of them, so that a step's are there as a whole."""
     # A lone surrogate in a completion has no UTF-8 form; its \udcxx escape is valid JSON.
-    return path.open("a", encoding="utf-8", errors="backslashreplace")
+    content = lines.encode("utf-8", "backslashreplace")
+    with disk_errors(file.name):
+        size = os.fstat(file.fileno()).st_size
+        try:
+            while content:
+                content = content[file.write(content) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(size)
+            raise
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path | str) -> Iterator[None]:
+    """Turns an error of the disk into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        raise UserError(f"{path}: cannot be written ({reason}); make room and start the same command again") from error
 
 
 def _to_line(content: dict) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from tunix_grpo.config import Config
+from tunix_grpo.errors import UserError, one_line
 from tunix_grpo.files import whole_file
 
 _MASK = "***"
@@ -34,9 +35,17 @@ def public_config(config: Config) -> dict[str, object]:
 
 
 def write_config(config: Config, output_dir: str | Path) -> Path:
-    """Writes the resolved config to `<output_dir>/config.yaml` and returns its path."""
+    """Writes the resolved config to `<output_dir>/config.yaml` and returns its path.
+
+    Raises:
+        UserError: the disk refuses it.
+    """
     path = Path(output_dir) / "config.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as written:
-        written.write_text(OmegaConf.to_yaml(OmegaConf.create(public_config(config))), "utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as written:
+            written.write_text(OmegaConf.to_yaml(OmegaConf.create(public_config(config))), "utf-8")
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        raise UserError(f"{path}: cannot be written ({reason}); make room, or choose another folder") from error
     return path

@@ -12,10 +12,11 @@ from types import TracebackType
 from typing import Self
 
 from tunix_grpo.config import Config
+from tunix_grpo.errors import one_line
 from tunix_grpo.record.curve import CurveTracker
 from tunix_grpo.record.custom import CustomTracker
 from tunix_grpo.record.earlier import make_room
-from tunix_grpo.record.jsonl import HistoryTracker, JsonlTracker
+from tunix_grpo.record.jsonl import HistoryTracker, JsonlTracker, disk_errors
 from tunix_grpo.record.metrics import is_metric
 from tunix_grpo.record.tracker import CompletionRecord, Resumable, Tracker, TrackerError
 from tunix_grpo.run.places import HISTORY
@@ -102,7 +103,8 @@ def build_trackers(config: Config, *, resume_step: int, wandb_run_id: str | None
     custom = config.tracker.custom
     own = [] if custom is None else [CustomTracker(custom, config)]
     output_dir, history = Path(config.output_dir), Path(config.checkpoint_dir) / HISTORY
-    make_room(output_dir, history, resume_step)
+    with disk_errors(output_dir):
+        make_room(output_dir, history, resume_step)
     over_all_starts = HistoryTracker(history, output_dir, resume_step=resume_step)
     local = JsonlTracker(output_dir, resume_step=resume_step)
     copies: dict[str, Tracker] = {}
@@ -129,8 +131,10 @@ def _tensorboard(config: Config, resume_step: int, wandb_run_id: str | None) -> 
 
 
 def _wandb(config: Config, resume_step: int, wandb_run_id: str | None) -> Tracker:
-    from tunix_grpo.record.wandb import WandbTracker
-
+    try:
+        from tunix_grpo.record.wandb import WandbTracker
+    except Exception as error:  # a damaged installation, a variable that makes no sense
+        raise TrackerError(f"W&B cannot be loaded: {one_line(error)}") from error
     return WandbTracker(config, run_id=wandb_run_id)
 
 

@@ -32,6 +32,7 @@ TABLES_TIMEOUT_S = 15.0
 """How long the end of a run may wait for the last completions table."""
 GRACE_S = 5.0
 """How much longer than its own time limit a wandb call may take before it is given up."""
+_YES = ("1", "true", "yes", "on")
 _log = logging.getLogger(__name__)
 
 
@@ -39,9 +40,10 @@ class WandbTracker:
     """Logs metrics and completion tables to one W&B run."""
 
     def __init__(self, config: Config, *, run_id: str | None) -> None:
-        """Starts the run, or goes on with `run_id`; files go to `<output_dir>/wandb`.
+        """Starts the run, or goes on with `run_id`; files go to `<output_dir>/wandb`, or where WANDB_DIR says.
 
-        A new run without a name is called after its folder, `2026-01-31/12-30-00`.
+        A new run without a name is called after its folder, `2026-01-31/12-30-00`. Whatever a variable of wandb's own
+        says, such as WANDB_CONSOLE or WANDB_RUN_ID, holds.
 
         Raises:
             TrackerError: wandb is switched off in its own settings, or cannot even log offline.
@@ -49,17 +51,21 @@ class WandbTracker:
         self._num_completions = config.tracker.num_completions
         self._worker = Worker("wandb")
         self._logged: Future | None = None
-        self.run_id = run_id or secrets.token_hex(4)
+        self.run_id = run_id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
         output_dir = Path(config.output_dir)
         name = config.tracker.run_name
         if name is None and run_id is None:
-            name = os.environ.get("WANDB_NAME", "/".join(output_dir.resolve().parts[-2:]))
+            name = "/".join(output_dir.resolve().parts[-2:])
+        place = Path(os.environ.get("WANDB_DIR") or output_dir)
         limits = {"init_timeout": INIT_TIMEOUT_S, "finish_timeout": FINISH_TIMEOUT_S, "finish_timeout_raises": True}
         run = {"id": self.run_id, "name": name, "project": config.tracker.project, "entity": config.tracker.entity}
         try:
-            output_dir.mkdir(parents=True, exist_ok=True)
-            settings = wandb.Settings(silent=True, console="off", **limits)
-            how = {"resume": "allow", "reinit": "create_new", "dir": output_dir, "settings": settings}
+            place.mkdir(parents=True, exist_ok=True)
+            quiet: dict[str, Any] = {"silent": True, "console": "off"}
+            quiet = {key: value for key, value in quiet.items() if f"WANDB_{key.upper()}" not in os.environ}
+            settings = wandb.Settings(**quiet, **limits)
+            resume = os.environ.get("WANDB_RESUME") or "allow"
+            how = {"resume": resume, "reinit": "create_new", "dir": place, "settings": settings}
             self._run = self._start(config=public_config(config), **run, **how)
             # `step`, an ordinary value, is the x axis: W&B's own steps cannot go back at a resume.
             self._run.define_metric("step")
@@ -68,7 +74,7 @@ class WandbTracker:
             raise
         except Exception as error:
             raise TrackerError(f"W&B cannot start: {one_line(error)}") from error
-        self._tables = CompletionTables(self._run, output_dir / "wandb" / "data")
+        self._tables = CompletionTables(self._run, place / "wandb" / "data")
 
     def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Queues one set of numbers; raises TrackerError where an earlier one could not be logged."""
@@ -130,6 +136,9 @@ def _end_side_process() -> None:
 
 def _reason_to_stay_offline() -> str | None:
     """Looks at wandb's own settings and for a key, without asking anybody."""
+    disabled = os.environ.get("WANDB_DISABLED", "")
+    if disabled.lower() in _YES:
+        raise TrackerError(f"W&B is switched off by its own settings (WANDB_DISABLED={disabled})")
     settings = wandb.setup(wandb.Settings(silent=True)).settings
     if settings.mode == "disabled":
         raise TrackerError("W&B is switched off by its own settings (WANDB_MODE=disabled)")

@@ -28,12 +28,17 @@ import orbax.checkpoint as ocp
 
 from tunix_grpo.errors import UserError
 from tunix_grpo.files import read_json, whole_file
+from tunix_grpo.run.failed_saves import quiet_failures, system_reason
 from tunix_grpo.run.places import ACTOR, LOCK, UNFINISHED
 
 MANIFEST = "manifest.json"
 Tree = TypeVar("Tree")  # a pytree of arrays
 State = TypeVar("State")  # another
 _log = logging.getLogger(__name__)
+
+
+class NotSavedError(UserError):
+    """A checkpoint could not be written."""
 
 
 class SavedSteps:
@@ -122,9 +127,9 @@ class Checkpoints(SavedSteps):
             run: JSON values that describe the run.
 
         Raises:
-            UserError: the disk is full, or fails otherwise; older steps are as they were.
+            NotSavedError: the disk is full, or fails otherwise; older steps are as they were.
         """
-        folder, unfinished = self.root / str(step), self.folder / UNFINISHED / str(step)
+        folder = self.root / str(step)
         if folder.exists():
             if _fault(folder) is None:
                 return
@@ -134,18 +139,15 @@ class Checkpoints(SavedSteps):
             optimizer=ocp.args.StandardSave(_flat(optimizer)),
             run=ocp.args.JsonSave(run),
         )
-        try:
-            self._checkpointer.save(unfinished, args=items)
-            _write_manifest(unfinished)
-            self.root.mkdir(parents=True, exist_ok=True)  # a person may have deleted all steps meanwhile
-            os.replace(unfinished, folder)
-            unfinished.parent.rmdir()
-        except (OSError, ValueError) as error:  # Orbax says ValueError when a file cannot be written
+        with quiet_failures() as collect:
+            reason = self._reason_not_written(step, items)
+            if reason is not None:
+                collect()
+        if reason is not None:
             self._remove_leftovers()
-            reason = str(error).rsplit('": ', 1)[-1]
-            raise UserError(
+            raise NotSavedError(
                 f"{folder}: the checkpoint could not be written ({reason}); make room and start the same command again"
-            ) from error
+            )
         self._faulty.discard(step)
         self._delete_older(step)
 
@@ -160,6 +162,19 @@ class Checkpoints(SavedSteps):
             ),
         )
         return _like(params, restored["params"]), _like(optimizer, restored["optimizer"])
+
+    def _reason_not_written(self, step: int, items: ocp.args.Composite) -> str | None:
+        """Writes a step; returns why that failed, rather than an error, which would keep Orbax's tasks alive."""
+        unfinished = self.folder / UNFINISHED / str(step)
+        try:
+            self._checkpointer.save(unfinished, args=items)
+            _write_manifest(unfinished)
+            self.root.mkdir(parents=True, exist_ok=True)  # a person may have deleted all steps meanwhile
+            os.replace(unfinished, self.root / str(step))
+            unfinished.parent.rmdir()
+        except (OSError, ValueError) as error:  # Orbax says ValueError when a file cannot be written
+            return system_reason(error)
+        return None
 
     def _delete_older(self, step: int) -> None:
         """Deletes the steps that max_to_keep leaves out; damaged steps and steps after `step` do not count as kept."""

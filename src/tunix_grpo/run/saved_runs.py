@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import jax
 
@@ -18,6 +21,7 @@ from tunix_grpo.run.checkpoints import SavedSteps, differences
 from tunix_grpo.run.identity import model_identity
 from tunix_grpo.run.places import HISTORY
 
+NOTHING_MOVED: Mapping[str, None] = MappingProxyType({})
 _NAMED_STEPS = 8  # at most this many are listed in an error
 _log = logging.getLogger(__name__)
 
@@ -45,11 +49,14 @@ class SavedRun:
         return {step: row[metric] for step, row in self.metrics.items() if metric in row}
 
 
-def open_run(folder: Path, checkpoint_dir: str | None = None) -> SavedRun:
+def open_run(
+    folder: Path, checkpoint_dir: str | None = None, places: Mapping[str, str | None] = NOTHING_MOVED
+) -> SavedRun:
     """Reads a run's folder.
 
     Args:
         checkpoint_dir: where its checkpoints are now; None for where the run has put them.
+        places: where files of its model are now, by the names of `config.history.PLACES`; None for where they were.
 
     Raises:
         UserError: it is not the folder of a run, or its settings cannot be used any more.
@@ -57,9 +64,12 @@ def open_run(folder: Path, checkpoint_dir: str | None = None) -> SavedRun:
     examined = load_recorded.examine(read_run_config(folder))
     if examined.config is None:
         raise UserError(f"{folder / 'config.yaml'}: {examined.problems[0]}")
-    checkpoints = SavedSteps(checkpoint_dir or examined.config.checkpoint_dir)
+    config = examined.config
+    moved: dict[str, Any] = {name: place for name, place in places.items() if place is not None}
+    config.model = dataclasses.replace(config.model, **moved)
+    checkpoints = SavedSteps(checkpoint_dir or config.checkpoint_dir)
     metrics = _read_metrics(folder / "metrics.jsonl", checkpoints.folder / HISTORY)
-    return SavedRun(folder, examined.config, metrics, checkpoints)
+    return SavedRun(folder, config, metrics, checkpoints)
 
 
 def choose_step(run: SavedRun, wanted: str) -> int:

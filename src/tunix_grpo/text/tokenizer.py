@@ -161,7 +161,9 @@ def load_tokenizer(
 
     way_out = "put tokenizer.json and tokenizer_config.json there, or set model.tokenizer=DIR"
     if not directory.is_dir():
-        raise UserError(f"model.tokenizer={directory}: no such directory")
+        raise UserError(
+            f"model.tokenizer={directory}: no such directory; give that of the tokenizer, model.tokenizer=DIR"
+        )
     if not any((directory / name).is_file() for name in _VOCABULARY_FILES):
         raise UserError(f"{directory}: it holds no tokenizer; {way_out}")
     try:
