@@ -427,8 +427,9 @@ def test_bad_requests_are_one_sentence_and_leave_nothing(make_run, tmp_path):
             export(request(tmp_path, **changes))
         assert "\n" not in str(caught.value)
         assert sorted(tmp_path.iterdir()) == before
-    write_config(dataclasses.replace(run.config, seed=7), run.folder)
-    with pytest.raises(UserError, match=r"belongs to another run than .* \(seed: 42 -> 7\)"):
+    model = dataclasses.replace(run.config.model, dtype="bfloat16")
+    write_config(dataclasses.replace(run.config, model=model), run.folder)
+    with pytest.raises(UserError, match=r'belongs to another run than .* \(model.dtype: "auto" -> "bfloat16"\)'):
         export(request(tmp_path))
     assert sorted(tmp_path.iterdir()) == before
 

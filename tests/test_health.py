@@ -199,6 +199,10 @@ def test_the_first_look_stops_before_any_update(started, tmp_path, capsys):
     assert not any("loss" in line for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
 
 
+def test_off_may_be_what_yaml_reads_of_it(compose):
+    assert compose("training.first_look=false").training.first_look == "off"
+
+
 def test_the_first_look_can_be_left_out(started):
     printed, said = started("training.first_look=off", f"training.num_batches={IN_A_ROW}")
     assert "first look" not in printed and said == []

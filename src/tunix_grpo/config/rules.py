@@ -88,6 +88,8 @@ def iso_date(value: str) -> str:
 
 Date = Annotated[Text, AfterValidator(iso_date)]
 
+# YAML reads a bare off as false.
+Look = Annotated[Literal["warn", "stop", "off"], BeforeValidator(lambda value: "off" if value is False else value)]
 Count = Annotated[Whole, Field(ge=1)]
 Seed = Annotated[Whole, Field(ge=0, le=MAX_SEED)]
 Device = Literal["cuda", "cpu", "tpu", "auto"]

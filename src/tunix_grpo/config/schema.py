@@ -17,6 +17,7 @@ from tunix_grpo.config.rules import (
     Count,
     Device,
     Flag,
+    Look,
     Modules,
     Name,
     NameOrReference,
@@ -100,7 +101,7 @@ class TrainingConfig(BatchConfig):
     resume: Literal["auto", "changed", "never", "must"]
     """auto continues from the newest checkpoint if there is one and it was made with the same settings, changed also
     with others, never refuses a used folder, must refuses an empty one."""
-    first_look: Literal["warn", "stop", "off"]
+    first_look: Look
     """What the completions of step 1 show before any update, and what later steps show: warn says it and goes on, stop
     ends the run where step 1 shows that nothing can be learned, off says nothing."""
     seed: Seed
