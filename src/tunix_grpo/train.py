@@ -14,6 +14,7 @@ A step is
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 from pathlib import Path
@@ -144,13 +145,10 @@ def train(config: Config) -> Summary:
                     if stop:
                         break
             except UserError as error:  # a reward that fails, a gradient that is not finite, a full disk
-                where = ""
-                if state.step >= first_step:
-
-                    def save(place: Checkpoints) -> float:
-                        return save_run(place, run, state, trainer.params, trainer.optimizer_state)
-
-                    where = save_where_possible(error, save, checkpoints, Path(config.output_dir))
+                last_step = {"params": trainer.params, "optimizer_state": trainer.optimizer_state}
+                save = functools.partial(save_run, run=run, state=state, **last_step)
+                new = state.step >= first_step
+                where = save_where_possible(error, save, checkpoints, Path(config.output_dir)) if new else ""
                 raise UserError(f"step {step}: {error}{where}") from error
 
         # --- the end ---
