@@ -134,6 +134,9 @@ def place(tmp_path_factory) -> Path:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_commands_of_a_page_run(page, place):
+    """In the page's order; a run goes on from one of the same page alone."""
+    for folder in ("checkpoints", *re.findall(r"checkpoint_dir=(\w+)", " ".join(SMALLER.values()))):
+        shutil.rmtree(place / folder, ignore_errors=True)
     for command in commands(page):
         if first_match(NOT_HERE, command) is None:
             run(here(command), place)
