@@ -28,7 +28,7 @@ class ExportConfig:
     run: Path = rules.hint("give a run's folder, such as outputs/tunix-grpo/2026-01-31/12-00-00")
     """Folder of the run, with its config.yaml."""
     step: Step
-    """A saved step, or latest, or best: the saved step with the highest eval/accuracy."""
+    """A saved step, or latest, or best: the saved step with the highest evaluation.metric."""
     to: Path = rules.hint("give the folder to write")
     """Folder that is written."""
     format: Literal["merged", "adapter", "full"]

@@ -49,7 +49,7 @@ class GenerateConfig:
     run: rules.Path | None = rules.hint("give a run's folder, such as outputs/tunix-grpo/2026-01-31/12-00-00")
     """Folder of a run: its model with trained weights is asked."""
     step: Step
-    """A saved step of the run, or latest, or best: the saved step with the highest eval/accuracy."""
+    """A saved step of the run, or latest, or best: the saved step with the highest evaluation.metric."""
     checkpoint_dir: rules.Path | None = rules.hint("give a folder, or null for the one that the run has written to")
     """Folder of the run's checkpoints, where they have moved; null is the one that the run has written to."""
     path: rules.Path | None = rules.hint("give a Hugging Face directory, for example an exported one")
