@@ -306,7 +306,7 @@ def test_a_folder_that_nothing_was_saved_in_is_gone_again(tmp_path):
 
 def test_differences_name_key_and_values():
     saved = json.loads(json.dumps({"seed": 1, "rank": None, "task": "gsm8k", "gone": 0.5}))
-    assert differences(saved, {"seed": 1, "rank": 4, "task": "jsonl", "new": "x"}) == [
+    assert list(differences(saved, {"seed": 1, "rank": 4, "task": "jsonl", "new": "x"}).values()) == [
         "gone: 0.5 -> null",
         'new: null -> "x"',
         "rank: null -> 4",

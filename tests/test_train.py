@@ -317,11 +317,7 @@ def test_lora_saves_the_adapter_alone(run, tmp_path):
     assert trained and all("lora" in name for name in trained)
 
 
-# --- real processes ---
-
-
-# As this process compiles (conftest.py): what they compute is compared with what it computes, bit for bit.
-QUICK_TO_COMPILE = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+# --- real processes: they compile as this one (conftest.py), so that what they compute is compared bit for bit ---
 
 
 def command(folder: Path, *overrides: str) -> list[str]:
@@ -354,7 +350,7 @@ def test_killed_at_any_moment_and_started_again(run, tmp_path, two_layers):
     longer = ("training.num_batches=12", "training.save_interval_steps=3", "training.eval_interval_steps=100")
     run("whole", *longer)
     longer = (*two_layers, *longer)
-    how = {"env": QUICK_TO_COMPILE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     process = subprocess.Popen(command(killed, *longer), **how)
     wait_for_step(killed, 4, process)
     process.kill()
@@ -388,9 +384,7 @@ def test_a_full_disk_is_one_last_sentence(tmp_path, two_layers):
     (tmp_path / "rewards.py").write_text(SMALL_DISK)
     custom = (f"reward.custom.path={tmp_path}/rewards.py", "reward.custom.function=until_full")
     folder = tmp_path / "run"
-    done = subprocess.run(
-        command(folder, *two_layers, *custom), env=QUICK_TO_COMPILE, capture_output=True, text=True, cwd=tmp_path
-    )
+    done = subprocess.run(command(folder, *two_layers, *custom), capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1
     reason = "the checkpoint could not be written (File too large); make room and start the same command again"
     assert done.stderr == f"error: step 2: {folder}/checkpoints/actor/2: {reason}\n"
@@ -429,9 +423,7 @@ def test_a_dated_chat_template_says_the_same_after_midnight(run, tmp_path, two_l
     shutil.copytree(whole, stopped)
     shutil.rmtree(stopped / "checkpoints" / "actor" / "4")
     python, *words = command(stopped, *dated)
-    done = subprocess.run(
-        [python, "-c", MOVED_CLOCK, "1", *words], env=QUICK_TO_COMPILE, capture_output=True, text=True
-    )
+    done = subprocess.run([python, "-c", MOVED_CLOCK, "1", *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert record(stopped) == record(whole)
     assert saved_bytes(stopped, 4) == saved_bytes(whole, 4)

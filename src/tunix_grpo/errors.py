@@ -42,4 +42,9 @@ class NotContinued(UserError):
 def one_line(error: BaseException) -> str:
     """Returns what an error says in one line of at most 300 characters; its type's name where it says nothing."""
     text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]}..."
+    return shortened(text, _LONGEST_LINE)
+
+
+def shortened(text: str, longest: int) -> str:
+    """Returns a text, cut behind so many characters where it has more."""
+    return text if len(text) <= longest else f"{text[:longest]}..."

@@ -52,8 +52,7 @@ def checked_command_line(words: Sequence[str], config_dir: Path, config_name: st
     config_name = options.config_name or config_name
     config_dirs = folders_with_groups(options, config_dir, config_name)
     groups = list_groups(config_dirs)
-    # What the help texts list: `${options:GROUP}`.
-    # The name of the function that beside Hydra 1.4 is not deprecated.
+    # What the help texts list, `${options:GROUP}`, by the name of the function that each OmegaConf does not deprecate.
     register = getattr(OmegaConf, "register_new_resolver" if _HYDRA_1_3 else "register_resolver")
     register("options", lambda group: " ".join(groups[group]), replace=True)
     if options.of_hydra:
@@ -62,14 +61,16 @@ def checked_command_line(words: Sequence[str], config_dir: Path, config_name: st
     problems = checked.problems
     if not checked.groups_known:
         raise ConfigError(problems)
+    fixed = without_sweeps(checked.usable)
     try:
-        sweep = sweep_of(checked.usable, options.multirun, config_dirs, config_name)
+        base = composed(fixed, config_dirs, config_name)
     except ConfigError as error:
         raise ConfigError([*problems, *error.problems]) from error
+    sweep = sweep_of(checked.usable, fixed, options.multirun)
     problems += sweep.problems if not problems else []  # a word that cannot be read may be what is missed
     for overrides in jobs_of(checked.usable, groups) if sweep.asked_for else [checked.usable]:
         try:
-            cfg = composed(overrides, config_dirs, config_name)
+            cfg = base if overrides == fixed else composed(overrides, config_dirs, config_name)
         except ConfigError as error:
             problems += [problem for problem in error.problems if problem not in problems]
             continue
@@ -135,14 +136,14 @@ class Sweep(NamedTuple):
     problems: list[str]
 
 
-def sweep_of(words: Sequence[str], multirun: bool, config_dirs: Sequence[Path], config_name: str) -> Sweep:
-    """Returns what the words ask for beside one job; a config may be a sweep by itself, as a search of settings is.
+def sweep_of(words: Sequence[str], fixed: Sequence[str], multirun: bool) -> Sweep:
+    """Returns what the words ask for beside one job.
 
-    Raises:
-        ConfigError: says why the config cannot be composed.
+    Args:
+        fixed: those that give a setting one value, which have just been composed: the config that they come to may be
+            a sweep by itself, as a search of settings is.
+        multirun: whether the command line says that it is one.
     """
-    fixed = without_sweeps(words)
-    composed(fixed, config_dirs, config_name)
     hydra_config = HydraConfig.get()
     if not (multirun or hydra_config.mode == RunMode.MULTIRUN):
         return Sweep(False, [])

@@ -108,10 +108,9 @@ def open_file(file: Path) -> Any:
 def _weight_map(index: Path) -> dict[str, str]:
     """Returns tensor -> name of the file that holds it."""
     owners = read_json(index).get("weight_map")
-    names = (
-        {tensor: name for tensor, name in owners.items() if isinstance(name, str)} if isinstance(owners, dict) else {}
-    )
-    if not isinstance(owners, dict) or not names or len(names) < len(owners):
+    entries = owners if isinstance(owners, dict) else {}
+    names = {tensor: name for tensor, name in entries.items() if isinstance(name, str)}
+    if not names or len(names) < len(entries):
         raise UserError(f"{index}: it has no weight_map; download it again")
     missing = sorted(name for name in set(names.values()) if not (index.parent / name).is_file())
     if missing:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tunix_grpo.config.plugins import Reporting
+from tunix_grpo.errors import shortened
 from tunix_grpo.rewards.base import Reward, RewardError
 from tunix_grpo.tasks.base import Question, Task
 
@@ -79,8 +80,7 @@ def _numbers(
         number = _number(value)
         if number is None or not math.isfinite(number):
             raise RewardError(
-                f"reward {reward.name} returned {_shorten(repr(value))}, not a finite number, "
-                f"{_about(completion, question)}"
+                f"reward {reward.name} returned {_shorten(value)}, not a finite number, {_about(completion, question)}"
             )
         if abs(number) > LARGEST:
             raise RewardError(
@@ -113,8 +113,7 @@ def _call(
                 _call(reward, [prompt], [completion], [question], task)
         raise
     raise RewardError(
-        f"reward {reward.name} returned {_shorten(repr(values))}; "
-        "it must return a list of numbers, one for each completion"
+        f"reward {reward.name} returned {_shorten(values)}; it must return a list of numbers, one for each completion"
     )
 
 
@@ -129,8 +128,8 @@ def _number(value: Any) -> float | None:
 
 
 def _about(completion: str, question: Question) -> str:
-    return f"on the completion {_shorten(repr(completion))} of the question {_shorten(repr(question.question))}"
+    return f"on the completion {_shorten(completion)} of the question {_shorten(question.question)}"
 
 
-def _shorten(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}..."
+def _shorten(value: object) -> str:
+    return shortened(repr(value), SHOWN_CHARS)

@@ -193,14 +193,13 @@ class Checkpoints(SavedSteps):
         (self.root / LOCK).unlink(missing_ok=True)
 
 
-def differences(saved: Mapping[str, object], current: Mapping[str, object]) -> list[str]:
-    """Returns one line per key whose value differs, as `key: saved -> current`."""
-    keys = sorted(saved.keys() | current.keys())
-    return [
-        f"{key}: {json.dumps(saved.get(key))} -> {json.dumps(current.get(key))}"
-        for key in keys
+def differences(saved: Mapping[str, object], current: Mapping[str, object]) -> dict[str, str]:
+    """Returns key -> `key: saved -> current` for every key whose value differs, sorted."""
+    return {
+        key: f"{key}: {json.dumps(saved.get(key))} -> {json.dumps(current.get(key))}"
+        for key in sorted(saved.keys() | current.keys())
         if saved.get(key) != current.get(key)
-    ]
+    }
 
 
 def tree_bytes(tree: object) -> int:

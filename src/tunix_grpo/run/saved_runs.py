@@ -125,7 +125,7 @@ def load_trained(run: SavedRun, step: int, mesh: jax.sharding.Mesh) -> Model:
     if other:
         raise UserError(
             f"the checkpoint {run.checkpoints.root / str(step)} belongs to another run than {run.folder} "
-            f"({'; '.join(other)})"
+            f"({'; '.join(other.values())})"
         )
     model = load_model(run.config.model, directory, mesh, run.config.seed)
     return dataclasses.replace(model, trained=run.checkpoints.restore_params(step, model.trained))

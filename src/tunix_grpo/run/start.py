@@ -73,8 +73,7 @@ class Run:
         if not any(key.startswith("task.") for key in saved.settings):  # versions up to 0.1 saved the prompts alone
             now = {key: value for key, value in now.items() if not key.startswith("task.")}
         then |= with_former_entries(saved.identity, self.identity)
-        found = differences(without_folders(then), without_folders(now | self.identity))
-        return {line.partition(":")[0]: line for line in found}
+        return differences(without_folders(then), without_folders(now | self.identity))
 
 
 def this_run(config: Config, directory: Path, prompts: PromptSet, prompts_per_step: int) -> Run:
@@ -136,7 +135,7 @@ def find_start(
     before, state = saved
     changes = run.differences(before)
     if "task prompts" in changes and state.date != config.task.date:
-        changes["task.date"] = differences({"task.date": state.date}, {"task.date": config.task.date})[0]
+        changes |= differences({"task.date": state.date}, {"task.date": config.task.date})
     # With other settings and no step left, there is nothing that going on could mean.
     if changes and (resume != "changed" or changes.keys() & run.belongs or state.step >= total_steps):
         raise _refusal(checkpoints, before, state, run, changes, config, total_steps)

@@ -38,6 +38,10 @@ class JobResult(NamedTuple):
     objective: float | None
     exit_code: int
 
+    def given(self) -> dict[str, str]:
+        """Returns key -> value of the overrides, in the words of the command line."""
+        return dict(word.lstrip("+").split("=", 1) for word in self.overrides if "=" in word)
+
 
 def write_result(result: JobResult) -> None:
     """Writes the file of one job into its folder."""
@@ -82,11 +86,9 @@ def ranked(results: Sequence[JobResult], direction: str = "maximize") -> list[Jo
 
 def swept_keys(results: Sequence[JobResult]) -> list[str]:
     """Returns the keys that the jobs were given different values of."""
-    values: dict[str, set[str | None]] = {}
-    given = [dict(word.lstrip("+").split("=", 1) for word in result.overrides if "=" in word) for result in results]
-    for key in dict.fromkeys(key for each in given for key in each):
-        values[key] = {each.get(key) for each in given}
-    return [key for key, found in values.items() if len(found) > 1]
+    given = [result.given() for result in results]
+    keys = dict.fromkeys(key for each in given for key in each)
+    return [key for key in keys if len({each.get(key) for each in given}) > 1]
 
 
 def write_leaderboard(sweep: Path, program: Sequence[str], direction: str = "maximize") -> list[JobResult]:
@@ -122,7 +124,7 @@ def _alone(overrides: Sequence[str]) -> list[str]:
 
 
 def _row(rank: int, result: JobResult, keys: Sequence[str], sweep: Path) -> list[str]:
-    given = dict(word.lstrip("+").split("=", 1) for word in result.overrides if "=" in word)
+    given = result.given()
     value = "" if result.objective is None else f"{result.objective:.6g}"
     folder = str(result.folder.relative_to(sweep))
     return [str(rank), value, *(given.get(key, "") for key in keys), str(result.exit_code), folder]

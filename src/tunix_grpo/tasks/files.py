@@ -5,21 +5,19 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 
 from tunix_grpo.tasks.base import Question, TaskError
 from tunix_grpo.tasks.columns import LAST_TURN, Columns, find_columns, last_text, read_asked, value_at
 from tunix_grpo.tasks.finding import by_split, choose_splits, find_files
-from tunix_grpo.tasks.text_rows import BadRowError, shorten, text_rows
+from tunix_grpo.tasks.text_rows import BadRowError, Row, shorten, text_rows
 from tunix_grpo.text.answers import FINAL_MARK
 
 MAX_REPORTED_ROWS = 10
 # Types of columns, as pyarrow and datasets call them, whose values are wider once they are Python floats.
 NARROW_FLOATS = {"float": np.float32, "float32": np.float32, "halffloat": np.float16, "float16": np.float16}
 PARQUET_BYTES = b"PAR1"
-Row: TypeAlias = dict[str, object] | BadRowError  # the columns of a row, or why it has none
 _log = logging.getLogger(__name__)
 
 
@@ -63,7 +61,7 @@ def read_questions(files: Iterable[Path], *, question_column: str, answer_column
 
 
 def make_questions(
-    source: str, rows: Iterable[tuple[str, Row]], *, question_column: str, answer_column: str
+    source: str, rows: Iterable[tuple[str, Row | BadRowError]], *, question_column: str, answer_column: str
 ) -> list[Question]:
     """Turns rows into questions.
 
@@ -82,7 +80,7 @@ def make_questions(
 
 
 def _read_rows(
-    source: str, rows: Iterable[tuple[str, Row]], question_column: str, answer_column: str
+    source: str, rows: Iterable[tuple[str, Row | BadRowError]], question_column: str, answer_column: str
 ) -> tuple[list[Question], list[str]]:
     """Returns the questions of one source, and what is wrong with its first bad rows, each with its place.
 
@@ -119,7 +117,7 @@ def gold_answer(text: str) -> str:
     return text.rpartition(FINAL_MARK)[2].strip()
 
 
-def _rows(file: Path) -> Iterator[tuple[str, Row]]:
+def _rows(file: Path) -> Iterator[tuple[str, Row | BadRowError]]:
     """Yields the place and the columns of each row of a file."""
     try:
         with file.open("rb") as stream:
@@ -129,7 +127,7 @@ def _rows(file: Path) -> Iterator[tuple[str, Row]]:
         raise TaskError(f"{file} cannot be read: {error}") from error
 
 
-def _parquet_rows(file: Path) -> Iterator[tuple[str, Row]]:
+def _parquet_rows(file: Path) -> Iterator[tuple[str, Row | BadRowError]]:
     import pyarrow
     import pyarrow.parquet
 
@@ -152,7 +150,7 @@ def with_stored_precision(row: dict[str, object], narrow: Mapping[str, type[np.f
     return row | {name: float(str(narrow[name](value))) for name, value in wide.items()}
 
 
-def _question(row: Row, columns: Columns) -> Question:
+def _question(row: Row | BadRowError, columns: Columns) -> Question:
     if isinstance(row, BadRowError):
         raise row
     asked = read_asked(value_at(row, columns.question, "task.question_column"), columns.question)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tunix_grpo import console
+from tunix_grpo.errors import shortened
 from tunix_grpo.tasks.base import ExactTask, Question, Task, TaskError
 from tunix_grpo.text.answers import FORMS, gold_problem, marked_answer
 
@@ -120,5 +121,4 @@ def _example(question: Question) -> str:
 
 
 def _shorten(text: str) -> str:
-    text = " ".join(text.split())
-    return repr(text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}...")
+    return repr(shortened(" ".join(text.split()), _SHOWN_CHARS))

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tunix_grpo.errors import one_line
+from tunix_grpo.errors import one_line, shortened
 from tunix_grpo.tasks.base import TaskError
 
 GZIP = ".gz"
@@ -97,8 +97,7 @@ def holds_rows(file: Path) -> bool:
 
 def shorten(value: object) -> str:
     """Returns a value as Python writes it, cut after 40 characters."""
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:40]}..."
+    return shortened(repr(value), 40)
 
 
 def _unpacked(file: Path) -> gzip.GzipFile | io.BufferedReader:

@@ -17,7 +17,7 @@ import numpy as np
 
 from tunix_grpo import seeds
 from tunix_grpo.config import Config
-from tunix_grpo.errors import UserError
+from tunix_grpo.errors import UserError, shortened
 from tunix_grpo.text.prompts import chat_messages, system_prompt_text
 from tunix_grpo.text.tokenizer import Tokenizer
 
@@ -183,7 +183,7 @@ def _warn_of_special_tokens(name: str, made: PromptSet, tokenizer: Tokenizer) ->
             len(made),
             name,
             token,
-            question if len(question) <= _SHOWN_CHARS else f"{question[:_SHOWN_CHARS]}...",
+            shortened(question, _SHOWN_CHARS),
         )
 
 

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tunix_grpo.errors import UserError, one_line
+from tunix_grpo.errors import UserError, one_line, shortened
 
 Messages = Sequence[Mapping[str, Any]]
 Form = Callable[[Messages], Messages]
@@ -211,5 +211,4 @@ def _holds(text: str, messages: Messages) -> bool:
 
 def _shorten(messages: Messages) -> str:
     content = messages[-1]["content"]
-    text = repr(content if isinstance(content, str) else content[0]["text"])
-    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
+    return shortened(repr(content if isinstance(content, str) else content[0]["text"]), _SHOWN_CHARS)
