@@ -29,7 +29,8 @@ from tunix_grpo.decoder.attention import FUSED
 from tunix_grpo.decoder.forward import choose_remat
 from tunix_grpo.decoder.generation import Sampling, generate
 from tunix_grpo.decoder.rows import Completions
-from tunix_grpo.grpo.loss import completion_logprobs, grpo_loss
+from tunix_grpo.grpo.algorithms import Divisors, Objective, token
+from tunix_grpo.grpo.loss import LossInputs, completion_logprobs, grpo_loss
 from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.decoder_form import whole_weights
 from tunix_grpo.model.layout import leaves
@@ -116,8 +117,10 @@ def update(model: Model) -> tuple[Callable, tuple]:
         def loss_of(trained: Any) -> tuple[jax.Array, Any]:
             weights = model.decoder_weights(trained, frozen)
             logps, entropies = completion_logprobs(model.spec, weights, batch, 1.0, attention_form=FUSED, remat=remat)
-            options = {"step_rows": ROWS, "epsilon": 0.2, "beta": 0.08, "kl_estimator": "low_var_kl"}
-            sums = grpo_loss(logps, entropies, None, reference, gains, batch, **options)
+            divisors = Divisors(batch.lengths.clip(1), jnp.float32(ROWS))
+            inputs = LossInputs(batch, gains, jnp.ones(ROWS), divisors, reference)
+            objective = Objective(ratio=token, epsilon_low=0.2, epsilon_high=0.2, beta=0.08)
+            sums = grpo_loss(logps, entropies, inputs, objective)
             return sums.loss, (sums, logps)
 
         return jax.grad(loss_of, has_aux=True)(trained)

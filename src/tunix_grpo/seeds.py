@@ -33,6 +33,9 @@ STREAMS = {
     "rollout": Stream(2, "jax: the tokens of completions, by step, row and token"),
     "lora": Stream(4, "jax: the matrices A of adapters, by the adapted weight"),
     "benchmark questions": Stream(6, "numpy: the prompts that a benchmark asks"),
+    "minibatches": Stream(7, "numpy: which groups of a step make which minibatch, by step"),
+    "extra prompts": Stream(8, "numpy: the prompts that may replace groups that teach nothing, by step"),
+    "extra rollout": Stream(9, "jax: the tokens of their completions, by step, round, row and token"),
     "random weights": Stream(None, "numpy: the weights of a model that no file gives, by tensor"),
     "kernel trial": Stream(None, "numpy: inputs that two forms of attention are compared on; the seed is always 0"),
     "tiny weights": Stream(0, "numpy: what the bundled model starts from"),
@@ -42,7 +45,7 @@ STREAMS = {
     "reasoning_gym": Stream(None, "Python: the seed that reasoning_gym makes questions from"),
     "global state": Stream(None, "Python and numpy: the state that reasoning_gym's data sets draw from unasked"),
 }
-"""Every stream by name. A new one takes the next free number, from 7 on: a number stays with its use for ever."""
+"""Every stream by name. A new one takes the next free number, from 10 on: a number stays with its use for ever."""
 
 
 def generator(stream: str, seed: int, *place: int) -> np.random.Generator:

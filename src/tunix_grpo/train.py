@@ -2,7 +2,7 @@
 
 A step is
 
-  1. the prompts of the step, a function of seed and step: `step_indices`, `PromptSet.batch`;
+  1. the prompts of the step, a function of seed and step: `PromptOrder.batch`;
   2. G completions of each: `Sampler.sample`;
   3. what they are worth, and how much better than the others of their group: `score_completions`, `group_advantages`;
      `Trainer.collect` calls 2 and 3, and `Health.first_look` shows in step 1 whether something can be learned;
@@ -30,7 +30,7 @@ from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.model import load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.record.health import Health
-from tunix_grpo.record.metrics import completion_records, processed_tokens, step_metrics
+from tunix_grpo.record.metrics import completion_records, step_metrics
 from tunix_grpo.record.run_config import write_config
 from tunix_grpo.record.summary import Summary, show_summary, start_rows
 from tunix_grpo.record.trackers import build_trackers
@@ -42,7 +42,8 @@ from tunix_grpo.run.rescue import save_where_possible
 from tunix_grpo.run.start import find_start, last_saved, save_run, this_run, with_date
 from tunix_grpo.run.stopping import StopRequest
 from tunix_grpo.tasks.builders import build_task, validate_task
-from tunix_grpo.text.prompt_set import prompt_set, prompt_width, step_indices
+from tunix_grpo.text.order import PromptOrder
+from tunix_grpo.text.prompt_set import prompt_set, prompt_width
 from tunix_grpo.text.tokenizer import model_tokenizer
 
 _log = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ def train(config: Config) -> Summary:
 
         # --- where to start ---
         prompts_per_step = config.prompts_per_step(devices.data_parallel)
+        order = PromptOrder(training_set, prompts_per_step, config.grpo.num_generations, config.seed)
         total_steps = config.total_steps(len(training_set), devices.data_parallel)
         run = this_run(config, directory, training_set, prompts_per_step)
         state = find_start(checkpoints, saved, run, config, total_steps)
@@ -92,7 +94,7 @@ def train(config: Config) -> Summary:
 
         # --- the model, its trainer, its judge ---
         model = load_model(config.model, directory, devices.mesh, config.seed)
-        schedule = build_schedule(config.optimizer, config.scheduler, total_steps * config.grpo.num_iterations)
+        schedule = build_schedule(config.optimizer, config.scheduler, total_steps * config.grpo.updates_per_step)
         optimizer = build_optimizer(config.optimizer, schedule)
         width = prompt_width(config.generation.max_prompt_length, training_set, heldout_set)
         trainer = Trainer(config, devices.mesh, model, tokenizer, task, rewards, optimizer, prompt_width=width)
@@ -117,18 +119,18 @@ def train(config: Config) -> Summary:
                     step = 0
                     accuracy = state.accuracy_before = evaluator.run(trainer, 0).record(0, record, progress)
                 for step in range(first_step, total_steps + 1):
-                    rows = step_indices(step, len(training_set), prompts_per_step, config.seed)
-                    batch = training_set.batch(rows, config.grpo.num_generations)
-                    collected = trainer.collect(step, batch)
-                    health.first_look(step, batch, collected, task)
+                    fresh = functools.partial(order.batch, step) if config.grpo.replace_equal_groups else None
+                    collected = trainer.collect(step, order.batch(step), fresh)
+                    if step == 1:
+                        health.first_look(collected, task)
                     result = trainer.update(collected)
-                    health.note(step, batch, result)
+                    health.note(step, result)
                     state.step = step
-                    state.num_tokens += processed_tokens(batch, result)
+                    state.num_tokens += result.num_tokens
                     metrics = {}
                     if due(step, config.training.log_interval_steps, total_steps):
-                        metrics = step_metrics(batch, result) | {
-                            "learning_rate": float(schedule(step * config.grpo.num_iterations - 1)),
+                        metrics = step_metrics(result) | {
+                            "learning_rate": float(schedule(step * config.grpo.updates_per_step - 1)),
                             "num_tokens": state.num_tokens,
                             "perf/compilations": compilations.count,
                             "timing/save": saving,
@@ -136,7 +138,7 @@ def train(config: Config) -> Summary:
                         }
                         saving = 0.0
                         record.log_metrics(step, metrics)
-                        record.log_completions(step, completion_records(step, batch, result))
+                        record.log_completions(step, completion_records(step, result))
                     progress.update(step, metrics)
                     if due(step, config.training.eval_interval_steps, total_steps):
                         accuracy = evaluator.run(trainer, step).record(step, record, progress)

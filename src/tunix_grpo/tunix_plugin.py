@@ -29,7 +29,9 @@ from tunix_grpo.config import Config
 from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.errors import UserError
-from tunix_grpo.grpo.loss import completion_logprobs, group_advantages, grpo_loss
+from tunix_grpo.grpo.advantages import advantage_of, group_advantages
+from tunix_grpo.grpo.algorithms import AGGREGATIONS, Objective, objective_of
+from tunix_grpo.grpo.loss import LossInputs, completion_logprobs, grpo_loss
 from tunix_grpo.grpo.rollout import Sampler
 from tunix_grpo.model.decoder_form import adapter_pairs, whole_weights, with_adapters
 from tunix_grpo.model.layout import LeafTree, flattened, leaves
@@ -41,6 +43,8 @@ from tunix_grpo.tasks.base import Question, Task
 from tunix_grpo.text.tokenizer import Tokenizer
 
 NAME = "tunix_grpo"  # of our parts in Tunix's registries
+# What our own loop does with these settings, and Tunix's cannot.
+_OURS = {"num_minibatches": 1, "mask_truncated": False, "replace_equal_groups": False, "importance": "none"}
 
 
 class TunixParts(NamedTuple):
@@ -62,8 +66,12 @@ def plug_in(
         prompt_width: tokens that prompts are padded to.
 
     Raises:
-        UserError: grpo.beta is above 0 in full fine-tuning, where Tunix's learner has no reference of our arithmetic.
+        UserError: grpo.beta is above 0 in full fine-tuning, where Tunix's learner has no reference of our arithmetic;
+            or a setting is of our loop, and Tunix's has nothing like it.
     """
+    for key, needed in _OURS.items():
+        if (value := getattr(config.grpo, key)) != needed:
+            raise UserError(f"grpo.{key}={value}: Tunix's learner has nothing like it; give grpo.{key}={needed}")
     if config.grpo.beta > 0 and model.lora_scale == 0:
         raise UserError(
             f"grpo.beta={config.grpo.beta}: in Tunix's learner the reference is the base under the adapter; "
@@ -81,7 +89,7 @@ def plug_in(
             max_prompt_length=prompt_width,
         ),
         Algorithm(
-            advantage_estimator=NAME,
+            advantage_estimator=_registered_advantage(config.grpo.advantage),
             policy_loss_fn=NAME,
             reward_manager=NAME,
             num_generations=config.grpo.num_generations,
@@ -89,8 +97,9 @@ def plug_in(
             beta=0.0,  # Tunix would compute the reference with its own arithmetic; our loss does it
             epsilon=config.grpo.epsilon,
             temperature=generation.temperature,
-            kl_weight=config.grpo.beta,
-            kl_estimator=config.grpo.kl_estimator,
+            objective=objective_of(config.grpo),
+            aggregation=config.grpo.aggregation,
+            max_tokens=generation.max_generation_steps,
             model=model,
             task=task,
         ),
@@ -119,8 +128,9 @@ class Algorithm(grpo_learner.GRPOConfig):
     """Tunix's GRPO settings, and what our loss and rewards need beside them."""
 
     temperature: float
-    kl_weight: float
-    kl_estimator: str
+    objective: Objective
+    aggregation: str
+    max_tokens: int
     model: Model
     task: Task
 
@@ -223,28 +233,27 @@ def policy_loss(
     model, temperature = algo_config.model, algo_config.temperature
     logps, entropies = _logprobs(model, module, batch, temperature)
     reference = None
-    if algo_config.kl_weight > 0:
+    if algo_config.objective.beta > 0:
         reference = jax.lax.stop_gradient(_logprobs(model, module, batch, temperature, of_base=True)[0])
-    sums = grpo_loss(
-        logps,
-        entropies,
-        train_example.old_per_token_logps,
-        reference,
-        train_example.advantages,
-        batch,
-        step_rows=lengths.shape[0],
-        epsilon=algo_config.epsilon,
-        beta=algo_config.kl_weight,
-        kl_estimator=algo_config.kl_estimator,
-    )
-    tokens = jnp.maximum(jnp.sum(lengths), 1)
+    kept = jnp.ones(lengths.shape)
+    divisors = AGGREGATIONS[algo_config.aggregation](lengths, kept, algo_config.max_tokens)
+    old = train_example.old_per_token_logps
+    inputs = LossInputs(batch, train_example.advantages, kept, divisors, reference, old)
+    sums = grpo_loss(logps, entropies, inputs, algo_config.objective)
+    tokens = jnp.maximum(sums.tokens, 1)
     return sums.loss, {"kl": sums.kl / tokens, "pg_clipfrac": (sums.clipped_low + sums.clipped_high) / tokens}
 
 
-@function_registry.register_advantage_estimator(NAME)
-def advantages(rewards: np.ndarray, num_generations: int) -> np.ndarray:
-    """Returns float32[B], see `group_advantages`."""
-    return group_advantages(rewards, num_generations)
+@functools.cache
+def _registered_advantage(name: str) -> str:
+    """Puts an advantage into Tunix's registry; returns its name there."""
+    registered, advantage = f"{NAME}/{name}", advantage_of(name)
+
+    @function_registry.register_advantage_estimator(registered)
+    def advantages(rewards: np.ndarray, num_generations: int) -> np.ndarray:
+        return group_advantages(rewards, num_generations, advantage)
+
+    return registered
 
 
 @function_registry.register_reward_manager(NAME)

@@ -31,6 +31,22 @@ BEFORE: dict[str, Json] = {
     "task.date": None,  # chat templates took the day from the clock at every start
     "evaluation.metric": "eval/accuracy",
     "notes": {},
+    "grpo.num_minibatches": 1,
+    "grpo.advantage": "group_std",
+    "grpo.ratio": "token",
+    "grpo.aggregation": "sequence_mean",
+    "grpo.epsilon_low": None,
+    "grpo.epsilon_high": None,
+    "grpo.delta": None,
+    "grpo.cap": 5.0,
+    "grpo.sapo_temperature_pos": 1.0,
+    "grpo.sapo_temperature_neg": 1.05,
+    "grpo.mask_truncated": False,
+    "grpo.replace_equal_groups": False,
+    "grpo.max_extra_rounds": 10,
+    "grpo.importance": "none",
+    "grpo.importance_low": 0.5,
+    "grpo.importance_high": 2.0,
 }
 # The keys of a run's model that say where its files are: these may have moved since.
 PLACES = ("path", "tokenizer", "family")

@@ -12,6 +12,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from tunix_grpo.config import open_groups, relations
+from tunix_grpo.config.algorithm import with_epsilon_as_given
 from tunix_grpo.config.open_groups import OpenGroup, extended
 from tunix_grpo.config.schema import Config
 from tunix_grpo.config.sentences import Entry, schema_entries, sentence, unusual, value_keys
@@ -188,7 +189,7 @@ def leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:
 
 load = Loader(
     schema=Config,
-    complete=with_wandb_variables,
+    complete=lambda cfg: with_epsilon_as_given(with_wandb_variables(cfg)),
     checks=(
         partial(relations.check_relations, relations.ERRORS),
         relations.check_rewards,

@@ -34,6 +34,20 @@ REWARDS = {
     "correctness": "tunix_grpo.rewards.correctness:correctness_reward",
     "math": "tunix_grpo.rewards.math:build_math_reward",
 }
+# grpo.advantage -> function(float64[P, G] rewards) -> float64[P, G]
+ADVANTAGES = {
+    name: f"tunix_grpo.grpo.algorithms:{name}" for name in ("group_std", "center", "batch_std", "rloo", "max_rl")
+}
+# grpo.ratio -> function(Tokens, Objective) -> Surrogate
+RATIOS = {
+    "token": "tunix_grpo.grpo.algorithms:token",
+    "sequence": "tunix_grpo.grpo.algorithms:sequence",
+    "trajectory": "tunix_grpo.grpo.algorithms:trajectory",
+    "cispo": "tunix_grpo.grpo.algorithms:cispo",
+    "sapo": "tunix_grpo.grpo.algorithms:sapo",
+    "gmpo": "tunix_grpo.grpo.algorithms:gmpo",
+    "none": "tunix_grpo.grpo.algorithms:unclipped",
+}
 
 
 # Folders of the user's that hold files which were loaded.

@@ -58,6 +58,14 @@ def constant_schedule(name: str, final_ratio: float) -> str | None:
     return None
 
 
+def delta_above_the_clip(delta: float | None, epsilon: float, epsilon_high: float | None) -> str | None:
+    """Checks that the bound of a ratio lies above its clip range."""
+    high = 1 + (epsilon if epsilon_high is None else epsilon_high)
+    if delta is not None and delta <= high:
+        return f"the bound must lie above the clip range, which ends at {high:g}; give a larger one, such as 4"
+    return None
+
+
 def warm_enough(temperature: float) -> str | None:
     """Notices that the completions of a prompt will all be the same."""
     return f"{NO_SIGNAL}; usual is 1.0" if temperature == 0 else None
@@ -98,6 +106,7 @@ ERRORS = (
     Relation(("reward.custom.path", "reward.custom.function"), custom_reward_complete),
     Relation(("task.name", "task.path", "task.dataset"), data_exists),
     Relation(("scheduler.name", "scheduler.final_ratio"), constant_schedule),
+    Relation(("grpo.delta", "grpo.epsilon", "grpo.epsilon_high"), delta_above_the_clip),
 )
 WARNINGS = (
     Relation(("generation.temperature",), warm_enough),
@@ -137,10 +146,11 @@ def check_rewards(values: Mapping[str, object]) -> Iterator[str]:
 
 
 def check_references(values: Mapping[str, object]) -> Iterator[str]:
-    """Yields what keeps a tracker or a reward of the user's from being found."""
+    """Yields what keeps a part of the user's from being found: a tracker, a reward, an advantage, a ratio."""
     for key, value in values.items():
         outside_reward = key.startswith("reward.") and key.endswith(".function") and key != "reward.custom.function"
-        if value is not None and (outside_reward or key == "tracker.custom"):
+        switch = key in ("grpo.advantage", "grpo.ratio") and plugins.is_outside(str(value))
+        if value is not None and (outside_reward or switch or key == "tracker.custom"):
             try:
                 plugins.resolve(str(value), key)
             except UserError as error:

@@ -75,6 +75,20 @@ Reference = Annotated[Text, AfterValidator(reference)]
 NameOrReference = Annotated[Name, AfterValidator(lambda text: reference(text) if ".py:" in text else text)]
 
 
+def named_or_reference(*names: str) -> AfterValidator:
+    """Accepts one of some names, or FILE.py:NAME of a function of the user's."""
+
+    def check(value: str) -> str:
+        if value in names:
+            return value
+        try:
+            return reference(value)
+        except ValueError:
+            raise ValueError(f"must be one of {', '.join(names)}, or FILE.py:NAME") from None
+
+    return AfterValidator(check)
+
+
 def iso_date(value: str) -> str:
     """Checks a day of the form YYYY-MM-DD."""
     try:

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 from pydantic.dataclasses import dataclass
 
 from tunix_grpo.config import rules
+from tunix_grpo.config.algorithm import GrpoConfig
 from tunix_grpo.config.parts import RewardsConfig, TaskConfig, TrackerConfig
 from tunix_grpo.config.rules import (
     GROUP,
@@ -143,24 +144,6 @@ class SchedulerConfig:
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
-class GrpoConfig:
-    """Group relative policy optimization (arXiv 2402.03300)."""
-
-    num_generations: Whole = rules.number(
-        minimum=2, hint="an advantage is relative to the other completions of the same prompt"
-    )
-    """Completions per prompt (G), 2 or more; multiplies memory and time of a step."""
-    num_iterations: Count
-    """Updates from one batch of completions, 1 or more."""
-    beta: Number = rules.number(minimum=0)
-    """Weight of the KL term that holds the model near its start, 0 or more; 0 leaves it out."""
-    epsilon: Number = rules.number(above=0, below=1)
-    """Clip range of the probability ratio, in (0, 1)."""
-    kl_estimator: Literal["low_var_kl", "mse_kl"]
-    """low_var_kl (k3) or mse_kl (k2)."""
-
-
-@dataclass(kw_only=True, slots=True, config=GROUP)
 class SamplingConfig:
     """How tokens are drawn."""
 
@@ -232,15 +215,16 @@ class StepSize:
     __slots__ = ()
 
     def prompts_per_step(self: _HasBatches, data_parallel_devices: int) -> int:
-        """Returns P: micro_batch_size x gradient_accumulation_steps x data-parallel devices."""
-        return _prompts_per_step(self.training, data_parallel_devices)
+        """Returns P: micro_batch_size x gradient_accumulation_steps x data-parallel devices x num_minibatches."""
+        return self.grpo.num_minibatches * _prompts_per_update(self.training, data_parallel_devices)
 
     def completions_per_step(self: _HasBatches, data_parallel_devices: int) -> int:
         """Returns P x G."""
-        return _prompts_per_step(self.training, data_parallel_devices) * self.grpo.num_generations
+        prompts = self.grpo.num_minibatches * _prompts_per_update(self.training, data_parallel_devices)
+        return prompts * self.grpo.num_generations
 
 
-def _prompts_per_step(batch: BatchConfig, data_parallel_devices: int) -> int:
+def _prompts_per_update(batch: BatchConfig, data_parallel_devices: int) -> int:
     return batch.micro_batch_size * batch.gradient_accumulation_steps * data_parallel_devices
 
 

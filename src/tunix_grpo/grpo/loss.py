@@ -14,41 +14,55 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from tunix_grpo.decoder.attention import PLAIN
 from tunix_grpo.decoder.forward import forward, head_logits, text_positions
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.decoder.spec import DecoderSpec
+from tunix_grpo.grpo.algorithms import Divisors, Objective, Tokens, importance_weights
 
 
 class LossSums(NamedTuple):
-    """Sums over the completion tokens of a part of a step; the sums of all parts add up to the step's."""
+    """Sums over the completion tokens of a part of an update; the sums of all parts add up to the update's.
 
+    Attributes:
+        tokens: that have a loss.
+        loss: the part's share of the update's loss.
+        ratio: of the probability ratios.
+        clipped_low: tokens whose gradient the clip below took away.
+    """
+
+    tokens: jax.Array
     loss: jax.Array
     kl: jax.Array
     entropy: jax.Array
+    ratio: jax.Array
     clipped_low: jax.Array
     clipped_high: jax.Array
 
 
-def group_advantages(rewards: np.ndarray, num_generations: int) -> np.ndarray:
-    """Returns float32[B] advantages (r - mean) / (std + 1e-6) within each group (arXiv:2402.03300, equation 3.2.1).
+class LossInputs(NamedTuple):
+    """A part of an update, ready for the loss.
 
-    std is the sample standard deviation (divided by G - 1), as in Tunix and TRL. A group of equal rewards gets exactly
-    zero, so that it moves nothing.
-
-    Args:
-        rewards: float[B], groups in a row.
-        num_generations: G >= 2.
+    Attributes:
+        completions: B rows.
+        advantages: float32[B].
+        kept: float32[B], 1 for a completion that has a loss, else 0.
+        divisors: what the whole update is divided by, with those of its rows that are here.
+        ref_logps: float32[B, T] under the reference; None if beta is 0.
+        old_logps: float32[B, T] under the weights that sampled; None: these are the trained weights (the ratio is 1,
+            its gradient is not 0).
+        sampled_logps: float32[B, T] as the sampler computed them; None where they have no part in the loss.
     """
-    groups = np.asarray(rewards, np.float64).reshape(-1, num_generations)
-    mean = groups.mean(axis=1, keepdims=True)
-    std = groups.std(axis=1, ddof=1, keepdims=True)
-    advantages = (groups - mean) / (std + 1e-6)
-    equal = groups.max(axis=1, keepdims=True) == groups.min(axis=1, keepdims=True)
-    return np.where(equal, 0.0, advantages).reshape(-1).astype(np.float32)
+
+    completions: Completions
+    advantages: jax.Array
+    kept: jax.Array
+    divisors: Divisors
+    ref_logps: jax.Array | None = None
+    old_logps: jax.Array | None = None
+    sampled_logps: jax.Array | None = None
 
 
 def completion_logprobs(
@@ -86,58 +100,67 @@ def completion_logprobs(
     return logps.reshape(rows, length), entropies.reshape(rows, length)
 
 
-def grpo_loss(
-    logps: jax.Array,
-    entropies: jax.Array,
-    old_logps: jax.Array | None,
-    ref_logps: jax.Array | None,
-    advantages: jax.Array,
-    batch: Completions,
-    *,
-    step_rows: int,
-    epsilon: float,
-    beta: float,
-    kl_estimator: str,
-) -> LossSums:
-    """Returns the clipped GRPO objective with its KL penalty (arXiv:2402.03300, equation 3), to be minimised.
+def grpo_loss(logps: jax.Array, entropies: jax.Array, inputs: LossInputs, objective: Objective) -> LossSums:
+    """Returns the policy loss with its KL penalty, to be minimised (GRPO: arXiv:2402.03300, equation 3).
 
-    Each completion's tokens are averaged, then the completions of the whole step: the sum over the parts of a step does
-    not depend on how it was cut. The other sums are over tokens.
+    Its three switches are in `algorithms`. The sum over the parts of an update does not depend on how it was cut. The
+    other sums are over the tokens that have a loss.
 
     Args:
         logps: float32[B, T] under the trained weights.
-        old_logps: under the weights that sampled; None: the same weights (the ratio is 1, its gradient is not 0).
-        ref_logps: under the reference; None if beta is 0.
-        advantages: float32[B].
-        step_rows: completions in the whole step.
-        epsilon: the ratio is clipped to [1 - epsilon, 1 + epsilon].
-        kl_estimator: low_var_kl (k3) or mse_kl (k2), http://joschu.net/blog/kl-approx.html.
+        entropies: float32[B, T], only summed up.
     """
-    mask = batch.mask().astype(jnp.float32)
-    old = jax.lax.stop_gradient(logps) if old_logps is None else old_logps
-    ratio = jnp.exp(jnp.where(batch.mask(), logps - old, 0.0))
-    gain = advantages[:, None]
-    clipped = jnp.clip(ratio, 1.0 - epsilon, 1.0 + epsilon)
-    token_loss = -jnp.minimum(ratio * gain, clipped * gain)
-    token_kl = jnp.zeros_like(logps)
-    if ref_logps is not None:
-        token_kl = _token_kl(jnp.where(batch.mask(), ref_logps - logps, 0.0), kl_estimator)
-        token_loss = token_loss + beta * token_kl
-    per_row = jnp.sum(token_loss * mask, axis=1) / jnp.maximum(batch.lengths, 1)
+    batch = inputs.completions
+    mask = batch.mask()
+    counted = mask * inputs.kept[:, None]
+    old = jax.lax.stop_gradient(logps) if inputs.old_logps is None else inputs.old_logps
+    log_ratios = jnp.where(mask, logps - old, 0.0)
+    cost = objective.ratio(Tokens(logps, log_ratios, inputs.advantages[:, None], mask), objective)
+    ratio = jnp.exp(log_ratios)
+    token_loss, token_kl = cost.loss, jnp.zeros_like(logps)
+    if inputs.sampled_logps is not None:
+        token_loss = token_loss * importance_weights(old, inputs.sampled_logps, objective)
+    if inputs.ref_logps is not None:
+        log_kl = jnp.where(mask, inputs.ref_logps - logps, 0.0)
+        token_kl = _token_kl(log_kl, ratio, objective.kl_estimator)
+        token_loss = token_loss + objective.beta * token_kl
+    per_row = jnp.sum(token_loss * counted, axis=1) / inputs.divisors.per_row
+    fixed = jax.lax.stop_gradient
     return LossSums(
-        loss=jnp.sum(per_row) / step_rows,
-        kl=jnp.sum(token_kl * mask),
-        entropy=jnp.sum(jax.lax.stop_gradient(entropies) * mask),
-        clipped_low=jnp.sum((ratio < 1.0 - epsilon) * (gain < 0) * mask),
-        clipped_high=jnp.sum((ratio > 1.0 + epsilon) * (gain > 0) * mask),
+        tokens=jnp.sum(counted),
+        loss=jnp.sum(per_row) / inputs.divisors.whole,
+        kl=jnp.sum(token_kl * counted),
+        entropy=jnp.sum(fixed(entropies) * counted),
+        ratio=jnp.sum(fixed(ratio) * counted),
+        clipped_low=jnp.sum(cost.clipped_low * counted),
+        clipped_high=jnp.sum(cost.clipped_high * counted),
     )
 
 
-def _token_kl(log_ratio: jax.Array, estimator: str) -> jax.Array:
-    """Per-token estimate of KL(policy || reference) from log(reference / policy)."""
-    if estimator == "low_var_kl":
-        return jnp.exp(log_ratio) - log_ratio - 1.0
-    return 0.5 * jnp.square(log_ratio)
+def sampling_difference(
+    trained: jax.Array, sampled: jax.Array, batch: Completions
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns sum, maximum and number over the tokens, of |log-probability of the sampler - that of the trainer|.
+
+    Args:
+        trained: float32[B, T] under the weights that sampled, as the trainer computes them.
+        sampled: float32[B, T] as the sampler computed them.
+    """
+    difference = jnp.where(batch.mask(), jnp.abs(sampled - trained), 0.0)
+    return jnp.sum(difference), jnp.max(difference), jnp.sum(batch.lengths)
+
+
+def _token_kl(log_ratio: jax.Array, policy_ratio: jax.Array, estimator: str) -> jax.Array:
+    """Returns float32[B, T], per-token estimates of KL(policy || reference).
+
+    Args:
+        log_ratio: log(reference / policy).
+        policy_ratio: policy / the policy that sampled.
+    """
+    if estimator == "mse_kl":
+        return 0.5 * jnp.square(log_ratio)
+    k3 = jnp.exp(log_ratio) - log_ratio - 1.0
+    return k3 * policy_ratio if estimator == "unbiased" else k3
 
 
 def _chunk_bytes() -> int:

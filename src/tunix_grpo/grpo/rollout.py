@@ -59,9 +59,12 @@ class Rollout:
     logps: jax.Array
 
 
-def row_keys(seed: int, step: int, rows: int) -> jax.Array:
-    """Returns key[rows]: what row i of a step draws its tokens from."""
-    key = jax.random.fold_in(seeds.key("rollout", seed), step)
+def row_keys(seed: int, step: int, rows: int, extra_round: int = 0) -> jax.Array:
+    """Returns key[rows]: what row i of a step draws its tokens from, or of an extra round of the step, from 1."""
+    if extra_round == 0:
+        key = jax.random.fold_in(seeds.key("rollout", seed), step)
+    else:
+        key = jax.random.fold_in(jax.random.fold_in(seeds.key("extra rollout", seed), step), extra_round)
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
 
 
@@ -99,7 +102,12 @@ class Sampler:
         self._generate = jax.jit(self._drawn, static_argnames="config")
 
     def sample(
-        self, weights: tuple[LeafTree, Weights], prompts: Sequence[Sequence[int]], config: Sampling, step: int
+        self,
+        weights: tuple[LeafTree, Weights],
+        prompts: Sequence[Sequence[int]],
+        config: Sampling,
+        step: int,
+        extra_round: int = 0,
     ) -> Rollout:
         """Draws completions.
 
@@ -107,11 +115,12 @@ class Sampler:
             weights: the trained leaves and what stays, as `Model` holds them.
             prompts: token ids, each at most `prompt_width` long.
             step: the step that the random numbers belong to.
+            extra_round: which further batch of the step it is, from 1; 0 is its own.
         """
         tokens, valid = left_padded(prompts, self._width, self._tokenizer.pad_id())
         sharding = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec("fsdp"))
         tokens, valid = jax.device_put((tokens, valid), sharding)
-        keys = row_keys(self._seed, step, len(prompts) * config.num_generations)
+        keys = row_keys(self._seed, step, len(prompts) * config.num_generations, extra_round)
         drawn = self._generate(*weights, tokens, valid, keys, config=config)
         host_tokens, lengths, stopped = jax.device_get((drawn.tokens, drawn.lengths, drawn.stopped))
         # The stop token is trained, but it is not text.

@@ -4,8 +4,9 @@ What differs from the GRPO paper (arXiv:2402.03300) and from stock Tunix, in one
   * the KL penalty is k3 (or k2) in the loss; k1, Tunix's default, has zero expected gradient;
   * the end-of-turn token belongs to the completion, the mask and the loss;
   * completions, old, reference and trained log-probabilities all use the sampling temperature;
-  * a step is normalised as a whole, however it is cut into micro batches;
-  * old log-probabilities are those of the update's own first pass, so that its ratio is exactly 1.
+  * an update is normalised as a whole, however it is cut into micro batches;
+  * old log-probabilities are the trainer's, not the sampler's; those of the first update are of its own pass, so that
+    its ratio is exactly 1.
 """
 
 from __future__ import annotations
@@ -13,22 +14,34 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tunix_grpo.config import TrainerConfig
+from tunix_grpo.config import TrainerConfig, plugins
 from tunix_grpo.decoder.forward import choose_remat
 from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import Completions
-from tunix_grpo.grpo.loss import LossSums, completion_logprobs, group_advantages, grpo_loss
+from tunix_grpo.grpo.advantages import advantage_of, group_advantages
+from tunix_grpo.grpo.algorithms import AGGREGATIONS, objective_of
+from tunix_grpo.grpo.loss import LossInputs, LossSums, completion_logprobs, grpo_loss, sampling_difference
+from tunix_grpo.grpo.minibatches import Part, cut_step, minibatch_order
+from tunix_grpo.grpo.replacement import Groups, replace_equal_groups
 from tunix_grpo.grpo.rollout import Rollout, RowTokenizer, Sampler, train_sampling
-from tunix_grpo.grpo.updates import apply_gradient, laid_out, no_sums, require_finite, update_metrics
+from tunix_grpo.grpo.updates import (
+    Update,
+    apply_gradient,
+    laid_out,
+    no_sums,
+    require_finite,
+    sampling_metrics,
+    update_metrics,
+)
 from tunix_grpo.model.layout import LeafTree
 from tunix_grpo.model.model import Model
 from tunix_grpo.rewards.base import Reward
@@ -39,13 +52,18 @@ from tunix_grpo.text.prompt_set import Batch
 Gradient: TypeAlias = tuple[LeafTree, LossSums]  # of the micro batches so far, added up
 
 
-class MicroBatch(NamedTuple):
-    """A part of a step, ready for the loss."""
+@dataclasses.dataclass(frozen=True)
+class MicroBatch:
+    """A part of a step on the devices.
 
+    Attributes:
+        part: which rows of the step it holds.
+        reference: float32[rows, T], the reference's log-probabilities; None without a KL term.
+    """
+
+    part: Part
     completions: Completions
-    advantages: jax.Array
-    ref_logps: jax.Array | None
-    old_logps: jax.Array | None
+    reference: jax.Array | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,17 +71,17 @@ class Collected:
     """The completions of a step and what they are worth, before any update.
 
     Attributes:
+        sampled: prompts, completions and rewards as they were sampled first.
+        groups: those that are trained on; the same, unless equal groups were replaced.
         advantages: float32[B].
-        micro_batches: the completions on the devices, cut for the loss.
-        reference: of each micro batch the reference's log-probabilities; None without a KL term.
+        minibatches: of each update of a pass the micro batches.
         timings: seconds by the names of `record.metrics.METRICS`.
     """
 
-    rollout: Rollout
-    rewards: RewardTable
+    sampled: Groups
+    groups: Groups
     advantages: np.ndarray
-    micro_batches: list[Completions]
-    reference: Sequence[jax.Array | None]
+    minibatches: list[list[MicroBatch]]
     timings: dict[str, float]
 
 
@@ -72,15 +90,19 @@ class StepResult:
     """What one step did.
 
     Attributes:
+        batch: the prompts.
         rollout: the completions.
         advantages: float32[B].
         metrics: numbers of the update and timings, by the names of `record.metrics.METRICS`.
+        num_tokens: prompt and completion tokens that were processed, those of groups that were given back included.
     """
 
+    batch: Batch
     rollout: Rollout
     rewards: RewardTable
     advantages: np.ndarray
     metrics: dict[str, float]
+    num_tokens: int
 
 
 class Trainer:
@@ -103,9 +125,10 @@ class Trainer:
         """
         self._config, self._mesh, self._model, self._task, self._rewards = config, mesh, model, task, rewards
         self._sampling = train_sampling(config)
+        self._objective, self._advantage = objective_of(config.grpo), advantage_of(config.grpo.advantage)
         group, devices = config.grpo.num_generations, mesh.shape["fsdp"]
-        self._micro_rows = config.training.micro_batch_size * group * devices  # completions
-        self._step_rows = config.completions_per_step(devices)
+        self._micro_prompts = config.training.micro_batch_size * devices
+        self._sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
         tokens = config.training.micro_batch_size * (prompt_width + group * config.generation.max_generation_steps)
         self.remat = choose_remat(config.training.remat, model.spec, tokens, model.dtype)
         self._sampler = Sampler(model, tokenizer, mesh, prompt_width=prompt_width, seed=config.seed)
@@ -120,6 +143,10 @@ class Trainer:
             out_shardings=(params_layout, optimizer_layout, None),
         )
         self._reference_logps = jax.jit(lambda weights, batch: self._logprobs(weights, batch)[0])
+        self._policy_logps = jax.jit(
+            lambda params, frozen, batch: self._logprobs(model.decoder_weights(params, frozen), batch)[0]
+        )
+        self._difference = jax.jit(sampling_difference)
 
     def restore(self, params: LeafTree, optimizer_state: optax.OptState) -> None:
         """Continues from saved parameters and optimizer state."""
@@ -134,38 +161,50 @@ class Trainer:
         """Returns what completions are worth."""
         return score_completions(self._rewards, prompts, completions, questions, self._task)
 
+    def reward_rollout(self, batch: Batch, rollout: Rollout) -> RewardTable:
+        """Returns what the completions of a batch are worth."""
+        return self.reward(batch.per_completion(batch.texts), rollout.texts, batch.per_completion(batch.questions))
+
     def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int) -> Rollout:
         """Samples from the current weights."""
         return self._sampler.sample((self.params, self._frozen), prompts, sampling, step)
+
+    def draw(self, batch: Batch, step: int, extra_round: int = 0) -> Rollout:
+        """Samples the completions of a batch that is trained on; see `Sampler.sample`."""
+        return self._sampler.sample((self.params, self._frozen), batch.ids, self._sampling, step, extra_round)
 
     def step(self, step: int, batch: Batch) -> StepResult:
         """Runs one step whole: `collect`, then `update`."""
         return self.update(self.collect(step, batch))
 
-    def collect(self, step: int, batch: Batch) -> Collected:
+    def collect(self, step: int, batch: Batch, fresh: Callable[[int], Batch] | None = None) -> Collected:
         """Runs the first half of a step, which moves nothing: rollout, rewards, reference.
 
         Args:
             step: its number, from 1; random numbers depend on it.
             batch: the step's prompts.
+            fresh: round from 1 -> as many prompts, which may take the place of groups that teach nothing.
 
         Raises:
             UserError: a reward fails.
         """
-        clock = _Clock()
-        rollout = self.sample(batch.ids, self._sampling, step)
+        clock, grpo = _Clock(), self._config.grpo
+        rollout = self.draw(batch, step)
         clock.lap("timing/rollout")
-        micro_batches = self._cut(rollout.batch)
-        if self._config.grpo.beta > 0:  # dispatched first: the device works while the host computes rewards
-            reference = [self._reference_logps(self._model.reference, batch) for batch in micro_batches]
-        else:
-            reference = [None] * len(micro_batches)
-        rewards = self.reward(batch.per_completion(batch.texts), rollout.texts, batch.per_completion(batch.questions))
-        advantages = group_advantages(np.asarray(rewards.total), batch.num_generations)
+        minibatches = None
+        if grpo.beta > 0 and fresh is None:  # dispatched first: the device works while the host computes rewards
+            minibatches = self._cut(step, rollout, None)
+        sampled = groups = Groups.of(batch, rollout, self.reward_rollout(batch, rollout))
         clock.lap("timing/reward")
-        jax.block_until_ready(reference)
+        if fresh is not None:
+            groups = replace_equal_groups(self, sampled, fresh, step, grpo.max_extra_rounds)
+            clock.lap("timing/replacement")
+        gains = group_advantages(np.asarray(groups.rewards.total), batch.num_generations, self._advantage)
+        if minibatches is None:
+            minibatches = self._cut(step, groups.rollout, gains)
+        jax.block_until_ready([micro.reference for micros in minibatches for micro in micros])
         clock.lap("timing/reference")
-        return Collected(rollout, rewards, advantages, micro_batches, reference, clock.laps)
+        return Collected(sampled, groups, gains, minibatches, clock.laps)
 
     def update(self, done: Collected) -> StepResult:
         """Runs the second half of a step: the update(s) from what was collected with the current weights.
@@ -173,84 +212,117 @@ class Trainer:
         Raises:
             UserError: the loss or the gradient is not finite; then nothing has moved.
         """
-        clock = _Clock()
-        metrics = self._update(done.micro_batches, done.advantages, done.reference)
+        clock, groups = _Clock(), done.groups
+        metrics = self._update(done)
         require_finite(metrics)
         clock.lap("timing/update")
         timings = done.timings | clock.laps
         metrics |= timings | {"step_time": sum(timings.values())}
-        return StepResult(done.rollout, done.rewards, done.advantages, metrics)
+        if self._config.grpo.mask_truncated:
+            metrics["completions/masked_ratio"] = float(np.mean(groups.rollout.truncated))
+        if self._config.grpo.replace_equal_groups:
+            metrics |= groups.metrics()
+        num_tokens = groups.num_tokens() + groups.given_back_tokens
+        return StepResult(groups.batch, groups.rollout, groups.rewards, done.advantages, metrics, num_tokens)
 
-    def _cut(self, batch: Completions) -> list[Completions]:
-        """Cuts a step into micro batches of whole groups."""
-        group = self._sampling.num_generations
-        rows = self._micro_rows
-        count = batch.tokens.shape[0] // rows
-        sharding = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec("fsdp"))
+    def _cut(self, step: int, rollout: Rollout, gains: np.ndarray | None) -> list[list[MicroBatch]]:
+        """Cuts a step into the micro batches of each minibatch, and dispatches the reference where there is one.
 
-        def part(index: int) -> Completions:
-            prompts = slice(index * rows // group, (index + 1) * rows // group)
-            completions = slice(index * rows, (index + 1) * rows)
-            pieces = (
-                batch.prompt_tokens[prompts],
-                batch.prompt_valid[prompts],
-                batch.tokens[completions],
-                batch.lengths[completions],
-            )
-            return Completions(*jax.device_put(pieces, sharding))
-
-        return [batch] if count == 1 else [part(index) for index in range(count)]
-
-    def _update(
-        self, batches: list[Completions], gains: np.ndarray, reference: Sequence[jax.Array | None]
-    ) -> dict[str, float]:
-        """Runs num_iterations optimizer updates on one step's completions and returns their metrics.
-
-        Clip ratios are of the last update. All others are of the first, whose weights are those that sampled.
+        Args:
+            gains: float32[B]; None where they are not known yet.
         """
-        old: list[jax.Array | None] = [None] * len(batches)
-        gains_of = np.split(gains, len(batches))
-        updates: list[tuple[LossSums, jax.Array]] = []  # of each the sums and the gradient's norm
+        grpo, group = self._config.grpo, self._sampling.num_generations
+        kept = np.where(rollout.truncated & grpo.mask_truncated, np.float32(0), np.float32(1))
+        has_gradient = None
+        if gains is not None and grpo.beta == 0 and not plugins.is_outside(grpo.ratio):
+            has_gradient = ((gains * kept) != 0).reshape(-1, group).any(axis=1)
+        prompts = minibatch_order(len(kept) // group, grpo.num_minibatches, self._config.seed, step)
+        aggregation, longest = AGGREGATIONS[grpo.aggregation], self._config.generation.max_generation_steps
+        parts = cut_step(prompts, self._micro_prompts, rollout.lengths, kept, aggregation, longest, has_gradient)
+        return [[self._micro_batch(rollout.batch, part) for part in minibatch] for minibatch in parts]
+
+    def _micro_batch(self, batch: Completions, part: Part) -> MicroBatch:
+        if len(part.prompts) < batch.prompt_tokens.shape[0]:
+            pieces = (
+                batch.prompt_tokens[part.prompts],
+                batch.prompt_valid[part.prompts],
+                batch.tokens[part.rows],
+                batch.lengths[part.rows],
+            )
+            batch = Completions(*pieces)
+        batch = jax.device_put(batch, self._sharding)
+        reference = self._reference_logps(self._model.reference, batch) if self._config.grpo.beta > 0 else None
+        return MicroBatch(part, batch, reference)
+
+    def _update(self, done: Collected) -> dict[str, float]:
+        """Runs the optimizer updates of a step and returns their metrics.
+
+        Clip ratios and the mean ratio are of the last pass. All others are of the first.
+        """
+        old = self._old_logps(done)
+        passes: list[list[Update]] = []
         for _ in range(self._config.grpo.num_iterations):
-            state: Any = jax.tree.map(jnp.zeros_like, (self.params, no_sums())) if len(batches) > 1 else None
-            new = []
-            for batch, gain, ref, before in zip(batches, gains_of, reference, old, strict=True):
-                micro = MicroBatch(batch, jnp.asarray(gain), ref, before)
-                state, logps = self._accumulate(self.params, self._frozen, state, micro)
-                new.append(logps)
-            if not updates:
-                old = new  # under the weights that sampled
-            gradient, sums = state
-            self.params, self.optimizer_state, norm = self._apply(self.params, self.optimizer_state, gradient)
-            updates.append((sums, norm))
-        tokens = sum(batch.lengths.sum() for batch in batches)
-        (sums, norm), (last, _), tokens = jax.device_get((updates[0], updates[-1], tokens))
-        return update_metrics(sums, norm, last, int(tokens), with_kl=self._config.grpo.beta > 0)
+            updates = []
+            for index, minibatch in enumerate(done.minibatches):
+                update, logps = self._one_update(done, minibatch, old[index])
+                old[index] = old[index] or logps
+                updates.append(update)
+            passes.append(updates)
+        micros = [micro for minibatch in done.minibatches for micro in minibatch]
+        differences = [
+            self._difference(trained, done.groups.rollout.logps[micro.part.rows], micro.completions)
+            for micro, trained in zip(micros, [logps for minibatch in old for logps in minibatch], strict=True)
+        ]
+        passes, differences = jax.device_get((passes, differences))
+        with_kl = self._config.grpo.beta > 0
+        return update_metrics(passes, with_kl=with_kl) | sampling_metrics(differences)
+
+    def _old_logps(self, done: Collected) -> list[list[jax.Array]]:
+        """Returns, by minibatch and micro batch, log-probabilities under the weights that sampled.
+
+        Empty for the first minibatch, whose own first pass gives them; the weights have moved when the others' turn
+        comes.
+        """
+        return [
+            [self._policy_logps(self.params, self._frozen, micro.completions) for micro in minibatch] if index else []
+            for index, minibatch in enumerate(done.minibatches)
+        ]
+
+    def _one_update(
+        self, done: Collected, minibatch: list[MicroBatch], old: list[jax.Array]
+    ) -> tuple[Update, list[jax.Array]]:
+        """Makes an optimizer update; returns its numbers, and the log-probabilities of each micro batch before it.
+
+        Args:
+            old: of each micro batch, log-probabilities under the weights that sampled; empty: these weights sampled.
+        """
+        several = self._config.training.gradient_accumulation_steps > 1
+        state: Any = jax.tree.map(jnp.zeros_like, (self.params, no_sums())) if several else None
+        logps = []
+        for index, micro in enumerate(minibatch):
+            gains, kept, divisors = micro.part.loss_inputs(done.advantages)
+            sampled = done.groups.rollout.logps[micro.part.rows] if self._objective.importance != "none" else None
+            before = old[index] if old else None
+            inputs = LossInputs(micro.completions, gains, kept, divisors, micro.reference, before, sampled)
+            state, trained = self._accumulate(self.params, self._frozen, state, inputs)
+            logps.append(trained)
+        gradient, sums = state
+        self.params, self.optimizer_state, norm = self._apply(self.params, self.optimizer_state, gradient)
+        return Update(sums, norm), logps
 
     def _micro_gradient(
-        self, params: LeafTree, frozen: Weights, state: Gradient | None, micro: MicroBatch
+        self, params: LeafTree, frozen: Weights, state: Gradient | None, inputs: LossInputs
     ) -> tuple[Gradient, jax.Array]:
         """Adds the gradient and the sums of a micro batch to `state`; returns the log-probabilities of its tokens too.
 
         Args:
             state: None before the only micro batch of an update.
         """
-        grpo, batch = self._config.grpo, micro.completions
 
         def loss_of(params: LeafTree) -> tuple[jax.Array, tuple[LossSums, jax.Array]]:
-            logps, entropies = self._logprobs(self._model.decoder_weights(params, frozen), batch, self.remat)
-            sums = grpo_loss(
-                logps,
-                entropies,
-                micro.old_logps,
-                micro.ref_logps,
-                micro.advantages,
-                batch,
-                step_rows=self._step_rows,
-                epsilon=grpo.epsilon,
-                beta=grpo.beta,
-                kl_estimator=grpo.kl_estimator,
-            )
+            weights = self._model.decoder_weights(params, frozen)
+            logps, entropies = self._logprobs(weights, inputs.completions, self.remat)
+            sums = grpo_loss(logps, entropies, inputs, self._objective)
             return sums.loss, (sums, logps)
 
         gradient, (sums, logps) = jax.grad(loss_of, has_aux=True)(params)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from tunix_grpo.errors import UserError
@@ -58,25 +59,59 @@ def require_finite(metrics: Mapping[str, float]) -> None:
         )
 
 
-def update_metrics(sums: LossSums, norm: jax.Array, last: LossSums, tokens: int, *, with_kl: bool) -> dict[str, float]:
+class Update(NamedTuple):
+    """The numbers of one optimizer update.
+
+    Attributes:
+        norm: float32[], of its gradient before clipping.
+    """
+
+    sums: LossSums
+    norm: jax.Array
+
+
+def update_metrics(passes: Sequence[Sequence[Update]], *, with_kl: bool) -> dict[str, float]:
     """Returns the numbers of a step's updates, by the names of `record.metrics.METRICS`.
 
+    Clip ratios and the mean ratio are of the last pass, in which they are largest; all others of the first.
+
     Args:
-        sums: of the first update.
-        norm: float32[], of the first update's gradient.
-        last: the sums of the last update, which say how often it clipped.
-        tokens: of the step's completions, to divide the sums by.
+        passes: of each pass over the completions the update from each minibatch, on the host.
         with_kl: the loss has a KL term.
     """
-    low, high = float(last.clipped_low) / tokens, float(last.clipped_high) / tokens
+    first, last = _added(passes[0]), _added(passes[-1])
+    low, high = last["clipped_low"] / last["tokens"], last["clipped_high"] / last["tokens"]
+    norms = [[float(update.norm) for update in updates] for updates in passes]
     metrics = {
-        "loss": float(sums.loss),
-        "entropy": float(sums.entropy) / tokens,
-        "grad_norm": float(norm),
+        "loss": first["loss"] / len(passes[0]),
+        "entropy": first["entropy"] / first["tokens"],
+        "grad_norm": sum(norms[0]) / len(norms[0]) if np.isfinite(norms).all() else math.nan,
+        "ratio/mean": last["ratio"] / last["tokens"],
         "clip_ratio/low_mean": low,
         "clip_ratio/high_mean": high,
         "clip_ratio/region_mean": low + high,
     }
     if with_kl:
-        metrics["kl"] = float(sums.kl) / tokens
+        metrics["kl"] = first["kl"] / first["tokens"]
     return metrics
+
+
+def sampling_metrics(differences: Sequence[tuple[jax.Array, jax.Array, jax.Array]]) -> dict[str, float]:
+    """Returns how far the sampler's log-probabilities are from the trainer's.
+
+    Args:
+        differences: of each micro batch, as `loss.sampling_difference` gives them, on the host.
+    """
+    total, largest, tokens = (np.asarray(column, np.float64) for column in zip(*differences, strict=True))
+    return {
+        "sampling/sampling_logp_difference/mean": float(total.sum() / tokens.sum()),
+        "sampling/sampling_logp_difference/max": float(largest.max()),
+    }
+
+
+def _added(updates: Sequence[Update]) -> dict[str, float]:
+    """Returns the sums of several updates by name; at least one token, so that they can be divided by it."""
+    columns = zip(*(update.sums for update in updates), strict=True)
+    sums = [float(np.sum(column, dtype=np.float64)) for column in columns]
+    named = dict(zip(LossSums._fields, sums, strict=True))
+    return named | {"tokens": max(named["tokens"], 1.0)}

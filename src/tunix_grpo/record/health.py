@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator
 from tunix_grpo import console
 from tunix_grpo.config import Config
 from tunix_grpo.errors import UserError
+from tunix_grpo.grpo.replacement import Groups
 from tunix_grpo.grpo.trainer import Collected, StepResult
 from tunix_grpo.record.facts import Facts, count_facts, largest_reward, over_steps, with_updates
 from tunix_grpo.record.findings import Finding, findings
 from tunix_grpo.rewards.format import EXACT, format_score
 from tunix_grpo.tasks.base import Task
-from tunix_grpo.text.prompt_set import Batch
 
 _log = logging.getLogger(__name__)
 IN_A_ROW = 10  # steps that are counted together: the groups of a single step may all be equal by chance
@@ -30,18 +30,18 @@ class Health:
         self._said: set[str] = set()
         self._recent: collections.deque[Facts] = collections.deque(maxlen=IN_A_ROW)
 
-    def first_look(self, step: int, batch: Batch, done: Collected, task: Task) -> None:
-        """Shows what the completions of step 1 are like, before any update; of a later step it says nothing.
+    def first_look(self, done: Collected, task: Task) -> None:
+        """Shows what the completions of step 1 are like, before any update, as they were sampled first.
 
         Raises:
             UserError: nothing can be learned from them, and training.first_look=stop.
         """
         wanted = self._config.training.first_look
-        if wanted == "off" or step > 1:
+        if wanted == "off":
             return
-        facts = _looked_at(
-            count_facts(done.rollout, done.rewards, batch.num_generations, self._largest), batch, done, task
-        )
+        first = done.sampled
+        counted = count_facts(first.rollout, first.rewards, first.batch.num_generations, self._largest)
+        facts = _looked_at(counted, first, task)
         found = findings(facts, self._config)
         hopeless = [finding for finding in found if finding.hopeless]
         console.start_table(first_look_rows(facts, hopeless), "first look, before the first update")
@@ -50,11 +50,11 @@ class Health:
         if reason is not None:
             raise UserError(f"{reason.sentence}; training.first_look=warn trains all the same")
 
-    def note(self, step: int, batch: Batch, done: StepResult) -> None:
+    def note(self, step: int, done: StepResult) -> None:
         """Says what holds over the last steps and has not been said yet."""
         if self._config.training.first_look == "off":
             return
-        facts = count_facts(done.rollout, done.rewards, batch.num_generations, self._largest)
+        facts = count_facts(done.rollout, done.rewards, done.batch.num_generations, self._largest)
         self._recent.append(with_updates(facts, done.metrics))
         if len(self._recent) == IN_A_ROW:
             found = findings(over_steps(self._recent), self._config)
@@ -92,8 +92,8 @@ def _verdict(facts: Facts, hopeless: list[Finding]) -> str:
     return f"yes: rewards differ {where}"
 
 
-def _looked_at(facts: Facts, batch: Batch, done: Collected, task: Task) -> Facts:
+def _looked_at(facts: Facts, first: Groups, task: Task) -> Facts:
     """Adds what only the texts tell: how many are right, as an evaluation counts, and how many have the asked form."""
-    texts, questions = done.rollout.texts, batch.per_completion(batch.questions)
+    texts, questions = first.rollout.texts, first.batch.per_completion(first.batch.questions)
     right = sum(task.score(text, asked) == 1.0 for text, asked in zip(texts, questions, strict=True))
     return dataclasses.replace(facts, right=right, formed=sum(format_score(text) == EXACT for text in texts))

@@ -10,7 +10,6 @@ import numpy as np
 
 from tunix_grpo.record.tracker import CompletionRecord
 from tunix_grpo.run.devices import peak_memory_bytes
-from tunix_grpo.text.prompt_set import Batch
 
 if TYPE_CHECKING:  # whoever wants the names of the metrics is not to load jax
     from tunix_grpo.grpo.trainer import StepResult
@@ -28,17 +27,29 @@ METRICS: dict[str, str] = {
     "completions/mean_terminated_length": "mean length of the completions that ended by "
     "themselves; absent when none did",
     "completions/clipped_ratio": "share of completions cut at max_generation_steps",
+    "completions/masked_ratio": "share of completions that got no loss because they were cut; absent unless "
+    "grpo.mask_truncated is on",
     "kl": "mean KL divergence from the reference model per token; absent when grpo.beta is 0",
     "entropy": "mean entropy of the next-token distribution, in nats",
     "clip_ratio/region_mean": "share of tokens whose probability ratio was clipped on either side",
-    "clip_ratio/low_mean": "share of tokens clipped at 1 - epsilon",
-    "clip_ratio/high_mean": "share of tokens clipped at 1 + epsilon",
+    "clip_ratio/low_mean": "share of tokens clipped at the lower end, in the last pass",
+    "clip_ratio/high_mean": "share of tokens clipped at the upper end, in the last pass",
+    "ratio/mean": "mean probability ratio of trained to sampling policy, in the last pass over the completions",
+    "sampling/sampling_logp_difference/mean": "mean over the tokens of |log-probability of the sampler - that of the "
+    "trainer| under the same weights",
+    "sampling/sampling_logp_difference/max": "the largest of these differences",
+    "groups/kept": "groups of the step's own prompts that teach something; like the next three absent unless "
+    "grpo.replace_equal_groups is on",
+    "groups/replaced": "groups of equal rewards whose place those of fresh prompts took",
+    "groups/given_up": "groups of equal rewards that are left after grpo.max_extra_rounds",
+    "groups/extra_rounds": "further batches of prompts that were sampled in the step",
     "loss": "GRPO loss; near 0 is normal, the reward is what to watch",
     "grad_norm": "global norm of the gradient before clipping",
     "learning_rate": "learning rate of the step's last update",
     "num_tokens": "prompt and completion tokens processed since step 1",
     "step_time": "seconds that the step took, without evaluation and saving",
     "timing/rollout": "seconds spent generating completions",
+    "timing/replacement": "seconds spent on the completions of further prompts, see groups/replaced",
     "timing/reward": "seconds spent scoring completions",
     "timing/reference": "seconds spent on log-probabilities of the reference model",
     "timing/update": "seconds spent on loss, gradient and update",
@@ -63,16 +74,11 @@ def is_metric(name: str) -> bool:
     return _METRIC_PATTERN.fullmatch(name) is not None
 
 
-def processed_tokens(batch: Batch, done: StepResult) -> int:
-    """Returns the tokens of a step: each completion with its prompt."""
-    return batch.num_generations * sum(map(len, batch.ids)) + int(done.rollout.lengths.sum())
-
-
-def step_metrics(batch: Batch, done: StepResult) -> dict[str, float]:
+def step_metrics(done: StepResult) -> dict[str, float]:
     """Returns the metrics that follow from a step's result alone, named as in `METRICS`."""
     rollout, rewards = done.rollout, done.rewards
     return {
-        **reward_metrics(rewards.total, rewards.parts, batch.num_generations),
+        **reward_metrics(rewards.total, rewards.parts, done.batch.num_generations),
         **length_metrics(rollout.lengths, rollout.truncated),
         **done.metrics,
         "perf/tokens_per_second": float(rollout.lengths.sum()) / done.metrics["step_time"],
@@ -80,9 +86,9 @@ def step_metrics(batch: Batch, done: StepResult) -> dict[str, float]:
     }
 
 
-def completion_records(step: int, batch: Batch, done: StepResult) -> list[CompletionRecord]:
+def completion_records(step: int, done: StepResult) -> list[CompletionRecord]:
     """Returns one record per completion of a step."""
-    rollout, rewards = done.rollout, done.rewards
+    batch, rollout, rewards = done.batch, done.rollout, done.rewards
     return [
         CompletionRecord(
             step=step,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tunix_grpo import console
 from tunix_grpo.config import Config
+from tunix_grpo.config.algorithm import in_words
 from tunix_grpo.grpo.trainer import Trainer
 from tunix_grpo.model.model import Model
 from tunix_grpo.record.earlier import RECORD
@@ -38,6 +39,7 @@ def start_rows(
     training, group = config.training, config.grpo.num_generations
     trained, total = trainer.parameter_counts()
     how = "all weights" if config.model.lora_rank is None else f"LoRA rank {config.model.lora_rank}"
+    micro = training.gradient_accumulation_steps * config.grpo.num_minibatches
     prompts = config.prompts_per_step(devices.data_parallel)
     completions = config.completions_per_step(devices.data_parallel)
     size = tree_bytes((trainer.params, trainer.optimizer_state))
@@ -48,13 +50,14 @@ def start_rows(
         ("model", f"{config.model.name} ({model.spec.family}, {model.dtype.name})"),
         ("parameters", f"{console.format_count(trained)} trained ({how}) of {console.format_count(total)}"),
         ("task", config.task.name),
+        ("algorithm", in_words(config.grpo)),
         ("prompts per step", f"{prompts}"),
         ("completions per step", f"{completions} ({group} per prompt)"),
         (
             "micro batches per step",
-            f"{training.gradient_accumulation_steps} of {training.micro_batch_size * group} completions per device",
+            f"{micro} of {training.micro_batch_size * group} completions per device",
         ),
-        ("updates per step", f"{config.grpo.num_iterations}"),
+        ("updates per step", f"{config.grpo.updates_per_step}"),
         ("steps", steps),
         (
             "checkpoints",

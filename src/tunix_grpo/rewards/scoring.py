@@ -29,6 +29,11 @@ class RewardTable:
     total: list[float]
     parts: dict[str, list[float]]
 
+    def with_rows(self, fresh: "RewardTable", rows: np.ndarray) -> "RewardTable":
+        """Returns the rows int[B], counted over this table's and then the fresh one's."""
+        parts = {name: [(values + fresh.parts[name])[row] for row in rows] for name, values in self.parts.items()}
+        return RewardTable([(self.total + fresh.total)[row] for row in rows], parts)
+
 
 def score_completions(
     rewards: Sequence[Reward],

@@ -1,6 +1,4 @@
-"""Questions with their prompts, and which of them a step sees.
-
-The order is a function of (seed, pass, position): nothing is saved and nothing is replayed on resume.
+"""Questions with their prompts.
 
 Letters: P prompts in a step, G completions of each, B = P * G.
 """
@@ -15,7 +13,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from tunix_grpo import seeds
 from tunix_grpo.config import Config
 from tunix_grpo.errors import UserError, shortened
 from tunix_grpo.text.prompts import chat_messages, system_prompt_text
@@ -50,6 +47,20 @@ class Batch:
     def per_completion(self, values: Sequence[Value]) -> list[Value]:
         """Returns [B], each of P values once for every completion of its prompt."""
         return [value for value in values for _ in range(self.num_generations)]
+
+    def with_groups(self, fresh: Batch, source: np.ndarray) -> Batch:
+        """Returns a batch of P prompts taken from this one and a fresh one.
+
+        Args:
+            source: int[P], the index of each in the prompts of this batch followed by those of the fresh one.
+        """
+
+        def taken(own: list, new: list) -> list:
+            both = own + new
+            return [both[index] for index in source]
+
+        questions, texts = taken(self.questions, fresh.questions), taken(self.texts, fresh.texts)
+        return Batch(questions, texts, taken(self.ids, fresh.ids), self.num_generations)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,14 +202,3 @@ def prompt_width(limit: int, *sets: PromptSet) -> int:
     """Returns the width in tokens that all prompts are padded to, so that each program is compiled once."""
     longest = max(prompts.longest() for prompts in sets)
     return min(limit, _WIDTH_STEP * math.ceil(longest / _WIDTH_STEP))
-
-
-def step_indices(step: int, size: int, prompts_per_step: int, seed: int) -> np.ndarray:
-    """Returns int64[P], the indices of step `step` (from 1) into a set of `size`.
-
-    Steps read one endless sequence: pass after pass over the set, each in an order of its own.
-    """
-    places = np.arange((step - 1) * prompts_per_step, step * prompts_per_step)
-    passes, offsets = places // size, places % size
-    orders = {p: seeds.generator("training order", seed, int(p)).permutation(size) for p in np.unique(passes)}
-    return np.array([orders[p][offset] for p, offset in zip(passes, offsets, strict=True)])

@@ -1,0 +1,128 @@
+"""Groups of equal rewards teach nothing: those of fresh prompts take their place (dynamic sampling, arXiv:2503.14476).
+
+Every round samples as many prompts as a step has, so that no program is compiled anew; whole groups change places.
+
+Letters: P prompts, G completions of each, B = P * G rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tunix_grpo.decoder.rows import Completions
+from tunix_grpo.grpo.advantages import as_groups, equal_groups
+from tunix_grpo.grpo.rollout import Rollout
+from tunix_grpo.rewards.scoring import RewardTable
+from tunix_grpo.text.prompt_set import Batch
+
+
+class Sampling(Protocol):
+    """What draws and scores completions: a `Trainer`."""
+
+    def draw(self, batch: Batch, step: int, extra_round: int) -> Rollout: ...
+
+    def reward_rollout(self, batch: Batch, rollout: Rollout) -> RewardTable: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """The groups of a step.
+
+    Attributes:
+        equal: bool[P], those that teach nothing.
+        kept: how many groups the step began with that teach something.
+        extra_rounds: how often fresh prompts were sampled.
+        given_back_tokens: prompt and completion tokens of the groups that were sampled and are not here.
+    """
+
+    batch: Batch
+    rollout: Rollout
+    rewards: RewardTable
+    equal: np.ndarray
+    kept: int
+    extra_rounds: int = 0
+    given_back_tokens: int = 0
+
+    @classmethod
+    def of(cls, batch: Batch, rollout: Rollout, rewards: RewardTable) -> Groups:
+        """Returns the groups as they were sampled first."""
+        equal = equal_groups(as_groups(np.asarray(rewards.total), batch.num_generations))
+        return cls(batch, rollout, rewards, equal, int(np.sum(~equal)))
+
+    def num_tokens(self) -> int:
+        """Returns the tokens of all completions, each with its prompt."""
+        prompts = self.batch.num_generations * sum(map(len, self.batch.ids))
+        return prompts + int(self.rollout.lengths.sum())
+
+    def metrics(self) -> dict[str, float]:
+        """Returns the metric names of `record.metrics.METRICS`."""
+        given_up = int(np.sum(self.equal))
+        return {
+            "groups/kept": self.kept,
+            "groups/replaced": len(self.equal) - self.kept - given_up,
+            "groups/given_up": given_up,
+            "groups/extra_rounds": self.extra_rounds,
+        }
+
+    def improved_by(self, fresh: Groups) -> Groups:
+        """Returns these groups with as many of the equal ones as can be replaced by unequal fresh ones."""
+        places, useful = np.flatnonzero(self.equal), np.flatnonzero(~fresh.equal)
+        count = min(len(places), len(useful))
+        source = np.arange(len(self.equal))
+        source[places[:count]] = len(self.equal) + useful[:count]
+        group = self.batch.num_generations
+        rows = (source[:, None] * group + np.arange(group)).reshape(-1)
+        batch = self.batch.with_groups(fresh.batch, source)
+        rollout = _rollout_with(self.rollout, fresh.rollout, source, rows)
+        rewards = self.rewards.with_rows(fresh.rewards, rows)
+        equal = np.concatenate([self.equal, fresh.equal])[source]
+        new = Groups(batch, rollout, rewards, equal, self.kept, self.extra_rounds + 1)
+        given_back = self.num_tokens() + fresh.num_tokens() - new.num_tokens()
+        return dataclasses.replace(new, given_back_tokens=self.given_back_tokens + given_back)
+
+
+def replace_equal_groups(
+    trainer: Sampling, groups: Groups, fresh: Callable[[int], Batch], step: int, max_rounds: int
+) -> Groups:
+    """Samples fresh prompts until no group is equal, or the rounds are over.
+
+    Args:
+        fresh: round from 1 -> P prompts.
+        max_rounds: at most so many.
+    """
+    for extra_round in range(1, max_rounds + 1):
+        if not groups.equal.any():
+            break
+        batch = fresh(extra_round)
+        rollout = trainer.draw(batch, step, extra_round)
+        groups = groups.improved_by(Groups.of(batch, rollout, trainer.reward_rollout(batch, rollout)))
+    return groups
+
+
+def _rollout_with(old: Rollout, fresh: Rollout, source: np.ndarray, rows: np.ndarray) -> Rollout:
+    """Returns the prompts `source` int[P] and the rows int[B], counted over both rollouts, one behind the other."""
+    batch, logps = _taken((old.batch, old.logps), (fresh.batch, fresh.logps), source, rows)
+    texts = old.texts + fresh.texts
+    return Rollout(
+        batch,
+        np.concatenate([old.lengths, fresh.lengths])[rows],
+        np.concatenate([old.truncated, fresh.truncated])[rows],
+        [texts[row] for row in rows],
+        logps,
+    )
+
+
+@jax.jit
+def _taken(
+    old: tuple[Completions, jax.Array], fresh: tuple[Completions, jax.Array], source: np.ndarray, rows: np.ndarray
+) -> tuple[Completions, jax.Array]:
+    both = jax.tree.map(lambda *parts: jnp.concatenate(parts), old, fresh)
+    batch, logps = both
+    prompts = (batch.prompt_tokens[source], batch.prompt_valid[source])
+    return Completions(*prompts, batch.tokens[rows], batch.lengths[rows]), logps[rows]
