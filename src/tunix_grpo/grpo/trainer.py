@@ -31,9 +31,9 @@ from tunix_grpo.grpo.rollout import Rollout, RowTokenizer, Sampler, train_sampli
 from tunix_grpo.grpo.updates import apply_gradient, laid_out, no_sums, require_finite, update_metrics
 from tunix_grpo.model.layout import LeafTree
 from tunix_grpo.model.model import Model
-from tunix_grpo.rewards.base import Reward
+from tunix_grpo.rewards.base import Reward, Samples
 from tunix_grpo.rewards.scoring import RewardTable, score_completions
-from tunix_grpo.tasks.base import Question, Task
+from tunix_grpo.tasks.base import Task
 from tunix_grpo.text.prompt_set import Batch
 
 Gradient: TypeAlias = tuple[LeafTree, LossSums]  # of the micro batches so far, added up
@@ -130,9 +130,9 @@ class Trainer:
         trained, frozen = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (self.params, self._frozen))
         return trained, trained + frozen
 
-    def reward(self, prompts: list[str], completions: list[str], questions: list[Question]) -> RewardTable:
+    def reward(self, samples: Samples) -> RewardTable:
         """Returns what completions are worth."""
-        return score_completions(self._rewards, prompts, completions, questions, self._task)
+        return score_completions(self._rewards, samples)
 
     def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int) -> Rollout:
         """Samples from the current weights."""
@@ -160,7 +160,18 @@ class Trainer:
             reference = [self._reference_logps(self._model.reference, batch) for batch in micro_batches]
         else:
             reference = [None] * len(micro_batches)
-        rewards = self.reward(batch.per_completion(batch.texts), rollout.texts, batch.per_completion(batch.questions))
+        rewards = self.reward(
+            Samples(
+                prompts=batch.per_completion(batch.texts),
+                completions=rollout.texts,
+                questions=batch.per_completion(batch.questions),
+                task=self._task,
+                token_lengths=rollout.lengths.tolist(),
+                step=step,
+                num_generations=batch.num_generations,
+                max_tokens=self._sampling.max_tokens,
+            )
+        )
         advantages = group_advantages(np.asarray(rewards.total), batch.num_generations)
         clock.lap("timing/reward")
         jax.block_until_ready(reference)
