@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from helpers.models import write_model
+from helpers.samples import samples_of
 from helpers.tokenizers import made_tokenizer, write_tokenizer
 from tunix_grpo.benchmark import limits, program
 from tunix_grpo.benchmark.job import worth
@@ -219,7 +220,7 @@ def test_completions_are_worth_their_answer_and_a_little_for_their_length():
     questions = random_prompts(50, 2, 1, seed=3).questions
     texts = ["", f"it is {questions[1].answer}"]
     assert worth("it is 7", "7") == pytest.approx(1.0007)
-    assert length_reward().function(["", ""], texts, questions, None) == [0.0, worth(texts[1], questions[1].answer)]
+    assert length_reward().function(samples_of(texts, questions)) == [0.0, worth(texts[1], questions[1].answer)]
 
 
 # --- settings ---

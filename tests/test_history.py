@@ -1,5 +1,6 @@
 """Settings that are younger than a run: its files are read with what was in effect when it was made."""
 
+import functools
 import tarfile
 
 import pytest
@@ -34,8 +35,8 @@ def test_every_setting_that_is_younger_than_an_old_run_has_a_former_value(old_co
 
 def test_a_config_without_the_younger_settings_has_the_values_of_then(old_config, tmp_path):
     for key in BEFORE:
-        group, _, name = key.rpartition(".")
-        (old_config[group] if group else old_config).pop(name, None)
+        *groups, name = key.split(".")
+        functools.reduce(lambda inside, group: inside.get(group, {}), groups, old_config).pop(name, None)
     write(tmp_path, old_config)
     config = load_recorded(read_run_config(tmp_path))
     assert (config.model.kaggle_id, config.model.quantization, config.training.remat) == (None, None, "none")

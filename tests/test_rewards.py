@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tunix_grpo.config import CustomReward
+from helpers.samples import samples_of
+from tunix_grpo.config import CustomReward, RewardLimits
 from tunix_grpo.config.open_groups import REWARD
 from tunix_grpo.errors import UserError
-from tunix_grpo.rewards.base import Reward, RewardError
+from tunix_grpo.rewards.base import Reward, RewardError, Samples, Scored
 from tunix_grpo.rewards.builders import build_rewards
-from tunix_grpo.rewards.correctness import correctness_reward
+from tunix_grpo.rewards.correctness import build_correctness_reward
 from tunix_grpo.rewards.custom import require_columns
-from tunix_grpo.rewards.format import format_reward, format_score
+from tunix_grpo.rewards.format import build_format_reward, format_score
 from tunix_grpo.rewards.scoring import score_completions
 from tunix_grpo.tasks.base import ExactTask, Question
 
@@ -30,6 +31,13 @@ COMPLETIONS = [
     "<reasoning>1 and 2</reasoning><answer>3</answer>",
     "<reasoning>2 and 2</reasoning><answer>5</answer>",
 ]
+
+
+def samples(completions=COMPLETIONS, **changed) -> Samples:
+    """Returns completions of the first questions."""
+    given = {"questions": QUESTIONS[: len(completions)], "task": TASK} | changed
+    return samples_of(completions, **given)
+
 
 GOOD = "<reasoning>r</reasoning><answer>a</answer>"
 FORMATS = [
@@ -65,7 +73,7 @@ FORMATS = [
 @pytest.mark.parametrize(("completion", "score"), FORMATS)
 def test_format(completion, score):
     assert format_score(completion) == score
-    assert format_reward(["p"], [completion], QUESTIONS[:1], TASK) == [score]
+    assert build_format_reward()(samples([completion])) == [score]
 
 
 @pytest.mark.parametrize(
@@ -89,20 +97,23 @@ def test_format_of_hostile_completions_takes_less_than_50_ms(completion):
 
 
 def test_correctness_is_the_task_s_score():
-    assert correctness_reward(PROMPTS, COMPLETIONS, QUESTIONS, TASK) == [1.0, 0.0]
+    assert build_correctness_reward()(samples()) == [1.0, 0.0]
 
 
 # --- building ---
 
 
+LIMITS = {"time_limit": None, "on_error": "stop", "on_timeout": "stop"}
+
+
 def custom(path=None, function=None, weight=1.0):
-    return CustomReward(path=str(path) if path else None, function=function, weight=weight)
+    return CustomReward(path=str(path) if path else None, function=function, weight=weight, **LIMITS)
 
 
 def config(*, format=None, correctness=None, own=None):
     weights = {"format": format, "correctness": correctness}
-    content = {name: None if weight is None else {"weight": weight} for name, weight in weights.items()}
-    return REWARD.section(content)(**content, custom=own or custom())
+    content = {name: None if weight is None else {"weight": weight, **LIMITS} for name, weight in weights.items()}
+    return REWARD.section(content)(**content, limits=RewardLimits(**LIMITS), custom=own or custom())
 
 
 def write(folder, text):
@@ -125,7 +136,7 @@ def test_selected_rewards_with_their_weights(tmp_path):
 def test_total_is_the_weighted_sum(tmp_path):
     path = write(tmp_path, "def length(completions):\n    return [len(c) / 100 for c in completions]\n")
     rewards = build_rewards(config(format=0.5, correctness=2.0, own=custom(path, "length", -1.0)))
-    table = score_completions(rewards, PROMPTS, COMPLETIONS, QUESTIONS, TASK)
+    table = score_completions(rewards, samples())
     assert table.parts == {
         "format": [1.0, 1.0],
         "correctness": [1.0, 0.0],
@@ -135,7 +146,7 @@ def test_total_is_the_weighted_sum(tmp_path):
 
 
 def test_weight_zero_only_records():
-    table = score_completions(build_rewards(config(format=0.0, correctness=1.0)), PROMPTS, COMPLETIONS, QUESTIONS, TASK)
+    table = score_completions(build_rewards(config(format=0.0, correctness=1.0)), samples())
     assert table.parts["format"] == [1.0, 1.0]
     assert table.total == [1.0, 0.0]
 
@@ -157,7 +168,7 @@ def test_two_rewards_of_one_name_are_an_error(tmp_path):
 
 def scores_of(path, function):
     rewards = build_rewards(config(own=custom(path, function)))
-    return score_completions(rewards, PROMPTS, COMPLETIONS, QUESTIONS, TASK).parts[function]
+    return score_completions(rewards, samples()).parts[function]
 
 
 def test_custom_function_gets_trl_style_columns(tmp_path):
@@ -251,9 +262,7 @@ def test_unusable_custom_reward(tmp_path, source, function, message):
 
 
 def score_with(function, completions=COMPLETIONS):
-    count = len(completions)
-    reward = Reward("own", 1.0, function)
-    return score_completions([reward], PROMPTS[:count], completions, QUESTIONS[:count], TASK).parts["own"]
+    return score_completions([Reward("own", 1.0, function)], samples(completions)).parts["own"]
 
 
 NUMBERS = [
@@ -280,7 +289,6 @@ def test_numbers_of_every_kind_become_floats(values):
 
 SECOND = "on the completion '<reasoning>2 and 2</reasoning><answer>5</answer>' of the question 'What is 2 + 2?'"
 REFUSED = [
-    ([1.0, None], f"reward own returned None, not a finite number, {SECOND}"),
     ([1.0, float("nan")], f"reward own returned nan, not a finite number, {SECOND}"),
     ([1.0, float("inf")], f"reward own returned inf, not a finite number, {SECOND}"),
     ([1.0, -np.inf], f"reward own returned -inf, not a finite number, {SECOND}"),
@@ -314,7 +322,31 @@ def test_anything_else_is_refused(values, message):
 def test_a_total_that_is_too_large_is_refused():
     rewards = [Reward("own", 1e20, lambda *_: [1.0, 1e20])]
     with pytest.raises(RewardError, match=r"with their weights sum up to 1e\+40, more than 1e\+30 in size, on"):
-        score_completions(rewards, PROMPTS, COMPLETIONS, QUESTIONS, TASK)
+        score_completions(rewards, samples())
+
+
+def test_what_does_not_apply_is_left_out_of_the_total():
+    rewards = [Reward("own", 2.0, lambda _: [1.0, None]), Reward("other", 1.0, lambda _: [None, None])]
+    table = score_completions(rewards, samples())
+    assert table.total == [2.0, 0.0]
+    assert table.parts == {"own": [1.0, None], "other": [None, None]}
+
+
+def test_extras_come_beside_the_values():
+    values = [Scored(1.0, {"depth": 2}), Scored(None, {"depth": 4, "width": np.float32(0.5)})]
+    table = score_completions([Reward("own", 1.0, lambda _: values)], samples())
+    assert table.parts == {"own": [1.0, None]}
+    assert table.extras == {"own/depth": [2.0, 4.0], "own/width": [None, 0.5]}
+    with pytest.raises(RewardError, match="reward own/depth returned nan, not a finite number, on the completion"):
+        score_completions([Reward("own", 1.0, lambda _: [Scored(0.0, {"depth": float("nan")}), 1.0])], samples())
+
+
+@pytest.mark.parametrize(("indices", "generations"), [([2, 3], 2), ([0, 1, 2, 3], 2), ([1, 2], 1), ([3], 1), ([], 2)])
+def test_a_part_of_samples_has_whole_groups_or_single_rows(indices, generations):
+    whole = samples(list("abcd"), questions=QUESTIONS * 2, num_generations=2)
+    part = whole.rows(indices)
+    assert (part.completions, part.num_generations) == ([whole.completions[row] for row in indices], generations)
+    assert part.token_lengths == [1] * len(indices)
 
 
 # --- what a function needs ---
@@ -391,8 +423,8 @@ def test_function_that_raises_is_reported_with_the_completion(tmp_path):
 
 
 def test_function_that_raises_on_the_batch_only():
-    def own(prompts, completions, questions, task):
-        if len(completions) > 1:
+    def own(samples):
+        if len(samples) > 1:
             raise ValueError("too many")
         return [0.0]
 
@@ -414,7 +446,7 @@ def test_ctrl_c_in_a_function_is_not():
 
 
 def test_generator_that_raises():
-    def own(prompts, completions, questions, task):
+    def own(samples):
         yield 1.0
         raise LookupError("gone")
 
@@ -424,7 +456,7 @@ def test_generator_that_raises():
 
 def test_long_completions_are_shortened_in_messages():
     with pytest.raises(RewardError) as raised:
-        score_with(lambda *_: [None], completions=["x" * 100_000])
+        score_with(lambda *_: ["no"], completions=["x" * 100_000])
     assert len(str(raised.value)) < 500
 
 
@@ -434,13 +466,7 @@ def test_broken_task_is_reported_as_the_reward_that_calls_it():
             raise KeyError("metadata")
 
     with pytest.raises(RewardError, match=r"reward correctness raised KeyError: 'metadata'"):
-        score_completions(
-            build_rewards(config(correctness=1.0)),
-            PROMPTS,
-            COMPLETIONS,
-            QUESTIONS,
-            Broken("broken", QUESTIONS, QUESTIONS),
-        )
+        score_completions(build_rewards(config(correctness=1.0)), samples(task=Broken("broken", QUESTIONS, QUESTIONS)))
 
 
 def test_no_built_in_reward_runs_what_a_completion_says(tmp_path, monkeypatch):
@@ -448,6 +474,6 @@ def test_no_built_in_reward_runs_what_a_completion_says(tmp_path, monkeypatch):
     text = "__import__('os').system('touch X')"
     completions = [f"<reasoning>{text}</reasoning><answer>{text}</answer>", text]
     rewards = build_rewards(config(format=1.0, correctness=1.0))
-    table = score_completions(rewards, PROMPTS, completions, QUESTIONS, TASK)
+    table = score_completions(rewards, samples(completions))
     assert table.parts == {"format": [1.0, 0.0], "correctness": [0.0, 0.0]}
     assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,7 @@ import pytest
 from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.grpo.evaluation import Evaluation, Evaluator, batch_size_for
 from tunix_grpo.record.metrics import length_metrics, reward_metrics
+from tunix_grpo.rewards.base import Samples
 from tunix_grpo.rewards.scoring import RewardTable
 from tunix_grpo.tasks.base import Question
 from tunix_grpo.text.prompt_set import PromptSet
@@ -17,7 +18,7 @@ def test_reward_metrics():
     # Groups of four: mean 0.5 and sample deviation sqrt(1/3); all equal; mean 2 and sample deviation sqrt(8/3).
     total = [1.0, 0.0, 1.0, 0.0] + [0.25] * 4 + [0.0, 4.0, 2.0, 2.0]
     parts = {"format": [0.5] * 12, "correctness": [1.0] + [0.0] * 11}
-    assert reward_metrics(total, parts, num_generations=4) == pytest.approx(
+    assert reward_metrics(RewardTable(total, parts), num_generations=4) == pytest.approx(
         {
             "reward": 11 / 12,
             "reward_std": ((1 / 3) ** 0.5 + 0.0 + (8 / 3) ** 0.5) / 3,
@@ -34,8 +35,17 @@ def test_reward_metrics():
 def test_equal_rewards_count_as_zero_deviation_whatever_their_rounding():
     """The deviation of three times 0.1 is not zero in floating point; the group still teaches nothing."""
     assert np.std([0.1] * 3) > 0
-    metrics = reward_metrics([0.1] * 3 + [0.1, 0.1, 0.2], {}, num_generations=3)
+    metrics = reward_metrics(RewardTable([0.1] * 3 + [0.1, 0.1, 0.2], {}), num_generations=3)
     assert metrics["frac_reward_zero_std"] == 0.5
+
+
+def test_what_does_not_apply_is_left_out_of_means():
+    rewards = RewardTable(
+        [1.0, 0.0], {"all": [1.0, None], "none": [None, None]}, {"all/depth": [2.0, 4.0], "all/width": [None, 0.5]}
+    )
+    metrics = reward_metrics(rewards, num_generations=2)
+    own = {name: value for name, value in metrics.items() if name.startswith("rewards/")}
+    assert own == {"rewards/all/mean": 1.0, "rewards/all/std": 0.0, "rewards/all/depth": 3.0, "rewards/all/width": 0.5}
 
 
 def test_length_metrics():
@@ -70,11 +80,15 @@ class Answers:
         self.asked.append(ids)
         self.texts = ["a" * row[0] for row in ids]
         self.truncated = np.array([row[0] > 4 for row in ids])
+        self.lengths = np.array([row[0] + 1 for row in ids])
         return self
 
-    def reward(self, prompts: list[str], completions: list[str], asked: list[Question]) -> RewardTable:
-        self.scored.extend(zip(prompts, completions, [question.question for question in asked], strict=True))
-        return RewardTable([float(len(completion)) for completion in completions], {})
+    def reward(self, samples: Samples) -> RewardTable:
+        assert (samples.step, samples.num_generations, samples.max_tokens) == (7, 1, 4)
+        assert samples.token_lengths == [len(text) + 1 for text in samples.completions]
+        asked = [question.question for question in samples.questions]
+        self.scored.extend(zip(samples.prompts, samples.completions, asked, strict=True))
+        return RewardTable([float(len(completion)) for completion in samples.completions], {})
 
 
 class EvenIsRight:

@@ -75,7 +75,7 @@ def test_cutting_a_step_into_micro_batches_changes_nothing(compose, folder, lora
 
 
 def test_equal_rewards_give_exactly_zero_gradient_at_beta_zero(compose, folder):
-    trainer = small_trainer(compose, folder, "grpo.beta=0.0", reward=lambda p, c, q, t: [0.1] * len(c))
+    trainer = small_trainer(compose, folder, "grpo.beta=0.0", reward=lambda samples: [0.1] * len(samples))
     before = arrays(trainer.params)
     result = trainer.step(1, PROMPTS.batch(ROWS[:2], 4))
     assert result.metrics["grad_norm"] == 0.0
@@ -105,7 +105,7 @@ def test_end_of_turn_is_trained(compose, folder):
         folder,
         "grpo.beta=0.0",
         "generation.max_generation_steps=1",
-        reward=lambda p, c, q, t: [next(gains) for _ in c],
+        reward=lambda samples: [next(gains) for _ in samples.completions],
     )
     before = arrays(trainer.params)
     result = trainer.step(1, PROMPTS.batch(ROWS[:2], 4))
@@ -115,7 +115,7 @@ def test_end_of_turn_is_trained(compose, folder):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), None, "high"])
 def test_a_broken_reward_stops_the_run_and_moves_nothing(compose, folder, bad):
-    trainer = small_trainer(compose, folder, reward=lambda p, c, q, t: [0.0] * (len(c) - 1) + [bad])
+    trainer = small_trainer(compose, folder, reward=lambda samples: [0.0] * (len(samples) - 1) + [bad])
     before = arrays(trainer.params)
     with pytest.raises(RewardError, match="mean_token"):
         trainer.step(1, PROMPTS.batch(ROWS[:2], 4))

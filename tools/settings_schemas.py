@@ -123,10 +123,22 @@ def object_schema(section: type) -> dict[str, Any]:
     for name, schema in made["properties"].items():
         if name in texts:
             schema["description"] = texts[name]
-        if schema.get("type") != "object":
-            text = {"description": schema.pop("description")} if "description" in schema else {}
-            made["properties"][name] = {"anyOf": [*schema.pop("anyOf", [schema]), _LOOKED_UP], **text}
+    made = looked_up(made)
     return {**made, "properties": made["properties"] | {"defaults": {"type": "array"}}}
+
+
+def looked_up(section: dict[str, Any]) -> dict[str, Any]:
+    """Returns the schema of a section in which any value may be looked up elsewhere, as ${training.seed} is."""
+    properties = {}
+    for name, schema in section["properties"].items():
+        text = {"description": schema["description"]} if "description" in schema else {}
+        plain = {key: value for key, value in schema.items() if key != "description"}
+        if schema.get("type") == "object":
+            properties[name] = looked_up(schema) if "properties" in schema else schema
+        else:
+            parts = [looked_up(part) if "properties" in part else part for part in plain.get("anyOf", [plain])]
+            properties[name] = {"anyOf": [*parts, _LOOKED_UP], **text}
+    return section | {"properties": properties}
 
 
 def inlined(schema: Any, known: Mapping[str, Any]) -> Any:

@@ -37,7 +37,7 @@ from tunix_grpo.model.decoder_form import adapter_pairs, whole_weights, with_ada
 from tunix_grpo.model.layout import LeafTree, flattened, leaves
 from tunix_grpo.model.model import Model
 from tunix_grpo.model.tunix_modules import module_with
-from tunix_grpo.rewards.base import Reward
+from tunix_grpo.rewards.base import Reward, Samples
 from tunix_grpo.rewards.scoring import score_completions
 from tunix_grpo.tasks.base import Question, Task
 from tunix_grpo.text.tokenizer import Tokenizer
@@ -78,9 +78,11 @@ def plug_in(
             "give model.lora_rank, or grpo.beta=0"
         )
     generation = config.generation
+    drawn = LastRollout(max_tokens=generation.max_generation_steps)
+    ours = {"ours": model, "text": tokenizer, "prompt_width": prompt_width, "run_seed": config.seed, "drawn": drawn}
     return TunixParts(
         tunix_module(model),
-        functools.partial(RolloutEngine, ours=model, text=tokenizer, prompt_width=prompt_width, run_seed=config.seed),
+        functools.partial(RolloutEngine, **ours),
         base_rollout.RolloutConfig(
             max_tokens_to_generate=generation.max_generation_steps,
             temperature=generation.temperature,
@@ -102,6 +104,7 @@ def plug_in(
             max_tokens=generation.max_generation_steps,
             model=model,
             task=task,
+            drawn=drawn,
         ),
         rewards,
     )
@@ -123,6 +126,21 @@ def _arrays(module: nnx.Module, kind: type[nnx.Variable]) -> LeafTree:
     return leaves_of_kind
 
 
+@dataclasses.dataclass(slots=True)
+class LastRollout:
+    """What rewards are told of the last rollout, beside what Tunix tells them.
+
+    Attributes:
+        max_tokens: at which completions are cut.
+        step: of the rollout, from 1.
+        lengths: completion -> its tokens, the end-of-turn token included.
+    """
+
+    max_tokens: int
+    step: int = 0
+    lengths: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Algorithm(grpo_learner.GRPOConfig):
     """Tunix's GRPO settings, and what our loss and rewards need beside them."""
@@ -133,26 +151,37 @@ class Algorithm(grpo_learner.GRPOConfig):
     max_tokens: int
     model: Model
     task: Task
+    drawn: LastRollout
 
 
 class RolloutEngine(base_rollout.BaseRollout):
     """Our sampler behind Tunix's interface. The n-th call draws the noise of step n, from 1."""
 
     def __init__(
-        self, rollout_actor, tokenizer, mesh, rollout_config, *, ours: Model, text, prompt_width: int, run_seed: int
+        self,
+        rollout_actor,
+        tokenizer,
+        mesh,
+        rollout_config,
+        *,
+        ours: Model,
+        text,
+        prompt_width: int,
+        run_seed: int,
+        drawn: LastRollout,
     ):
         """Takes the arguments that RLCluster passes to an engine, and then those that `plug_in` has bound."""
         del tokenizer
         self._actor, self._model, self._text = rollout_actor, ours, text
         self._temperature = rollout_config.temperature
         self._sampler = Sampler(ours, text, mesh, prompt_width=prompt_width, seed=run_seed)
-        self._calls = 0
+        self._drawn = drawn
 
     def generate(
         self, prompts: list[str], rollout_config: base_rollout.RolloutConfig, **_: object
     ) -> base_rollout.RolloutOutput:
         """Returns one completion of each prompt text; Tunix repeats a prompt for the completions of its group."""
-        self._calls += 1
+        self._drawn.step += 1
         sampling = Sampling(
             num_generations=1,
             max_tokens=rollout_config.max_tokens_to_generate,
@@ -162,7 +191,8 @@ class RolloutEngine(base_rollout.BaseRollout):
         )
         ids = [self._text.encode(text) for text in prompts]
         weights = (trained_leaves(self._actor), self._model.frozen)
-        rollout = self._sampler.sample(weights, ids, sampling, self._calls)
+        rollout = self._sampler.sample(weights, ids, sampling, self._drawn.step)
+        self._drawn.lengths = dict(zip(rollout.texts, rollout.lengths.tolist(), strict=True))
         tokens, logps = jax.device_get((rollout.batch.tokens, rollout.logps))
         return base_rollout.RolloutOutput(
             text=rollout.texts,
@@ -264,5 +294,16 @@ class RewardManager(reward_manager.AbstractRewardManager):
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: Sequence[Question]) -> dict[str, object]:
         """Returns float[B] under "rewards"; the column `questions` holds the question of each completion."""
-        table = score_completions(self.reward_fns, prompts, completions, columns["questions"], self.algo_config.task)
+        drawn = self.algo_config.drawn
+        samples = Samples(
+            prompts=prompts,
+            completions=completions,
+            questions=columns["questions"],
+            task=self.algo_config.task,
+            token_lengths=[drawn.lengths[text] for text in completions],
+            step=drawn.step,
+            num_generations=self.algo_config.num_generations,
+            max_tokens=drawn.max_tokens,
+        )
+        table = score_completions(self.reward_fns, samples)
         return {"rewards": np.asarray(table.total), "log_metrics": {}}

@@ -12,7 +12,7 @@ from helpers.models import load, one_device_mesh
 from tunix_grpo.config import Config
 from tunix_grpo.grpo.trainer import Trainer
 from tunix_grpo.model.model import Model
-from tunix_grpo.rewards.base import Reward
+from tunix_grpo.rewards.base import Reward, Samples
 from tunix_grpo.tasks.base import ExactTask, Question
 from tunix_grpo.text.prompt_set import PromptSet
 
@@ -47,9 +47,9 @@ def number_prompts(count: int = 8) -> PromptSet:
     return PromptSet([Question(text, "0") for text in texts], texts, ids, 0)
 
 
-def mean_token(prompts, completions, questions, task) -> list[float]:
+def mean_token(samples: Samples) -> list[float]:
     """A reward that differs between completions: the mean of their tokens."""
-    return [float(np.mean([int(word) for word in text.split()] or [0])) / 97 for text in completions]
+    return [float(np.mean([int(word) for word in text.split()] or [0])) / 97 for text in samples.completions]
 
 
 def small_trainer(

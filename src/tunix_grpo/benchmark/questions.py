@@ -9,8 +9,8 @@ import numpy as np
 from tunix_grpo import seeds
 from tunix_grpo.benchmark.job import worth
 from tunix_grpo.errors import UserError
-from tunix_grpo.rewards.base import Reward
-from tunix_grpo.tasks.base import Question, Task
+from tunix_grpo.rewards.base import Reward, Samples
+from tunix_grpo.tasks.base import Question
 from tunix_grpo.text.prompt_set import PromptSet
 from tunix_grpo.text.tokenizer import Tokenizer
 
@@ -100,10 +100,9 @@ def length_reward() -> Reward:
     return Reward("answer_and_length", 1.0, _answer_and_length)
 
 
-def _answer_and_length(
-    prompts: Sequence[str], completions: Sequence[str], questions: Sequence[Question], task: Task
-) -> list[float]:
-    return [worth(text, question.answer) for text, question in zip(completions, questions, strict=True)]
+def _answer_and_length(samples: Samples) -> list[float]:
+    pairs = zip(samples.completions, samples.questions, strict=True)
+    return [worth(text, question.answer) for text, question in pairs]
 
 
 def _longest_question(tokenizer: Tokenizer, rng: np.random.Generator, width: int) -> tuple[Question, str, list[int]]:

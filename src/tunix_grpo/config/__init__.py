@@ -4,10 +4,13 @@ from tunix_grpo.config.loading import load
 from tunix_grpo.config.parts import (
     CustomReward,
     OutsideReward,
+    Policy,
+    RewardLimits,
     RewardsConfig,
     TaskConfig,
     TrackerConfig,
     WeightedReward,
+    selected_rewards,
 )
 from tunix_grpo.config.schema import (
     Config,
@@ -32,6 +35,8 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "OutsideReward",
+    "Policy",
+    "RewardLimits",
     "RewardsConfig",
     "SchedulerConfig",
     "TaskConfig",
@@ -40,4 +45,5 @@ __all__ = [
     "TrainingConfig",
     "WeightedReward",
     "load",
+    "selected_rewards",
 ]

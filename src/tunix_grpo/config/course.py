@@ -22,6 +22,8 @@ FREE = frozenset(
         "training.device",
     }
 )
+# What of any reward, or of reward.limits, it may change.
+FREE_OF_A_REWARD = frozenset({"time_limit"})
 
 
 def decides_the_course(key: str) -> bool:
@@ -31,4 +33,6 @@ def decides_the_course(key: str) -> bool:
         key: as it is written on the command line, a plus in front of it included.
     """
     key = key.lstrip("+")
+    if key.startswith("reward.") and key.rpartition(".")[2] in FREE_OF_A_REWARD:
+        return False
     return key.partition(".")[0] in (*COURSE, *_WHOLE_RUNS) and key not in FREE

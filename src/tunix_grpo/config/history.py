@@ -26,6 +26,12 @@ BEFORE: dict[str, Json] = {
     "training.remat": "none",  # an update kept all that its layers had computed
     "tracker.custom": None,
     "reward.math": None,
+    "reward.limits.time_limit": None,
+    "reward.limits.on_error": "stop",
+    "reward.limits.on_timeout": "stop",
+    "reward.custom.time_limit": None,
+    "reward.custom.on_error": "stop",
+    "reward.custom.on_timeout": "stop",
     "task.validate": False,
     "task.max_unmatched": 1.0,  # golds were taken as they came
     "task.date": None,  # chat templates took the day from the clock at every start
@@ -48,6 +54,8 @@ BEFORE: dict[str, Json] = {
     "grpo.importance_low": 0.5,
     "grpo.importance_high": 2.0,
 }
+# What a checkpoint may lack of a reward, of those of its settings that are compared.
+_OF_A_REWARD: dict[str, Json] = {"on_error": "stop", "on_timeout": "stop"}
 # The keys of a run's model that say where its files are: these may have moved since.
 PLACES = ("path", "tokenizer", "family")
 # Without one of these it is not the config of a run.
@@ -89,7 +97,7 @@ def with_former_values(cfg: DictConfig) -> DictConfig:
     cfg = cfg.copy()
     for key in BEFORE.keys() & set(load.settings()):
         group, _, name = key.rpartition(".")
-        if name not in (OmegaConf.select(cfg, group) if group else cfg):
+        if name not in ((OmegaConf.select(cfg, group) or ()) if group else cfg):
             OmegaConf.update(cfg, key, BEFORE[key], force_add=True)
     return cfg
 
@@ -99,4 +107,10 @@ def with_former_entries(saved: Mapping[str, Json], wanted: Iterable[str]) -> dic
 
     A wanted key that is no setting of the table stays away, so that a comparison shows it.
     """
-    return {key: BEFORE[key] for key in wanted if key in BEFORE} | dict(saved)
+    rewards: dict[str, Json] = {
+        key: _OF_A_REWARD | value
+        for key, value in saved.items()
+        if key.startswith("reward.") and isinstance(value, dict) and "weight" in value
+    }
+    before = {key: BEFORE[key] for key in wanted if key in BEFORE}
+    return before | dict(saved) | rewards

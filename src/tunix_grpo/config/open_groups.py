@@ -117,8 +117,12 @@ def _task_complaint(content: Mapping[str, object], key: str, error: ErrorDetails
 
 
 def _reward_section(content: dict[str, object]) -> type:
-    named = [name for name, value in content.items() if isinstance(value, dict) and "function" in value]
-    return _reward_class(tuple(name for name in named if name not in field_names(RewardsConfig)))
+    named = {name: value for name, value in content.items() if isinstance(value, dict) and "function" in value}
+    outside = [name for name in named if name not in field_names(RewardsConfig)]
+    limits = content.get("limits")
+    if isinstance(limits, dict):
+        content |= {name: limits | named[name] for name in outside}
+    return _reward_class(tuple(outside))
 
 
 @functools.cache

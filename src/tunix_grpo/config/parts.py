@@ -1,8 +1,11 @@
 """The settings of the parts that are chosen by name or are the user's own: the task, the rewards, the trackers."""
 
+from dataclasses import fields
+from typing import Literal
+
 from pydantic.dataclasses import dataclass
 
-from tunix_grpo.config import rules
+from tunix_grpo.config import plugins, rules
 from tunix_grpo.config.rules import (
     GROUP,
     Date,
@@ -16,6 +19,10 @@ from tunix_grpo.config.rules import (
     Values,
     Whole,
 )
+
+# Of the group `reward`, what is no reward.
+_NOT_A_REWARD = ("limits",)
+Policy = Literal["stop", "zero", "skip_group"]
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
@@ -39,8 +46,21 @@ class TaskConfig:
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
-class WeightedReward:
-    """A reward of the package."""
+class RewardLimits:
+    """What is done with a reward that hangs or fails."""
+
+    time_limit: Number | None = rules.number(above=0, hint="null is no limit")
+    """Seconds that a batch of completions may take, above 0; null is no limit."""
+    on_error: Policy
+    """What an error in the reward does: stop ends the run, zero gives its completions 0, skip_group leaves their
+    groups out of the update."""
+    on_timeout: Policy
+    """What a batch beyond the time limit does: stop, zero or skip_group, as with an error."""
+
+
+@dataclass(kw_only=True, slots=True, config=GROUP)
+class WeightedReward(RewardLimits):
+    """A reward of the package: what all of them have."""
 
     weight: Number = rules.number()
     """Factor of this reward in the total; any finite number, 0 only records it."""
@@ -55,15 +75,13 @@ class MathReward(WeightedReward):
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
-class CustomReward:
+class CustomReward(WeightedReward):
     """A reward function of the user's own, active when `path` is set."""
 
     path: Path | None = rules.hint("give a Python file, or null")
     """Python file."""
     function: Name | None = rules.hint("give the function's name in reward.custom.path, or null")
     """Name of the function in that file."""
-    weight: Number = rules.number()
-    """Factor of this reward in the total; any finite number, 0 only records it."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
@@ -78,8 +96,20 @@ class OutsideReward(WeightedReward):
 class RewardsConfig:
     """The rewards: the user's own function, and those that are selected by name; see `open_groups.py`."""
 
+    limits: RewardLimits
+    """The limits of every reward that has none of its own."""
     custom: CustomReward
     """The user's own function."""
+
+
+def selected_rewards(config: RewardsConfig) -> dict[str, WeightedReward]:
+    """Returns the selected rewards by name: the package's in its order, those from outside, `custom` last."""
+    own = [name for name in plugins.REWARDS if hasattr(config, name)]
+    outside = [each.name for each in fields(config) if each.name not in (*own, *_NOT_A_REWARD, "custom")]
+    selected = {name: getattr(config, name) for name in (*own, *outside)}
+    if config.custom.path is not None:
+        selected["custom"] = config.custom
+    return {name: settings for name, settings in selected.items() if settings is not None}
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)

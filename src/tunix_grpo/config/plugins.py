@@ -27,11 +27,10 @@ TASKS = {
     "jsonl": "tunix_grpo.tasks.jsonl:build_jsonl",
     "reasoning_gym": "tunix_grpo.tasks.reasoning_gym_task:build_reasoning_gym",
 }
-# reward=[NAME] -> function(prompts, completions, questions, task) -> one number per completion; of a reward that has
-# settings beside its weight, a function that takes these by name and returns the other
+# reward=[NAME] -> builder(**the reward's own settings) -> RewardFunction, see rewards/base.py
 REWARDS = {
-    "format": "tunix_grpo.rewards.format:format_reward",
-    "correctness": "tunix_grpo.rewards.correctness:correctness_reward",
+    "format": "tunix_grpo.rewards.format:build_format_reward",
+    "correctness": "tunix_grpo.rewards.correctness:build_correctness_reward",
     "math": "tunix_grpo.rewards.math:build_math_reward",
 }
 # grpo.advantage -> function(float64[P, G] rewards) -> float64[P, G]

@@ -12,9 +12,10 @@ import numpy as np
 
 from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.grpo.rollout import Rollout
+from tunix_grpo.rewards.base import Samples
 from tunix_grpo.rewards.scoring import RewardTable
-from tunix_grpo.tasks.base import Question, Task
-from tunix_grpo.text.prompt_set import PromptSet
+from tunix_grpo.tasks.base import Task
+from tunix_grpo.text.prompt_set import Batch, PromptSet
 
 
 class Recording(Protocol):
@@ -60,7 +61,7 @@ class Answering(Protocol):
 
     def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int) -> Rollout: ...
 
-    def reward(self, prompts: list[str], completions: list[str], questions: list[Question]) -> RewardTable: ...
+    def reward(self, samples: Samples) -> RewardTable: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,13 +96,25 @@ class Evaluator:
             rollout = model.sample(filled, self.sampling, step)
             texts = rollout.texts[: len(batch)]
             right += [self.task.score(text, asked) == 1.0 for text, asked in zip(texts, batch.questions, strict=True)]
-            rewards += model.reward(batch.texts, texts, batch.questions).total
+            rewards += model.reward(self._samples(batch, texts, rollout.lengths.tolist(), step)).total
             truncated += list(rollout.truncated[: len(batch)])
         return Evaluation(
             accuracy=float(np.mean(right)),
             reward=float(np.mean(rewards)),
             truncated=float(np.mean(truncated)),
             seconds=time.perf_counter() - begun,
+        )
+
+    def _samples(self, batch: Batch, texts: list[str], lengths: Sequence[int], step: int) -> Samples:
+        return Samples(
+            prompts=batch.texts,
+            completions=texts,
+            questions=batch.questions,
+            task=self.task,
+            token_lengths=lengths[: len(texts)],
+            step=step,
+            num_generations=1,
+            max_tokens=self.sampling.max_tokens,
         )
 
 

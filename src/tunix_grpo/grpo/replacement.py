@@ -27,7 +27,7 @@ class Sampling(Protocol):
 
     def draw(self, batch: Batch, step: int, extra_round: int) -> Rollout: ...
 
-    def reward_rollout(self, batch: Batch, rollout: Rollout) -> RewardTable: ...
+    def score(self, batch: Batch, rollout: Rollout, step: int) -> RewardTable: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ def replace_equal_groups(
             break
         batch = fresh(extra_round)
         rollout = trainer.draw(batch, step, extra_round)
-        groups = groups.improved_by(Groups.of(batch, rollout, trainer.reward_rollout(batch, rollout)))
+        groups = groups.improved_by(Groups.of(batch, rollout, trainer.score(batch, rollout, step)))
     return groups
 
 

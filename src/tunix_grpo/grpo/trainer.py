@@ -44,9 +44,9 @@ from tunix_grpo.grpo.updates import (
 )
 from tunix_grpo.model.layout import LeafTree
 from tunix_grpo.model.model import Model
-from tunix_grpo.rewards.base import Reward
+from tunix_grpo.rewards.base import Reward, Samples
 from tunix_grpo.rewards.scoring import RewardTable, score_completions
-from tunix_grpo.tasks.base import Question, Task
+from tunix_grpo.tasks.base import Task
 from tunix_grpo.text.prompt_set import Batch
 
 Gradient: TypeAlias = tuple[LeafTree, LossSums]  # of the micro batches so far, added up
@@ -157,13 +157,24 @@ class Trainer:
         trained, frozen = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (self.params, self._frozen))
         return trained, trained + frozen
 
-    def reward(self, prompts: list[str], completions: list[str], questions: list[Question]) -> RewardTable:
+    def reward(self, samples: Samples) -> RewardTable:
         """Returns what completions are worth."""
-        return score_completions(self._rewards, prompts, completions, questions, self._task)
+        return score_completions(self._rewards, samples)
 
-    def reward_rollout(self, batch: Batch, rollout: Rollout) -> RewardTable:
-        """Returns what the completions of a batch are worth."""
-        return self.reward(batch.per_completion(batch.texts), rollout.texts, batch.per_completion(batch.questions))
+    def score(self, batch: Batch, rollout: Rollout, step: int) -> RewardTable:
+        """Returns what the completions of a batch that is trained on are worth."""
+        return self.reward(
+            Samples(
+                prompts=batch.per_completion(batch.texts),
+                completions=rollout.texts,
+                questions=batch.per_completion(batch.questions),
+                task=self._task,
+                token_lengths=rollout.lengths.tolist(),
+                step=step,
+                num_generations=batch.num_generations,
+                max_tokens=self._sampling.max_tokens,
+            )
+        )
 
     def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int) -> Rollout:
         """Samples from the current weights."""
@@ -194,7 +205,7 @@ class Trainer:
         minibatches = None
         if grpo.beta > 0 and fresh is None:  # dispatched first: the device works while the host computes rewards
             minibatches = self._cut(step, rollout, None)
-        sampled = groups = Groups.of(batch, rollout, self.reward_rollout(batch, rollout))
+        sampled = groups = Groups.of(batch, rollout, self.score(batch, rollout, step))
         clock.lap("timing/reward")
         if fresh is not None:
             groups = replace_equal_groups(self, sampled, fresh, step, grpo.max_extra_rounds)

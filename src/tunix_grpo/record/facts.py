@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tunix_grpo.config import RewardsConfig, plugins
+from tunix_grpo.config import RewardsConfig, plugins, selected_rewards
 from tunix_grpo.grpo.rollout import Rollout
 from tunix_grpo.rewards.scoring import RewardTable
 
@@ -68,7 +68,8 @@ def count_facts(rollout: Rollout, rewards: RewardTable, num_generations: int, la
     """
     total = np.asarray(rewards.total, np.float64)
     differ = _differing(total, num_generations)
-    answers = [_differing(np.asarray(rewards.parts.get(name, 0 * total)), num_generations) for name in FOR_THE_ANSWER]
+    parts = [np.asarray([value or 0.0 for value in rewards.parts.get(name, 0 * total)]) for name in FOR_THE_ANSWER]
+    answers = [_differing(part, num_generations) for part in parts]
     return Facts(
         completions=total.size,
         groups=differ.size,
@@ -126,7 +127,4 @@ def largest_reward(rewards: RewardsConfig) -> float | None:
 
 def counted_weights(rewards: RewardsConfig) -> dict[str, float]:
     """Returns the weights of the rewards that count, by name."""
-    selected = {field.name: getattr(rewards, field.name) for field in dataclasses.fields(rewards)}
-    if rewards.custom.path is None:
-        del selected["custom"]
-    return {name: each.weight for name, each in selected.items() if each is not None and each.weight != 0}
+    return {name: each.weight for name, each in selected_rewards(rewards).items() if each.weight != 0}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tunix_grpo.record.tracker import CompletionRecord
+from tunix_grpo.rewards.scoring import RewardTable
 from tunix_grpo.run.devices import peak_memory_bytes
 
 if TYPE_CHECKING:  # whoever wants the names of the metrics is not to load jax
@@ -21,6 +21,7 @@ METRICS: dict[str, str] = {
     "frac_reward_zero_std": "share of groups whose rewards are all equal: they teach nothing",
     "rewards/<name>/mean": "mean of one reward part, before its weight",
     "rewards/<name>/std": "standard deviation of one reward part over the step's completions",
+    "rewards/<name>/<extra>": "mean of a number that the reward gives beside its value, over the rows that have it",
     "completions/mean_length": "mean completion length in tokens, end-of-turn token included",
     "completions/min_length": "length of the shortest completion, in tokens",
     "completions/max_length": "length of the longest completion, in tokens",
@@ -63,10 +64,10 @@ METRICS: dict[str, str] = {
     "eval/reward": "mean total reward on the held-out questions, greedy decoding",
     "eval/truncated": "share of held-out completions cut at max_generation_steps",
 }
-"""Every metric that a run may log, and what it means. `<name>` stands for a reward's name."""
+"""Every metric that a run may log, and what it means. `<name>` stands for a reward's name, `<extra>` for its own."""
 
 
-_METRIC_PATTERN = re.compile("|".join(re.escape(n).replace("<name>", "[^/]+") for n in METRICS))
+_METRIC_PATTERN = re.compile("|".join(re.sub("<[^>]+>", "[^/]+", re.escape(n)) for n in METRICS))
 
 
 def is_metric(name: str) -> bool:
@@ -78,7 +79,7 @@ def step_metrics(done: StepResult) -> dict[str, float]:
     """Returns the metrics that follow from a step's result alone, named as in `METRICS`."""
     rollout, rewards = done.rollout, done.rewards
     return {
-        **reward_metrics(rewards.total, rewards.parts, done.batch.num_generations),
+        **reward_metrics(rewards, done.batch.num_generations),
         **length_metrics(rollout.lengths, rollout.truncated),
         **done.metrics,
         "perf/tokens_per_second": float(rollout.lengths.sum()) / done.metrics["step_time"],
@@ -95,7 +96,7 @@ def completion_records(step: int, done: StepResult) -> list[CompletionRecord]:
             prompt=prompt,
             completion=rollout.texts[index],
             answer=question.answer,
-            rewards={name: float(values[index]) for name, values in rewards.parts.items()},
+            rewards={name: values[index] for name, values in rewards.parts.items()},
             reward=float(rewards.total[index]),
             advantage=float(done.advantages[index]),
             length=int(rollout.lengths[index]),
@@ -107,23 +108,26 @@ def completion_records(step: int, done: StepResult) -> list[CompletionRecord]:
     ]
 
 
-def reward_metrics(
-    total: Sequence[float], parts: Mapping[str, Sequence[float]], num_generations: int
-) -> dict[str, float]:
+def reward_metrics(rewards: RewardTable, num_generations: int) -> dict[str, float]:
     """Returns the reward metrics of a step.
 
     `reward_std` is the mean over groups of the sample standard deviation within a group, as TRL logs it;
     `frac_reward_zero_std` the share of groups whose completions all got the same reward and have no advantage.
+    A part's mean and deviation, and the mean of an extra, are over the rows that have it; without such a row they are
+    left out.
     """
-    groups = np.asarray(total, np.float64).reshape(-1, num_generations)
+    groups = np.asarray(rewards.total, np.float64).reshape(-1, num_generations)
     metrics = {
         "reward": float(groups.mean()),
         "reward_std": float(groups.std(axis=1, ddof=1).mean()),
         "frac_reward_zero_std": float(np.mean(groups.max(axis=1) == groups.min(axis=1))),
     }
-    for name, values in parts.items():
-        metrics[f"rewards/{name}/mean"] = float(np.mean(values))
-        metrics[f"rewards/{name}/std"] = float(np.std(values, ddof=1))
+    for name, column in rewards.parts.items():
+        if values := [value for value in column if value is not None]:
+            metrics[f"rewards/{name}/mean"] = float(np.mean(values))
+            metrics[f"rewards/{name}/std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    for name, column in rewards.extras.items():
+        metrics[f"rewards/{name}"] = float(np.mean([value for value in column if value is not None]))
     return metrics
 
 

@@ -68,7 +68,7 @@ class TensorBoardTracker:
 
 def _to_markdown(record: CompletionRecord) -> str:
     """Shows a completion; indented blocks keep its own markup from being rendered."""
-    parts = ", ".join(f"{name} {value:g}" for name, value in record.rewards.items())
+    parts = ", ".join(f"{name} {'-' if value is None else f'{value:g}'}" for name, value in record.rewards.items())
     end = ", truncated" if record.truncated else ""
     markdown = (
         f"**reward {record.reward:g}** ({parts}), advantage {record.advantage:.3g}, "

@@ -13,8 +13,8 @@ class CompletionRecord:
     completion: str
     answer: str
     """The gold answer."""
-    rewards: dict[str, float]
-    """Each reward part by name, before its weight."""
+    rewards: dict[str, float | None]
+    """Each reward part by name, before its weight; None where it does not apply."""
     reward: float
     """Weighted sum of the parts."""
     advantage: float

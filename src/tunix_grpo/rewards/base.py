@@ -1,14 +1,80 @@
 """What every reward is made of."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeAlias
 
+from tunix_grpo.config import Policy
 from tunix_grpo.errors import UserError
 from tunix_grpo.tasks.base import Question, Task
 
-# (prompts, completions, questions, task) -> one number per completion, which `score_completions` checks.
-RewardFunction: TypeAlias = Callable[[Sequence[str], Sequence[str], Sequence[Question], Task], object]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """Completions that are to be scored: B of them, those of one question in a row.
+
+    Attributes:
+        prompts: B texts, as the model is given them.
+        completions: B texts, without special tokens.
+        questions: B questions, the one that each completion answers.
+        task: what the questions come from.
+        token_lengths: B numbers of tokens, the end-of-turn token included.
+        step: from 1; 0 in the evaluation before the first step.
+        num_generations: G, completions of a question; 1 in an evaluation. B is a multiple of it.
+        max_tokens: generation.max_generation_steps, at which completions are cut.
+    """
+
+    prompts: Sequence[str]
+    completions: Sequence[str]
+    questions: Sequence[Question]
+    task: Task
+    token_lengths: Sequence[int]
+    step: int
+    num_generations: int
+    max_tokens: int
+
+    def __post_init__(self) -> None:
+        """Checks that there is one of each."""
+        count = len(self.completions)
+        assert len(self.prompts) == len(self.questions) == len(self.token_lengths) == count
+        assert count % self.num_generations == 0
+
+    def __len__(self) -> int:
+        """Returns B."""
+        return len(self.completions)
+
+    def rows(self, indices: Sequence[int]) -> "Samples":
+        """Returns some of the rows; of anything but whole groups `num_generations` is 1."""
+        group = self.num_generations
+        firsts = indices[::group]
+        whole = [first + place for first in firsts for place in range(group)]
+        is_whole = list(indices) == whole and all(first % group == 0 for first in firsts)
+        return replace(
+            self,
+            prompts=[self.prompts[index] for index in indices],
+            completions=[self.completions[index] for index in indices],
+            questions=[self.questions[index] for index in indices],
+            token_lengths=[self.token_lengths[index] for index in indices],
+            num_generations=group if is_whole else 1,
+        )
+
+
+class Scored(NamedTuple):
+    """What a reward gives for a completion, with numbers of its own that are logged.
+
+    Attributes:
+        value: finite; None where the reward does not apply to the completion.
+        extras: finite numbers by name, logged as `rewards/<name>/<extra>`, the mean over the rows that have it.
+    """
+
+    value: float | None
+    extras: Mapping[str, float] = {}
+
+
+# One for each completion. None: the reward does not apply, and is left out of the row's total and of the mean.
+Value: TypeAlias = float | None | Scored
+# What `score_completions` calls; it checks the values, since functions of users return anything.
+RewardFunction: TypeAlias = Callable[[Samples], object]
 
 
 class RewardError(UserError, RuntimeError):
@@ -22,11 +88,17 @@ class Reward:
     Attributes:
         name: its name in metrics and in completions.jsonl.
         weight: factor in the total; 0 only records it.
-        function: what gives the numbers.
+        function: what gives the values, one `Value` per completion.
         columns: of the data, beside question and answer, without which the function cannot be called.
+        time_limit: seconds that a batch may take; None is no limit.
+        on_error: what is done when the function raises or returns what is no value.
+        on_timeout: what is done when a batch takes longer than the limit.
     """
 
     name: str
     weight: float
     function: RewardFunction
     columns: tuple[str, ...] = ()
+    time_limit: float | None = None
+    on_error: Policy = "stop"
+    on_timeout: Policy = "stop"

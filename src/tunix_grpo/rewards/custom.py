@@ -7,7 +7,7 @@ from pathlib import Path
 from tunix_grpo.config import plugins
 from tunix_grpo.config.suggestions import did_you_mean
 from tunix_grpo.errors import UserError
-from tunix_grpo.rewards.base import Reward
+from tunix_grpo.rewards.base import Reward, Samples
 from tunix_grpo.tasks.base import Question, Task
 
 FIXED_COLUMNS = ("prompts", "completions", "question", "answer")
@@ -46,13 +46,8 @@ def reward_of_columns(name: str, weight: float, user_function: Callable[..., obj
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     needed = [each.name for each in parameters if each.default is each.empty and each.kind not in several]
 
-    def custom_reward(
-        prompts: Sequence[str],
-        completions: Sequence[str],
-        questions: Sequence[Question],
-        task: Task,
-    ) -> object:
-        columns = _columns(prompts, completions, questions)
+    def custom_reward(samples: Samples) -> object:
+        columns = _columns(samples.prompts, samples.completions, samples.questions)
         first = [columns.pop(name) for name in by_place if name in columns]
         return user_function(*first, **{key: column for key, column in columns.items() if takes_all or key in taken})
 

@@ -1,22 +1,15 @@
 """The reward for the form of a completion: reasoning and answer in their tags."""
 
-from collections.abc import Sequence
-
-from tunix_grpo.tasks.base import Question, Task
+from tunix_grpo.rewards.base import RewardFunction, Samples
 from tunix_grpo.text.tags import ANSWER_END, ANSWER_START, REASONING_END, REASONING_START
 
 EXACT = 1.0
 ANSWER_ONLY = 0.5
 
 
-def format_reward(
-    prompts: Sequence[str],
-    completions: Sequence[str],
-    questions: Sequence[Question],
-    task: Task,
-) -> list[float]:
-    """Returns what each completion's form is worth; see `format_score`."""
-    return [format_score(completion) for completion in completions]
+def build_format_reward() -> RewardFunction:
+    """Returns the reward: what each completion's form is worth; see `format_score`."""
+    return _format_scores
 
 
 def format_score(completion: str) -> float:
@@ -33,6 +26,10 @@ def format_score(completion: str) -> float:
         return ANSWER_ONLY
     outside = completion[: reasoning[0]] + completion[reasoning[1] : answer[0]] + completion[answer[1] :]
     return ANSWER_ONLY if outside.strip() else EXACT
+
+
+def _format_scores(samples: Samples) -> list[float]:
+    return [format_score(completion) for completion in samples.completions]
 
 
 def _block(text: str, start_tag: str, end_tag: str) -> tuple[int, int] | None:

@@ -1,9 +1,6 @@
 """The reward for an answer in LaTeX mathematics, compared by math-verify whatever the task's own score is."""
 
-from collections.abc import Sequence
-
-from tunix_grpo.rewards.base import RewardFunction
-from tunix_grpo.tasks.base import Question, Task
+from tunix_grpo.rewards.base import RewardFunction, Samples
 from tunix_grpo.tasks.graders import MathGrader
 
 
@@ -15,12 +12,8 @@ def build_math_reward(*, timeout_s: float) -> RewardFunction:
     """
     grade = MathGrader(timeout_s)
 
-    def math_reward(
-        prompts: Sequence[str], completions: Sequence[str], questions: Sequence[Question], task: Task
-    ) -> list[float]:
-        return [
-            float(grade(completion, question.answer))
-            for completion, question in zip(completions, questions, strict=True)
-        ]
+    def math_reward(samples: Samples) -> list[float]:
+        pairs = zip(samples.completions, samples.questions, strict=True)
+        return [float(grade(completion, question.answer)) for completion, question in pairs]
 
     return math_reward

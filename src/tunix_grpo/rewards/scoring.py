@@ -2,15 +2,14 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from tunix_grpo.config.plugins import Reporting
 from tunix_grpo.errors import shortened
-from tunix_grpo.rewards.base import Reward, RewardError
-from tunix_grpo.tasks.base import Question, Task
+from tunix_grpo.rewards.base import Reward, RewardError, Samples, Scored
 
 SHOWN_CHARS = 300
 # Of a reward: trackers hold sums and deviations of rewards as float32, which ends at 3.4e38.
@@ -22,100 +21,107 @@ class RewardTable:
     """What a batch of completions is worth.
 
     Attributes:
-        total: float[B], the weighted sum of the parts.
-        parts: name of a reward -> float[B], unweighted.
+        total: float[B], the weighted sum of the parts that apply; 0 where none does.
+        parts: name of a reward -> float[B], unweighted; None where it does not apply.
+        extras: `<reward>/<extra>` -> float[B] of a reward's own numbers; None where a row lacks it.
     """
 
     total: list[float]
-    parts: dict[str, list[float]]
+    parts: dict[str, list[float | None]]
+    extras: dict[str, list[float | None]] = field(default_factory=dict)
 
     def with_rows(self, fresh: "RewardTable", rows: np.ndarray) -> "RewardTable":
         """Returns the rows int[B], counted over this table's and then the fresh one's."""
-        parts = {name: [(values + fresh.parts[name])[row] for row in rows] for name, values in self.parts.items()}
-        return RewardTable([(self.total + fresh.total)[row] for row in rows], parts)
+
+        def taken(own: dict[str, list[float | None]], new: dict[str, list[float | None]]) -> dict:
+            missing = [[None] * len(table.total) for table in (self, fresh)]
+            columns = {name: own.get(name, missing[0]) + new.get(name, missing[1]) for name in own | new}
+            return {name: [column[row] for row in rows] for name, column in columns.items()}
+
+        total = self.total + fresh.total
+        return RewardTable(
+            [total[row] for row in rows], taken(self.parts, fresh.parts), taken(self.extras, fresh.extras)
+        )
 
 
-def score_completions(
-    rewards: Sequence[Reward],
-    prompts: Sequence[str],
-    completions: Sequence[str],
-    questions: Sequence[Question],
-    task: Task,
-) -> RewardTable:
+def score_completions(rewards: Sequence[Reward], samples: Samples) -> RewardTable:
     """Scores a batch of completions with every reward.
 
     Args:
         rewards: at least one.
-        prompts: B texts.
-        completions: B texts.
-        questions: B questions, the one that each completion answers.
-        task: what the questions come from.
+        samples: B completions.
 
     Raises:
-        RewardError: a function raises, or gives anything but one finite number of at most LARGEST per completion.
+        RewardError: a function raises, or gives anything but a `Value` of at most LARGEST per completion.
     """
-    assert len(prompts) == len(completions) == len(questions)
-    parts = {reward.name: _numbers(reward, prompts, completions, questions, task) for reward in rewards}
-    total = [sum(reward.weight * parts[reward.name][row] for reward in rewards) for row in range(len(completions))]
+    scored = {reward.name: _values(reward, samples) for reward in rewards}
+    parts = {name: [each.value for each in column] for name, column in scored.items()}
+    total = [_total(rewards, parts, row) for row in range(len(samples))]
     for row, value in enumerate(total):
         if not abs(value) <= LARGEST:
             raise RewardError(
                 f"the rewards with their weights sum up to {value:.3g}, more than {LARGEST:.3g} in size, "
-                f"{_about(completions[row], questions[row])}; lower a weight, as reward.custom.weight"
+                f"{_about(samples, row)}; lower a weight, as reward.custom.weight"
             )
-    return RewardTable(total, parts)
+    return RewardTable(total, parts, _extras(scored))
 
 
-def _numbers(
-    reward: Reward,
-    prompts: Sequence[str],
-    completions: Sequence[str],
-    questions: Sequence[Question],
-    task: Task,
-) -> list[float]:
+def _total(rewards: Sequence[Reward], parts: Mapping[str, Sequence[float | None]], row: int) -> float:
+    values = [(reward.weight, parts[reward.name][row]) for reward in rewards]
+    return sum((weight * value for weight, value in values if value is not None), 0.0)
+
+
+def _extras(scored: Mapping[str, Sequence[Scored]]) -> dict[str, list[float | None]]:
+    named = {
+        f"{name}/{extra}": (column, extra)
+        for name, column in scored.items()
+        for extra in dict.fromkeys(extra for each in column for extra in each.extras)
+    }
+    return {name: [each.extras.get(extra) for each in column] for name, (column, extra) in named.items()}
+
+
+def _values(reward: Reward, samples: Samples) -> list[Scored]:
     """Calls a reward and returns what it gives as finite floats."""
-    values = _call(reward, prompts, completions, questions, task)
-    if len(values) != len(completions):
+    values = _call(reward, samples)
+    if len(values) != len(samples):
         raise RewardError(
-            f"reward {reward.name} returned {len(values)} values for {len(completions)} "
+            f"reward {reward.name} returned {len(values)} values for {len(samples)} "
             "completions; it must return one number for each"
         )
-    numbers = []
-    for value, completion, question in zip(values, completions, questions, strict=True):
-        number = _number(value)
-        if number is None or not math.isfinite(number):
-            raise RewardError(
-                f"reward {reward.name} returned {_shorten(value)}, not a finite number, {_about(completion, question)}"
-            )
-        if abs(number) > LARGEST:
-            raise RewardError(
-                f"reward {reward.name} returned {number:.3g}, more than {LARGEST:.3g} in size, "
-                f"{_about(completion, question)}; divide it, or bound it"
-            )
-        numbers.append(number)
-    return numbers
+    return [_checked(reward, value, samples, row) for row, value in enumerate(values)]
 
 
-def _call(
-    reward: Reward,
-    prompts: Sequence[str],
-    completions: Sequence[str],
-    questions: Sequence[Question],
-    task: Task,
-) -> list[object]:
+def _checked(reward: Reward, value: object, samples: Samples, row: int) -> Scored:
+    """Returns a value with its extras as finite floats."""
+    value, extras = value if isinstance(value, Scored) else (value, {})
+    numbers = {name: _finite(f"{reward.name}/{name}", extra, samples, row) for name, extra in extras.items()}
+    return Scored(None if value is None else _finite(reward.name, value, samples, row), numbers)
+
+
+def _finite(name: str, value: object, samples: Samples, row: int) -> float:
+    number = _number(value)
+    if number is None or not math.isfinite(number):
+        raise RewardError(f"reward {name} returned {_shorten(value)}, not a finite number, {_about(samples, row)}")
+    if abs(number) > LARGEST:
+        raise RewardError(
+            f"reward {name} returned {number:.3g}, more than {LARGEST:.3g} in size, "
+            f"{_about(samples, row)}; divide it, or bound it"
+        )
+    return number
+
+
+def _call(reward: Reward, samples: Samples) -> list[object]:
     """Calls a reward; if it raises, calls it row by row to find the completion that it fails on."""
-    about = f"on {len(completions)} completions together"
-    if len(completions) == 1:
-        about = _about(completions[0], questions[0])
+    about = _about(samples, 0) if len(samples) == 1 else f"on {len(samples)} completions together"
     try:
         with Reporting(lambda what: RewardError(f"reward {reward.name} raised {what} {about}")):
-            values = reward.function(prompts, completions, questions, task)
+            values = reward.function(samples)
             if isinstance(values, Iterable) and not isinstance(values, (str, bytes, Mapping)):
                 return list(values)
     except RewardError:
-        if len(completions) > 1:
-            for prompt, completion, question in zip(prompts, completions, questions, strict=True):
-                _call(reward, [prompt], [completion], [question], task)
+        if len(samples) > 1:
+            for row in range(len(samples)):
+                _call(reward, samples.rows([row]))
         raise
     raise RewardError(
         f"reward {reward.name} returned {_shorten(values)}; it must return a list of numbers, one for each completion"
@@ -132,8 +138,9 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _about(completion: str, question: Question) -> str:
-    return f"on the completion {_shorten(completion)} of the question {_shorten(question.question)}"
+def _about(samples: Samples, row: int) -> str:
+    completion, question = samples.completions[row], samples.questions[row].question
+    return f"on the completion {_shorten(completion)} of the question {_shorten(question)}"
 
 
 def _shorten(value: object) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tunix_grpo.config import Config
-from tunix_grpo.config.course import COURSE, FREE
+from tunix_grpo.config.course import COURSE, FREE, FREE_OF_A_REWARD
 from tunix_grpo.files import Json
 from tunix_grpo.text.prompt_set import PromptSet
 
@@ -54,7 +54,18 @@ def settings(config: Config) -> dict[str, Json]:
         f"{group}.{key}": value for group in COURSE for key, value in dataclasses.asdict(getattr(config, group)).items()
     }
     del flat["task.name"], flat["task.date"]  # `identity` has the name, and the prompts show the date
-    return {key: value for key, value in flat.items() if key not in FREE}
+    del flat["reward.limits"]  # each reward has what it has of them
+    return {
+        key: _of_a_reward(value) if key.startswith("reward.") else value
+        for key, value in flat.items()
+        if key not in FREE
+    }
+
+
+def _of_a_reward(value: Json) -> Json:
+    return (
+        {key: each for key, each in value.items() if key not in FREE_OF_A_REWARD} if isinstance(value, dict) else value
+    )
 
 
 def without_folders(values: Mapping[str, Json]) -> dict[str, Json]:
