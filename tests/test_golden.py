@@ -29,9 +29,9 @@ def then(tmp_path_factory, jax_cache) -> dict[str, golden.Record]:
 @pytest.mark.parametrize("name", golden.RUNS)
 def test_the_numbers_are_those_recorded(now, then, name):
     assert now[name].completions == then[name].completions
-    assert [row.keys() for row in now[name].metrics] == [row.keys() for row in then[name].metrics]
     for mine, theirs in zip(now[name].metrics, then[name].metrics, strict=True):
-        assert mine == pytest.approx(theirs, rel=RELATIVE, abs=ABSOLUTE)
+        recorded = {key: value for key, value in mine.items() if key in theirs}  # later versions log more
+        assert recorded == pytest.approx(theirs, rel=RELATIVE, abs=ABSOLUTE)
 
 
 def test_the_recorded_runs_would_show_a_change():

@@ -5,7 +5,8 @@ import pytest
 
 from tunix_grpo.decoder.rows import Completions, left_padded
 from tunix_grpo.tasks.base import Question
-from tunix_grpo.text.prompt_set import PromptSet, build_prompts, step_indices
+from tunix_grpo.text.order import extra_indices, step_indices
+from tunix_grpo.text.prompt_set import PromptSet, build_prompts
 
 
 def sequence(steps: int, size: int, prompts_per_step: int, seed: int) -> np.ndarray:
@@ -39,6 +40,15 @@ def test_passes_and_seeds_have_orders_of_their_own():
     first, second = sequence(2, 100, 100, seed=0).reshape(2, 100)
     other = step_indices(1, 100, 100, seed=1)
     assert min((first != second).sum(), (first != other).sum(), (first != np.arange(100)).sum()) > 80
+
+
+def test_fresh_prompts_of_a_step_are_new_to_it_and_depend_on_the_seed():
+    own = step_indices(3, 20, 4, seed=1)
+    rounds = [extra_indices(3, number, 20, 4, seed=1) for number in range(1, 5)]
+    assert len({*own.tolist(), *np.concatenate(rounds).tolist()}) == 20  # all there are
+    assert set(extra_indices(3, 5, 20, 4, seed=1)) == set(own)  # then from the start
+    assert not np.array_equal(rounds[0], extra_indices(3, 1, 20, 4, seed=2))
+    assert not np.array_equal(rounds[0], extra_indices(4, 1, 20, 4, seed=1))
 
 
 def test_left_padding():

@@ -17,7 +17,8 @@ import pytest
 from helpers.models import one_device_mesh, write_model
 from helpers.trainer import mean_token, number_prompts, put_together, small_trainer
 from tunix_grpo.decoder.rows import Completions
-from tunix_grpo.grpo.trainer import MicroBatch
+from tunix_grpo.grpo.algorithms import Divisors
+from tunix_grpo.grpo.loss import LossInputs
 from tunix_grpo.model.model import load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.rewards.base import RewardError
@@ -233,7 +234,10 @@ def test_an_update_of_gemma3_270m_needs_little_memory(compose):
     completions = Completions(
         of((4, 256), np.int32), of((4, 256), bool), of((rows, length), np.int32), of((rows,), np.int32)
     )
-    micro = MicroBatch(completions, of((rows,), np.float32), of((rows, length), np.float32), None)
+    per_row = of((rows,), np.float32)
+    micro = LossInputs(
+        completions, per_row, per_row, Divisors(per_row, of((), np.float32)), of((rows, length), np.float32)
+    )
     program = trainer._accumulate.lower(trainer.params, trainer._frozen, None, micro).compile()
     memory = program.memory_analysis()
     optimizer = sum(leaf.nbytes for leaf in jax.tree.leaves(trainer.optimizer_state))

@@ -11,9 +11,7 @@ What differs from the GRPO paper (arXiv:2402.03300) and from stock Tunix, in one
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -33,6 +31,7 @@ from tunix_grpo.grpo.loss import LossInputs, LossSums, completion_logprobs, grpo
 from tunix_grpo.grpo.minibatches import Part, cut_step, minibatch_order
 from tunix_grpo.grpo.replacement import Groups, replace_equal_groups
 from tunix_grpo.grpo.rollout import Rollout, RowTokenizer, Sampler, train_sampling
+from tunix_grpo.grpo.step import Clock, Collected, MicroBatch, StepResult
 from tunix_grpo.grpo.updates import (
     Update,
     apply_gradient,
@@ -50,59 +49,6 @@ from tunix_grpo.tasks.base import Task
 from tunix_grpo.text.prompt_set import Batch
 
 Gradient: TypeAlias = tuple[LeafTree, LossSums]  # of the micro batches so far, added up
-
-
-@dataclasses.dataclass(frozen=True)
-class MicroBatch:
-    """A part of a step on the devices.
-
-    Attributes:
-        part: which rows of the step it holds.
-        reference: float32[rows, T], the reference's log-probabilities; None without a KL term.
-    """
-
-    part: Part
-    completions: Completions
-    reference: jax.Array | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Collected:
-    """The completions of a step and what they are worth, before any update.
-
-    Attributes:
-        sampled: prompts, completions and rewards as they were sampled first.
-        groups: those that are trained on; the same, unless equal groups were replaced.
-        advantages: float32[B].
-        minibatches: of each update of a pass the micro batches.
-        timings: seconds by the names of `record.metrics.METRICS`.
-    """
-
-    sampled: Groups
-    groups: Groups
-    advantages: np.ndarray
-    minibatches: list[list[MicroBatch]]
-    timings: dict[str, float]
-
-
-@dataclasses.dataclass(frozen=True)
-class StepResult:
-    """What one step did.
-
-    Attributes:
-        batch: the prompts.
-        rollout: the completions.
-        advantages: float32[B].
-        metrics: numbers of the update and timings, by the names of `record.metrics.METRICS`.
-        num_tokens: prompt and completion tokens that were processed, those of groups that were given back included.
-    """
-
-    batch: Batch
-    rollout: Rollout
-    rewards: RewardTable
-    advantages: np.ndarray
-    metrics: dict[str, float]
-    num_tokens: int
 
 
 class Trainer:
@@ -199,7 +145,7 @@ class Trainer:
         Raises:
             UserError: a reward fails.
         """
-        clock, grpo = _Clock(), self._config.grpo
+        clock, grpo = Clock(), self._config.grpo
         rollout = self.draw(batch, step)
         clock.lap("timing/rollout")
         minibatches = None
@@ -223,7 +169,7 @@ class Trainer:
         Raises:
             UserError: the loss or the gradient is not finite; then nothing has moved.
         """
-        clock, groups = _Clock(), done.groups
+        clock, groups = Clock(), done.groups
         metrics = self._update(done)
         require_finite(metrics)
         clock.lap("timing/update")
@@ -345,16 +291,3 @@ class Trainer:
     def _logprobs(self, weights: Weights, batch: Completions, remat: str = "none") -> tuple[jax.Array, jax.Array]:
         form, temperature = self._model.attention_form, self._config.generation.temperature
         return completion_logprobs(self._model.spec, weights, batch, temperature, attention_form=form, remat=remat)
-
-
-class _Clock:
-    """Times the parts of a step, one after another."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._start = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] = now - self._start
-        self._start = now

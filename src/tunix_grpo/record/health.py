@@ -11,7 +11,7 @@ from tunix_grpo import console
 from tunix_grpo.config import Config
 from tunix_grpo.errors import UserError
 from tunix_grpo.grpo.replacement import Groups
-from tunix_grpo.grpo.trainer import Collected, StepResult
+from tunix_grpo.grpo.step import Collected, StepResult
 from tunix_grpo.record.facts import Facts, count_facts, largest_reward, over_steps, with_updates
 from tunix_grpo.record.findings import Finding, findings
 from tunix_grpo.rewards.format import EXACT, format_score

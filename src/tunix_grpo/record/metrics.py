@@ -12,7 +12,7 @@ from tunix_grpo.rewards.scoring import RewardTable
 from tunix_grpo.run.devices import peak_memory_bytes
 
 if TYPE_CHECKING:  # whoever wants the names of the metrics is not to load jax
-    from tunix_grpo.grpo.trainer import StepResult
+    from tunix_grpo.grpo.step import StepResult
 
 
 METRICS: dict[str, str] = {

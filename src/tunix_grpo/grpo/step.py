@@ -1,0 +1,86 @@
+"""What passes between the halves of a step, and what a step leaves.
+
+Letters: P prompts, G completions of each, B = P * G rows, T completion tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import jax
+import numpy as np
+
+from tunix_grpo.decoder.rows import Completions
+from tunix_grpo.grpo.minibatches import Part
+from tunix_grpo.grpo.replacement import Groups
+from tunix_grpo.grpo.rollout import Rollout
+from tunix_grpo.rewards.scoring import RewardTable
+from tunix_grpo.text.prompt_set import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class MicroBatch:
+    """A part of a step on the devices.
+
+    Attributes:
+        part: which rows of the step it holds.
+        reference: float32[rows, T], the reference's log-probabilities; None without a KL term.
+    """
+
+    part: Part
+    completions: Completions
+    reference: jax.Array | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """The completions of a step and what they are worth, before any update.
+
+    Attributes:
+        sampled: prompts, completions and rewards as they were sampled first.
+        groups: those that are trained on; the same, unless equal groups were replaced.
+        advantages: float32[B].
+        minibatches: of each update of a pass the micro batches.
+        timings: seconds by the names of `record.metrics.METRICS`.
+    """
+
+    sampled: Groups
+    groups: Groups
+    advantages: np.ndarray
+    minibatches: list[list[MicroBatch]]
+    timings: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepResult:
+    """What one step did.
+
+    Attributes:
+        batch: the prompts.
+        rollout: the completions.
+        advantages: float32[B].
+        metrics: numbers of the update and timings, by the names of `record.metrics.METRICS`.
+        num_tokens: prompt and completion tokens that were processed, those of groups that were given back included.
+    """
+
+    batch: Batch
+    rollout: Rollout
+    rewards: RewardTable
+    advantages: np.ndarray
+    metrics: dict[str, float]
+    num_tokens: int
+
+
+class Clock:
+    """Times the parts of a step, one after another."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Ends a part, which takes this name, and begins the next."""
+        now = time.perf_counter()
+        self.laps[name] = now - self._start
+        self._start = now
