@@ -57,13 +57,15 @@ class StepResult:
     """What one step did.
 
     Attributes:
-        batch: the prompts.
-        rollout: the completions.
+        sampled: prompts, completions and rewards as they were sampled first.
+        batch: the prompts that were trained on.
+        rollout: the completions that were trained on.
         advantages: float32[B].
         metrics: numbers of the update and timings, by the names of `record.metrics.METRICS`.
         num_tokens: prompt and completion tokens that were processed, those of groups that were given back included.
     """
 
+    sampled: Groups
     batch: Batch
     rollout: Rollout
     rewards: RewardTable

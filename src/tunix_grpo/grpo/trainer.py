@@ -180,7 +180,8 @@ class Trainer:
         if self._config.grpo.replace_equal_groups:
             metrics |= groups.metrics()
         num_tokens = groups.num_tokens() + groups.given_back_tokens
-        return StepResult(groups.batch, groups.rollout, groups.rewards, done.advantages, metrics, num_tokens)
+        trained = (groups.batch, groups.rollout, groups.rewards, done.advantages)
+        return StepResult(done.sampled, *trained, metrics, num_tokens)
 
     def _cut(self, step: int, rollout: Rollout, gains: np.ndarray | None) -> list[list[MicroBatch]]:
         """Cuts a step into the micro batches of each minibatch, and dispatches the reference where there is one.

@@ -76,8 +76,12 @@ def is_metric(name: str) -> bool:
 
 
 def step_metrics(done: StepResult) -> dict[str, float]:
-    """Returns the metrics that follow from a step's result alone, named as in `METRICS`."""
-    rollout, rewards = done.rollout, done.rewards
+    """Returns the metrics that follow from a step's result alone, named as in `METRICS`.
+
+    Rewards and lengths are those of the step's own prompts: of groups that were chosen for their differing rewards, the
+    mean reward says nothing of how good the model is.
+    """
+    rollout, rewards = done.sampled.rollout, done.sampled.rewards
     return {
         **reward_metrics(rewards, done.batch.num_generations),
         **length_metrics(rollout.lengths, rollout.truncated),
