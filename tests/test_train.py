@@ -172,6 +172,7 @@ def test_one_seed_gives_one_run(run, run_finished, tmp_path):
             "grpo.num_minibatches=2",
             "grpo.replace_equal_groups=true",
             "grpo.max_extra_rounds=2",
+            "training.gradient_accumulation_steps=2",
             "reward.custom.function=coarse",
         ],
         *(
