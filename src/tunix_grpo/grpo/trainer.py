@@ -27,7 +27,7 @@ from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.grpo.loss import LossSums, completion_logprobs, group_advantages, grpo_loss
-from tunix_grpo.grpo.rollout import Rollout, RowTokenizer, Sampler, train_sampling
+from tunix_grpo.grpo.rollout import Drawing, Rollout, RowTokenizer, Sampler, train_sampling
 from tunix_grpo.grpo.updates import apply_gradient, laid_out, no_sums, require_finite, update_metrics
 from tunix_grpo.model.layout import LeafTree
 from tunix_grpo.model.model import Model
@@ -136,7 +136,11 @@ class Trainer:
 
     def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int) -> Rollout:
         """Samples from the current weights."""
-        return self._sampler.sample((self.params, self._frozen), prompts, sampling, step)
+        return self.start(prompts, sampling, step).rollout()
+
+    def start(self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int) -> Drawing:
+        """Sets sampling from the current weights going."""
+        return self._sampler.start((self.params, self._frozen), prompts, sampling, step)
 
     def step(self, step: int, batch: Batch) -> StepResult:
         """Runs one step whole: `collect`, then `update`."""
@@ -170,9 +174,11 @@ class Trainer:
                 step=step,
                 num_generations=batch.num_generations,
                 max_tokens=self._sampling.max_tokens,
+                token_ids=rollout.token_ids,
             )
         )
         advantages = group_advantages(np.asarray(rewards.total), batch.num_generations)
+        advantages[sorted(rewards.skipped)] = 0.0
         clock.lap("timing/reward")
         jax.block_until_ready(reference)
         clock.lap("timing/reference")

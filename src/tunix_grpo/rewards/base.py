@@ -88,11 +88,17 @@ class Failure(NamedTuple):
 
     Attributes:
         kind: error or timeout.
-        reason: what happened, to be read behind `reward NAME`, as in `took longer than 3 s`.
+        reason: what happened, to be read between `reward NAME` and the completion, as in `got no reply`.
+        way_out: what can be done, after the completion.
+        about: what the message shows behind the reason: the completion, the size of the batch, or nothing.
+        cause: what was raised.
     """
 
     kind: Literal["error", "timeout"]
     reason: str
+    way_out: str = ""
+    about: Literal["completion", "batch", "nothing"] = "completion"
+    cause: BaseException | None = None
 
 
 # One for each completion. None: the reward does not apply, and is left out of the row's total and of the mean.
