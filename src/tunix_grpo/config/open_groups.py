@@ -152,15 +152,18 @@ def _require_free_name(name: str, outside: Sequence[str]) -> None:
 @functools.cache
 def _reward_class(outside: tuple[str, ...], functions: tuple[str, ...]) -> type:
     named = extended(NamedFunctions, dict.fromkeys(functions, NamedFunction), {})
-    own = {name: _REWARD_SETTINGS.get(name, WeightedReward) | None for name in plugins.REWARDS}
+    own = {name: reward_settings(name) | None for name in plugins.REWARDS}
     types = dict.fromkeys(outside, OutsideReward) | own | {"functions": named}
     return extended(RewardsConfig, types, dict.fromkeys(plugins.REWARDS))
 
 
 def _reward_keys() -> list[str]:
-    return [
-        f"{name}.{key}" for name in plugins.REWARDS for key in field_names(_REWARD_SETTINGS.get(name, WeightedReward))
-    ]
+    return [f"{name}.{key}" for name in plugins.REWARDS for key in field_names(reward_settings(name))]
+
+
+def reward_settings(name: str) -> type[WeightedReward]:
+    """Returns the section of a reward of the package."""
+    return _REWARD_SETTINGS.get(name, WeightedReward)
 
 
 def as_written(base: type) -> OpenGroup:
