@@ -56,7 +56,7 @@ def test_the_reward_is_independent_of_the_task_s_score():
     completions = ["<answer>2\\sqrt{2}</answer>", "<answer>4</answer>"]
     task = ExactTask("t", questions, questions)
     with workers.closed_at_end():
-        assert build_math_reward(timeout_s=60.0)(samples_of(completions, questions, task)) == [1.0, 0.0]
+        assert build_math_reward(timeout_s=60.0, workers=2)(samples_of(completions, questions, task)) == [1.0, 0.0]
     assert [task.score(*pair) for pair in zip(completions, questions, strict=True)] == [0.0, 0.0]
 
 

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from helpers.rewards import custom, reward_settings
 from helpers.samples import samples_of
-from tunix_grpo.config import CustomReward, RewardLimits
-from tunix_grpo.config.open_groups import REWARD
 from tunix_grpo.errors import UserError
 from tunix_grpo.rewards.base import Reward, RewardError, Samples, Scored
 from tunix_grpo.rewards.builders import build_rewards
@@ -103,17 +102,8 @@ def test_correctness_is_the_task_s_score():
 # --- building ---
 
 
-LIMITS = {"time_limit": None, "on_error": "stop", "on_timeout": "stop"}
-
-
-def custom(path=None, function=None, weight=1.0):
-    return CustomReward(path=str(path) if path else None, function=function, weight=weight, **LIMITS)
-
-
 def config(*, format=None, correctness=None, own=None):
-    weights = {"format": format, "correctness": correctness}
-    content = {name: None if weight is None else {"weight": weight, **LIMITS} for name, weight in weights.items()}
-    return REWARD.section(content)(**content, limits=RewardLimits(**LIMITS), custom=own or custom())
+    return reward_settings(own=own, format=format, correctness=correctness)
 
 
 def write(folder, text):
@@ -223,13 +213,7 @@ UNUSABLE = [
     (
         "own = 3",
         "own",
-        "reward.custom.function=own: own in {path} is not a plain function but int; "
-        "give a function that returns a list of numbers",
-    ),
-    (
-        "async def own(completions): ...",
-        "own",
-        "reward.custom.function=own: own in {path} is not a plain function but async; "
+        "reward.custom.function=own: own in {path} is not a function but int; "
         "give a function that returns a list of numbers",
     ),
     (
@@ -337,7 +321,7 @@ def test_extras_come_beside_the_values():
     table = score_completions([Reward("own", 1.0, lambda _: values)], samples())
     assert table.parts == {"own": [1.0, None]}
     assert table.extras == {"own/depth": [2.0, 4.0], "own/width": [None, 0.5]}
-    with pytest.raises(RewardError, match="reward own/depth returned nan, not a finite number, on the completion"):
+    with pytest.raises(RewardError, match="reward own returned nan as depth, not a finite number, on the completion"):
         score_completions([Reward("own", 1.0, lambda _: [Scored(0.0, {"depth": float("nan")}), 1.0])], samples())
 
 
@@ -390,7 +374,7 @@ def test_a_file_beside_a_reward_hides_no_module_of_the_program(tmp_path):
             "data of task.name=arithmetic; did you mean hint?",
         ),
         ("solution, completions, **kwargs", "takes 'solution'"),
-        ("completions, completion_ids", "there are prompts, completions, question, answer, level, hint; rename"),
+        ("completions, completion_idz", "there are prompts, completions, question, answer, level, hint; rename"),
         ("completions, solution=None", None),
         ("completions, level, hint", None),  # in some questions
         ("prompts, completions, /, answer", None),

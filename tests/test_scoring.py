@@ -1,6 +1,7 @@
 """Metrics of a step and the held-out evaluation, against numbers worked out by hand."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -75,13 +76,17 @@ class Answers:
     asked: list[list[list[int]]] = dataclasses.field(default_factory=list)
     scored: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
 
-    def sample(self, ids: list[list[int]], sampling: Sampling, step: int):
+    def start(self, ids: list[list[int]], sampling: Sampling, step: int):
         assert (sampling, step) == (GREEDY, 7)
         self.asked.append(ids)
         self.texts = ["a" * row[0] for row in ids]
         self.truncated = np.array([row[0] > 4 for row in ids])
         self.lengths = np.array([row[0] + 1 for row in ids])
         return self
+
+    def rollout(self):
+        texts = [list(map(ord, text)) for text in self.texts]
+        return types.SimpleNamespace(texts=self.texts, truncated=self.truncated, lengths=self.lengths, token_ids=texts)
 
     def reward(self, samples: Samples) -> RewardTable:
         assert (samples.step, samples.num_generations, samples.max_tokens) == (7, 1, 4)

@@ -57,6 +57,7 @@ def test_every_config_file_agrees_with_the_schema_that_it_names(file):
         ("model", {"lora_rank": "many"}, "'many' is not of type 'integer'"),
         ("task", {"name": "arithmetic", "dataset": "x"}, "'dataset' was unexpected"),
         ("reward", {"short": {"weight": 1, "file": "x.py"}}, "'file' was unexpected"),
+        ("reward", {"functions": {"short": {"weigth": 1}}}, "'weigth' was unexpected"),
     ],
 )
 def test_a_schema_finds_what_is_wrong(schema, content, message):
@@ -70,6 +71,7 @@ def test_a_schema_finds_what_is_wrong(schema, content, message):
     [
         ("task", {"name": "parity.py:build", "limit": 3}),
         ("reward", {"short": {"weight": 1, "function": "short.py:short"}}),
+        ("reward", {"functions": {"short": {"weight": 1, "path": "short.py", "function": "short"}}}),
         ("tracker", {"run_name": 12, "custom": "notes.py:Notes"}),
         ("training", {"seed": "${oc.env:SEED}", "num_batches": None}),
     ],

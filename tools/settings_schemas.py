@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter
 
 from tunix_grpo.config import benchmark, export, generate, loading, open_groups, plugins
-from tunix_grpo.config.parts import OutsideReward, TaskConfig
+from tunix_grpo.config.parts import NamedFunction, OutsideReward, TaskConfig
 from tunix_grpo.config.sentences import schema_entries
 
 SCHEMAS = Path("docs/schema")
@@ -90,6 +90,11 @@ def groups_of(program: Program) -> dict[str, dict[str, Any]]:
     if "reward" in made and "reward" in program.loader.open_groups:
         made["reward"] = object_schema(open_groups.REWARD.section({}))
         made["reward"]["additionalProperties"] = object_schema(OutsideReward)
+        made["reward"]["properties"]["functions"] = {
+            "type": "object",
+            "additionalProperties": object_schema(NamedFunction),
+            "description": made["reward"]["properties"]["functions"]["description"],
+        }
     if "task" in made and "task" in program.loader.open_groups:
         made["task"] = task_schema()
     elif "task" in made:

@@ -18,7 +18,7 @@ from settings_schemas import PROGRAMS, Program, builder_descriptions, descriptio
 
 from tunix_grpo.config import open_groups, plugins, rules
 from tunix_grpo.config.composing import composed
-from tunix_grpo.config.parts import OutsideReward
+from tunix_grpo.config.parts import RewardLimits
 from tunix_grpo.config.schema import Config
 from tunix_grpo.config.sentences import schema_entries, show
 
@@ -44,8 +44,10 @@ its own.
 """
 REWARD_HEAD = """\
 Selected with `reward=[NAME,...]`. A reward from outside the package is a file `reward/NAME.yaml` in a folder that is
-given with `--config-dir`; it holds `NAME: {function: FILE.py:FUNCTION, weight: NUMBER}`.
+given with `--config-dir`; it holds `NAME: {function: FILE.py:FUNCTION, weight: NUMBER}`. Every reward has the keys of
+`reward.limits` as its own, too, as in `reward.math.time_limit`; a function of yours has all keys of `reward.custom`.
 """
+LIMITS = frozenset(RewardLimits.__pydantic_fields__)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 _KINDS: dict[Any, str] = {
@@ -122,13 +124,18 @@ def open_group(group: str, section: type, own: list[str], values: DictConfig) ->
     """Yields the tables of a group whose keys depend on what is chosen."""
     if group == "reward":
         yield REWARD_HEAD
-        rewards = open_groups.REWARD.section({})
-        named = [f"reward.{name}.weight" for name in plugins.REWARDS]
-        texts = descriptions(OutsideReward)
-        lines = [row(key, "number", select(values, key), texts["weight"]) for key in named]
-        custom = [key for key in own if key.startswith("reward.custom.")]
-        hints = dict(schema_entries(rewards))["custom"].type
-        yield table([*lines, *rows(hints, custom, values, "reward.custom")])
+        entries = dict(schema_entries(open_groups.REWARD.section({})))
+        yield table(
+            [
+                *rows(section, ["reward.workers", "reward.functions"], values, "reward"),
+                *rows_of_reward("limits", entries["limits"].type, values),
+                *rows_of_reward("custom", entries["custom"].type, values),
+            ]
+        )
+        for name in plugins.REWARDS:
+            chosen = composed([f"reward=[{name}]"], [CONF], "config")
+            yield f"#### reward=[{name}]\n"
+            yield table(rows_of_reward(name, open_groups.reward_settings(name), chosen, left_out=LIMITS))
         return
     yield TASK_HEAD
     yield table(rows(section, own, values, group))
@@ -143,6 +150,12 @@ def open_group(group: str, section: type, own: list[str], values: DictConfig) ->
         ]
         yield f"#### task={name}\n"
         yield table(lines)
+
+
+def rows_of_reward(name: str, section: type, values: DictConfig, left_out: frozenset[str] = frozenset()) -> list[str]:
+    """Returns the lines of a table for a part of the group `reward`."""
+    keys = [f"reward.{name}.{key}" for key in section.__pydantic_fields__ if key not in left_out]
+    return rows(section, keys, values, f"reward.{name}")
 
 
 def rows(section: type, keys: list[str], values: DictConfig, prefix: str = "") -> list[str]:

@@ -97,7 +97,8 @@ def train(config: Config) -> Summary:
         schedule = build_schedule(config.optimizer, config.scheduler, total_steps * config.grpo.updates_per_step)
         optimizer = build_optimizer(config.optimizer, schedule)
         width = prompt_width(config.generation.max_prompt_length, training_set, heldout_set)
-        trainer = Trainer(config, devices.mesh, model, tokenizer, task, rewards, optimizer, prompt_width=width)
+        each = config.reward.normalisation == "per_reward"
+        trainer = Trainer(config, devices.mesh, model, tokenizer, task, rewards, optimizer, width, each)
         if state.step > 0:
             trainer.restore(*checkpoints.restore(state.step, trainer.params, trainer.optimizer_state))
         batch_size = batch_size_for(config.evaluation.batch_size, len(heldout_set), devices.data_parallel)

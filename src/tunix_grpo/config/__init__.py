@@ -3,12 +3,14 @@
 from tunix_grpo.config.loading import load
 from tunix_grpo.config.parts import (
     CustomReward,
+    NamedFunction,
     OutsideReward,
     Policy,
     RewardLimits,
     RewardsConfig,
     TaskConfig,
     TrackerConfig,
+    UserReward,
     WeightedReward,
     selected_rewards,
 )
@@ -34,6 +36,7 @@ __all__ = [
     "MeshConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "NamedFunction",
     "OutsideReward",
     "Policy",
     "RewardLimits",
@@ -43,6 +46,7 @@ __all__ = [
     "TrackerConfig",
     "TrainerConfig",
     "TrainingConfig",
+    "UserReward",
     "WeightedReward",
     "load",
     "selected_rewards",

@@ -9,6 +9,7 @@ FREE = frozenset(
         "task.validate",
         "task.max_unmatched",
         "task.grader_timeout_s",
+        "reward.workers",
         "training.num_batches",
         "training.num_epochs",
         "training.remat",
@@ -22,8 +23,8 @@ FREE = frozenset(
         "training.device",
     }
 )
-# What of any reward, or of reward.limits, it may change.
-FREE_OF_A_REWARD = frozenset({"time_limit"})
+# What of any reward, and of reward.limits, it may change.
+FREE_OF_A_REWARD = frozenset({"time_limit", "workers", "isolate"})
 
 
 def decides_the_course(key: str) -> bool:

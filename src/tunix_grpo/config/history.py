@@ -32,11 +32,17 @@ BEFORE: dict[str, Json] = {
     "reward.custom.time_limit": None,
     "reward.custom.on_error": "stop",
     "reward.custom.on_timeout": "stop",
+    "reward.custom.per": "batch",
+    "reward.custom.messages": False,
+    "reward.custom.isolate": False,
+    "reward.workers": 1,
+    "reward.functions": {},
     "task.validate": False,
     "task.max_unmatched": 1.0,  # golds were taken as they came
     "task.date": None,  # chat templates took the day from the clock at every start
     "evaluation.metric": "eval/accuracy",
     "notes": {},
+    "reward.normalisation": "sum",
     "grpo.num_minibatches": 1,
     "grpo.advantage": "group_std",
     "grpo.ratio": "token",
@@ -56,6 +62,7 @@ BEFORE: dict[str, Json] = {
 }
 # What a checkpoint may lack of a reward, of those of its settings that are compared.
 _OF_A_REWARD: dict[str, Json] = {"on_error": "stop", "on_timeout": "stop"}
+_OF_A_FUNCTION: dict[str, Json] = {"per": "auto", "messages": False}
 # The keys of a run's model that say where its files are: these may have moved since.
 PLACES = ("path", "tokenizer", "family")
 # Without one of these it is not the config of a run.
@@ -108,7 +115,7 @@ def with_former_entries(saved: Mapping[str, Json], wanted: Iterable[str]) -> dic
     A wanted key that is no setting of the table stays away, so that a comparison shows it.
     """
     rewards: dict[str, Json] = {
-        key: _OF_A_REWARD | value
+        key: _OF_A_REWARD | (_OF_A_FUNCTION if "function" in value else {}) | value
         for key, value in saved.items()
         if key.startswith("reward.") and isinstance(value, dict) and "weight" in value
     }

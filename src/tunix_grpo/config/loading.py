@@ -193,6 +193,7 @@ load = Loader(
     checks=(
         partial(relations.check_relations, relations.ERRORS),
         relations.check_rewards,
+        relations.check_functions,
         relations.check_references,
     ),
     remarks=(partial(relations.check_relations, relations.WARNINGS),),

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, Union, get_args, get_origin
 
@@ -10,7 +10,16 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
 from tunix_grpo.config import plugins
-from tunix_grpo.config.parts import MathReward, OutsideReward, RewardsConfig, TaskConfig, WeightedReward
+from tunix_grpo.config.parts import (
+    MathReward,
+    NamedFunction,
+    NamedFunctions,
+    OutsideReward,
+    RewardsConfig,
+    TaskConfig,
+    UserReward,
+    WeightedReward,
+)
 from tunix_grpo.config.rules import GROUP, Flag, Number, Text, Whole
 from tunix_grpo.config.sentences import MISSING, UNKNOWN, Entry, field_names, show
 from tunix_grpo.config.suggestions import did_you_mean
@@ -118,24 +127,43 @@ def _task_complaint(content: Mapping[str, object], key: str, error: ErrorDetails
 
 def _reward_section(content: dict[str, object]) -> type:
     named = {name: value for name, value in content.items() if isinstance(value, dict) and "function" in value}
-    outside = [name for name in named if name not in field_names(RewardsConfig)]
-    limits = content.get("limits")
-    if isinstance(limits, dict):
-        content |= {name: limits | named[name] for name in outside}
-    return _reward_class(tuple(outside))
+    outside = tuple(name for name in named if name not in field_names(RewardsConfig))
+    custom, functions = content.get("custom"), content.get("functions")
+    common = custom if isinstance(custom, dict) else {}
+    common = {key: value for key, value in common.items() if key in field_names(UserReward) and key != "weight"}
+    content |= {name: common | named[name] for name in outside}
+    if not isinstance(functions, dict):
+        return _reward_class(outside, ())
+    for name in functions:
+        _require_free_name(name, outside)
+    filled = {name: common | value if isinstance(value, dict) else value for name, value in functions.items()}
+    content["functions"] = filled
+    return _reward_class(outside, tuple(filled))
+
+
+def _require_free_name(name: str, outside: Sequence[str]) -> None:
+    taken = [*plugins.REWARDS, *outside, "custom"]
+    if name in taken:
+        raise UserError(f"reward.functions.{name}: there is a reward of that name ({', '.join(taken)}); give another")
+    if not name.isidentifier():
+        raise UserError(f"reward.functions.{name}: a name is of letters, digits and _; give another")
 
 
 @functools.cache
-def _reward_class(outside: tuple[str, ...]) -> type:
-    own = {name: _REWARD_SETTINGS.get(name, WeightedReward) | None for name in plugins.REWARDS}
-    types = dict.fromkeys(outside, OutsideReward) | own
+def _reward_class(outside: tuple[str, ...], functions: tuple[str, ...]) -> type:
+    named = extended(NamedFunctions, dict.fromkeys(functions, NamedFunction), {})
+    own = {name: reward_settings(name) | None for name in plugins.REWARDS}
+    types = dict.fromkeys(outside, OutsideReward) | own | {"functions": named}
     return extended(RewardsConfig, types, dict.fromkeys(plugins.REWARDS))
 
 
 def _reward_keys() -> list[str]:
-    return [
-        f"{name}.{key}" for name in plugins.REWARDS for key in field_names(_REWARD_SETTINGS.get(name, WeightedReward))
-    ]
+    return [f"{name}.{key}" for name in plugins.REWARDS for key in field_names(reward_settings(name))]
+
+
+def reward_settings(name: str) -> type[WeightedReward]:
+    """Returns the section of a reward of the package."""
+    return _REWARD_SETTINGS.get(name, WeightedReward)
 
 
 def as_written(base: type) -> OpenGroup:

@@ -12,7 +12,8 @@ from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Over
 from hydra.errors import HydraException
 
 from tunix_grpo.config.loading import ALIASES, Loader, load
-from tunix_grpo.config.sentences import show, value_keys
+from tunix_grpo.config.parts import OutsideReward
+from tunix_grpo.config.sentences import field_names, show, value_keys
 from tunix_grpo.config.suggestions import did_you_mean
 
 ALIAS_WORD = re.compile(r"(\+\+)?(\w+)=.*", re.DOTALL)
@@ -25,7 +26,7 @@ OPEN_SETTINGS = ("task.template_variables", "task.settings", "task.mixture")
 OUTSIDE_TASK = re.compile(r"task\.name=.*\.py:")
 # Groups of which the main config chooses no option: one is added with a plus.
 OPTIONAL_GROUPS = {"experiment": "an experiment", "hparams_search": "a search"}
-NOTES = "notes"  # whose keys are the user's own
+_OF_THE_USER = ("notes", "reward.functions")  # whose keys are the user's own
 BASE = "base"  # what the options of a group inherit is none itself
 TASK_IN_A_FILE = "custom"  # the option of the group `task` that has no keys of its own
 
@@ -69,7 +70,7 @@ def normalise(words: Sequence[str], loader: Loader = load) -> list[str]:
         own = TASK_WORD.fullmatch(word)
         if own and _is_added(own[1], own[2], fixed, loader):
             word = f"++{own[0].lstrip('+')}"
-        if NOTES in fixed and word.lstrip("+").startswith(f"{NOTES}."):
+        if any(group in fixed and word.lstrip("+").startswith(f"{group}.") for group in _OF_THE_USER):
             word = f"++{word.lstrip('+')}"
         normal.append(word)
     outside = "task" in loader.open_groups and any(map(OUTSIDE_TASK.match, normal))
@@ -128,7 +129,7 @@ def check_words(words: Sequence[str], config_dirs: Sequence[Path], loader: Loade
     groups = list_groups(config_dirs)
     keys = loader.settings()
     if "reward" in loader.open_groups:
-        keys += [f"reward.{option}.{key}" for option in groups.get("reward", ()) for key in ("weight", "function")]
+        keys += [f"reward.{option}.{key}" for option in groups.get("reward", ()) for key in field_names(OutsideReward)]
     problems: list[str] = []
     usable: list[str] = []
     groups_known = True
@@ -143,8 +144,8 @@ def check_words(words: Sequence[str], config_dirs: Sequence[Path], loader: Loade
         if (own_task_key or inside) and override.type == OverrideType.FORCE_ADD:
             usable.append(word)  # the task's builder decides
             continue
-        if NOTES in keys and override.key_or_group.startswith(f"{NOTES}."):
-            usable.append(word)  # the user's own
+        if any(group in keys and override.key_or_group.startswith(f"{group}.") for group in _OF_THE_USER):
+            usable.append(word)
             continue
         found = list(check_override(override, word, groups, keys))
         problems += found

@@ -7,7 +7,6 @@ from tunix_grpo.config import plugins
 from tunix_grpo.config.loading import leaves
 
 _REFERENCES = ("model.family", "task.name", "tracker.custom")  # each may be FILE.py:NAME
-_FILE = "reward.custom.path"
 
 
 def may_run_own_code(config: object) -> bool:
@@ -22,5 +21,6 @@ def may_run_own_code(config: object) -> bool:
 
 
 def _names_file(key: str, value: object) -> bool:
-    is_reward = key.startswith("reward.") and key.endswith(".function")
-    return key == _FILE or ((is_reward or key in _REFERENCES) and plugins.is_outside(str(value)))
+    if key.startswith("reward.") and key.endswith(".function"):
+        return plugins.is_outside(str(value)) or key.startswith(("reward.custom.", "reward.functions."))
+    return key in _REFERENCES and plugins.is_outside(str(value))

@@ -1,13 +1,14 @@
 """The settings of the parts that are chosen by name or are the user's own: the task, the rewards, the trackers."""
 
 from dataclasses import fields
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
 from tunix_grpo.config import plugins, rules
 from tunix_grpo.config.rules import (
     GROUP,
+    Count,
     Date,
     Flag,
     Name,
@@ -21,7 +22,7 @@ from tunix_grpo.config.rules import (
 )
 
 # Of the group `reward`, what is no reward.
-_NOT_A_REWARD = ("limits",)
+_NOT_A_REWARD = ("normalisation", "limits", "workers", "custom", "functions")
 Policy = Literal["stop", "zero", "skip_group"]
 
 
@@ -72,20 +73,50 @@ class MathReward(WeightedReward):
 
     timeout_s: Number = rules.number(above=0)
     """Seconds that a judgement may take, above 0; a longer one counts as wrong."""
+    workers: Count
+    """Processes that judge side by side, 1 or more."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
-class CustomReward(WeightedReward):
-    """A reward function of the user's own, active when `path` is set."""
+class UserReward(WeightedReward):
+    """A reward function of the user's own."""
+
+    per: Literal["auto", "completion", "group", "batch"]
+    """What a call gets: a completion, the completions of a question, or all of a batch; auto is completion for a
+    function with a parameter `completion`, else batch."""
+    messages: Flag
+    """Gives prompts and completions as lists of messages, as TRL does for conversational data; false gives text."""
+    isolate: Flag
+    """Calls the function in processes of its own, which are killed when it hangs or crashes."""
+
+
+@dataclass(kw_only=True, slots=True, config=GROUP)
+class CustomReward(UserReward):
+    """A reward function of the user's own, active when `function` is set."""
 
     path: Path | None = rules.hint("give a Python file, or null")
-    """Python file."""
+    """Python file; null where `function` is a dotted path."""
     function: Name | None = rules.hint("give the function's name in reward.custom.path, or null")
-    """Name of the function in that file."""
+    """Name of the function in that file, or the dotted path of one that is installed, package.module.function."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
-class OutsideReward(WeightedReward):
+class NamedFunction(UserReward):
+    """One of several functions of the user's own; what it leaves out, the weight aside, is as of reward.custom."""
+
+    path: Path | None = None
+    """Python file; null where `function` is a dotted path."""
+    function: Name
+    """Name of the function in that file, or the dotted path of one that is installed, package.module.function."""
+
+
+@dataclass(kw_only=True, slots=True, config=GROUP)
+class NamedFunctions:
+    """The user's named functions: a key for each."""
+
+
+@dataclass(kw_only=True, slots=True, config=GROUP)
+class OutsideReward(UserReward):
     """A reward from outside the package, selected like the package's own."""
 
     function: Reference
@@ -98,16 +129,32 @@ class RewardsConfig:
 
     limits: RewardLimits
     """The limits of every reward that has none of its own."""
+    normalisation: Literal["sum", "per_reward"]
+    """What is normalised within a group: the weighted sum of the rewards, or each reward by itself, whose advantages
+    are then weighted, summed and standardised over the step (GDPO)."""
+    workers: Count
+    """Processes in which a reward that may hang or crash runs, 1 or more for each such reward."""
     custom: CustomReward
     """The user's own function."""
+    functions: Values = rules.hint("give +reward.functions.NAME.path=FILE, .function=NAME and .weight=NUMBER")
+    """More functions of your own, by name, each with the keys of reward.custom; a weight must be given, and what else
+    is left out is as of reward.custom."""
+
+
+def _fields(functions: Any) -> dict[str, Any]:
+    """Returns the named functions; their section is made for the names that there are."""
+    return {each.name: getattr(functions, each.name) for each in fields(functions)}
 
 
 def selected_rewards(config: RewardsConfig) -> dict[str, WeightedReward]:
-    """Returns the selected rewards by name: the package's in its order, those from outside, `custom` last."""
+    """Returns the selected rewards by name: the package's in its order, those from outside, the user's functions.
+
+    `reward.custom`, the last, has the name of its setting.
+    """
     own = [name for name in plugins.REWARDS if hasattr(config, name)]
-    outside = [each.name for each in fields(config) if each.name not in (*own, *_NOT_A_REWARD, "custom")]
-    selected = {name: getattr(config, name) for name in (*own, *outside)}
-    if config.custom.path is not None:
+    outside = [each.name for each in fields(config) if each.name not in (*own, *_NOT_A_REWARD)]
+    selected = {name: getattr(config, name) for name in (*own, *outside)} | _fields(config.functions)
+    if config.custom.function is not None:
         selected["custom"] = config.custom
     return {name: settings for name, settings in selected.items() if settings is not None}
 

@@ -39,7 +39,9 @@ def quantized_base_is_frozen(quantization: str | None, lora_rank: int | None) ->
 
 def custom_reward_complete(path: str | None, function: str | None) -> str | None:
     """Checks that a user's reward function is given in full."""
-    if (path is None) != (function is None):
+    if path is None and function is not None and "." not in function:
+        return "a function without a file is a dotted path; give the file, or package.module.function"
+    if path is not None and function is None:
         return "one is no use without the other; give the file and the function, or neither"
     return None
 
@@ -129,11 +131,11 @@ def check_relations(relations: tuple[Relation, ...], values: Mapping[str, object
 def check_rewards(values: Mapping[str, object]) -> Iterator[str]:
     """Yields what is wrong when the selected rewards give no signal at all."""
     weights = {
-        key.split(".")[1]: value
+        key.removeprefix("reward.").removesuffix(".weight"): value
         for key, value in values.items()
         if key.startswith("reward.") and key.endswith(".weight")
     }
-    if values.get("reward.custom.path") is None:
+    if values.get("reward.custom.function") is None:
         weights.pop("custom", None)
     if not weights:
         yield (
@@ -145,10 +147,21 @@ def check_rewards(values: Mapping[str, object]) -> Iterator[str]:
         yield f"{named}: nothing counts in the total; give at least one another weight"
 
 
+def check_functions(values: Mapping[str, object]) -> Iterator[str]:
+    """Yields what is wrong with the user's named functions."""
+    for key, function in values.items():
+        if key.startswith("reward.functions.") and key.endswith(".function"):
+            path = values.get(f"{key.removesuffix('.function')}.path")
+            problem = custom_reward_complete(None if path is None else str(path), str(function))
+            if problem is not None:
+                yield f"{key}={function}: {problem}"
+
+
 def check_references(values: Mapping[str, object]) -> Iterator[str]:
     """Yields what keeps a part of the user's from being found: a tracker, a reward, an advantage, a ratio."""
     for key, value in values.items():
-        outside_reward = key.startswith("reward.") and key.endswith(".function") and key != "reward.custom.function"
+        function = key.startswith("reward.") and key.endswith(".function")
+        outside_reward = function and not key.startswith(("reward.custom.", "reward.functions."))
         switch = key in ("grpo.advantage", "grpo.ratio") and plugins.is_outside(str(value))
         if value is not None and (outside_reward or switch or key == "tracker.custom"):
             try:

@@ -5,11 +5,15 @@ Letters: P prompts, G completions of each, B = P * G rows.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from tunix_grpo.config import plugins
 from tunix_grpo.errors import UserError
-from tunix_grpo.grpo.algorithms import Advantage, group_std
+from tunix_grpo.grpo.algorithms import STD_EPS, Advantage, group_std
+from tunix_grpo.rewards.scoring import RewardTable
 
 
 def as_groups(values: np.ndarray, num_generations: int) -> np.ndarray:
@@ -32,6 +36,58 @@ def group_advantages(rewards: np.ndarray, num_generations: int, advantage: Advan
     """
     groups = as_groups(rewards, num_generations)
     return np.where(equal_groups(groups)[:, None], 0.0, advantage(groups)).reshape(-1).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Advantages:
+    """How a step's rewards become advantages.
+
+    Attributes:
+        advantage: of `algorithms`, or a user's own.
+        weights: of the rewards by name, where each is normalised by itself within its group, then weighted, summed and
+            standardised over the step (GDPO, arXiv:2601.05242); None: their weighted sum is normalised.
+    """
+
+    advantage: Advantage
+    weights: Mapping[str, float] | None = None
+
+    def of(self, rewards: RewardTable, num_generations: int) -> np.ndarray:
+        """Returns float32[B] advantages, exactly zero for a group that teaches nothing."""
+        if self.weights is None:
+            gains = group_advantages(np.asarray(rewards.total), num_generations, self.advantage)
+        else:
+            parts = [self._of_part(rewards.parts[name], num_generations, weight) for name, weight in self._counted()]
+            summed = np.sum(parts, axis=0)
+            gains = ((summed - summed.mean()) / (summed.std(ddof=1) + STD_EPS)).astype(np.float32)
+        return np.where(np.repeat(self.equal(rewards, num_generations), num_generations), np.float32(0), gains)
+
+    def equal(self, rewards: RewardTable, num_generations: int) -> np.ndarray:
+        """Returns bool[P], True for the groups that teach nothing: equal rewards, or one that could not be had."""
+        if self.weights is None:
+            equal = equal_groups(as_groups(np.asarray(rewards.total), num_generations))
+        else:
+            each = [equal_groups(_filled(rewards.parts[name], num_generations)) for name, _ in self._counted()]
+            equal = np.all(each, axis=0)
+        skipped = np.zeros(len(rewards.total), bool)
+        skipped[sorted(rewards.skipped)] = True
+        return equal | skipped.reshape(-1, num_generations).any(axis=1)
+
+    def _counted(self) -> list[tuple[str, float]]:
+        """Returns the rewards that count, with their weights."""
+        assert self.weights is not None
+        return [(name, weight) for name, weight in self.weights.items() if weight != 0]
+
+    def _of_part(self, values: Sequence[float | None], num_generations: int, weight: float) -> np.ndarray:
+        filled = _filled(values, num_generations).reshape(-1)
+        return weight * group_advantages(filled, num_generations, self.advantage).astype(np.float64)
+
+
+def _filled(values: Sequence[float | None], num_generations: int) -> np.ndarray:
+    """Returns float64[P, G] of a reward; where it does not apply to a completion, the mean of its group, or 0."""
+    groups = as_groups(np.array([np.nan if value is None else value for value in values]), num_generations)
+    there = ~np.isnan(groups)
+    mean = np.where(there, groups, 0.0).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+    return np.where(there, groups, mean[:, None])
 
 
 def advantage_of(name: str) -> Advantage:

@@ -19,7 +19,7 @@ import numpy as np
 
 from tunix_grpo.config import GrpoConfig, plugins
 
-_STD_EPS = 1e-6
+STD_EPS = 1e-6
 _SETTINGS_OF_RATIO = ("delta", "cap", "sapo_temperature_pos", "sapo_temperature_neg")
 Array = TypeVar("Array", np.ndarray, jax.Array)
 
@@ -32,7 +32,7 @@ def group_std(rewards: np.ndarray) -> np.ndarray:
 
     std is the sample standard deviation (divided by G - 1), as in Tunix and TRL.
     """
-    return center(rewards) / (rewards.std(axis=1, ddof=1, keepdims=True) + _STD_EPS)
+    return center(rewards) / (rewards.std(axis=1, ddof=1, keepdims=True) + STD_EPS)
 
 
 def center(rewards: np.ndarray) -> np.ndarray:
@@ -45,7 +45,7 @@ def batch_std(rewards: np.ndarray) -> np.ndarray:
 
     std is the sample standard deviation of the step's P * G rewards.
     """
-    return center(rewards) / (rewards.std(ddof=1) + _STD_EPS)
+    return center(rewards) / (rewards.std(ddof=1) + STD_EPS)
 
 
 def rloo(rewards: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -56,12 +57,27 @@ class Evaluation:
         return self.accuracy
 
 
+class Answer(Protocol):
+    """Completions on their way."""
+
+    def rollout(self) -> Rollout: ...
+
+
 class Answering(Protocol):
     """What is evaluated: a `Trainer`, or whatever answers and scores like one."""
 
-    def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int) -> Rollout: ...
+    def start(self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int) -> Answer: ...
 
     def reward(self, samples: Samples) -> RewardTable: ...
+
+
+@dataclasses.dataclass(slots=True)
+class _Tally:
+    """What is known of each question so far; a reward that could not be had is left out."""
+
+    right: list[bool] = dataclasses.field(default_factory=list)
+    rewards: list[float] = dataclasses.field(default_factory=list)
+    truncated: list[bool] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,35 +103,44 @@ class Evaluator:
             step: the step that the model is of.
         """
         begun = time.perf_counter()
-        right: list[bool] = []
-        rewards: list[float] = []
-        truncated: list[bool] = []
-        for start in range(0, len(self.prompts), self.batch_size):
-            batch = self.prompts.batch(range(start, min(start + self.batch_size, len(self.prompts))), 1)
-            filled = batch.ids + [batch.ids[-1]] * (self.batch_size - len(batch))
-            rollout = model.sample(filled, self.sampling, step)
-            texts = rollout.texts[: len(batch)]
-            right += [self.task.score(text, asked) == 1.0 for text, asked in zip(texts, batch.questions, strict=True)]
-            rewards += model.reward(self._samples(batch, texts, rollout.lengths.tolist(), step)).total
-            truncated += list(rollout.truncated[: len(batch)])
+        tally = _Tally()
+        starts = range(0, len(self.prompts), self.batch_size)
+        batches = [self.prompts.batch(range(s, min(s + self.batch_size, len(self.prompts))), 1) for s in starts]
+        drawing = self._start(model, batches[0], step)
+        for batch, following in itertools.zip_longest(batches, batches[1:]):
+            rollout = drawing.rollout()
+            if following is not None:  # the device works while the host scores
+                drawing = self._start(model, following, step)
+            self._score(model, batch, rollout, step, tally)
         return Evaluation(
-            accuracy=float(np.mean(right)),
-            reward=float(np.mean(rewards)),
-            truncated=float(np.mean(truncated)),
+            accuracy=float(np.mean(tally.right)),
+            reward=float(np.mean(tally.rewards)) if tally.rewards else 0.0,
+            truncated=float(np.mean(tally.truncated)),
             seconds=time.perf_counter() - begun,
         )
 
-    def _samples(self, batch: Batch, texts: list[str], lengths: Sequence[int], step: int) -> Samples:
-        return Samples(
+    def _start(self, model: Answering, batch: Batch, step: int) -> Answer:
+        filled = batch.ids + [batch.ids[-1]] * (self.batch_size - len(batch))
+        return model.start(filled, self.sampling, step)
+
+    def _score(self, model: Answering, batch: Batch, rollout: Rollout, step: int, tally: _Tally) -> None:
+        count = len(batch)
+        samples = Samples(
             prompts=batch.texts,
-            completions=texts,
+            completions=rollout.texts[:count],
             questions=batch.questions,
             task=self.task,
-            token_lengths=lengths[: len(texts)],
+            token_lengths=rollout.lengths.tolist()[:count],
             step=step,
             num_generations=1,
             max_tokens=self.sampling.max_tokens,
+            token_ids=rollout.token_ids[:count],
         )
+        pairs = zip(samples.completions, samples.questions, strict=True)
+        tally.right += [self.task.score(text, asked) == 1.0 for text, asked in pairs]
+        table = model.reward(samples)
+        tally.rewards += [value for row, value in enumerate(table.total) if row not in table.skipped]
+        tally.truncated += list(rollout.truncated[:count])
 
 
 def batch_size_for(wanted: int, num_questions: int, data_parallel_devices: int) -> int:

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from tunix_grpo.decoder.rows import Completions
-from tunix_grpo.grpo.advantages import as_groups, equal_groups
 from tunix_grpo.grpo.rollout import Rollout
 from tunix_grpo.rewards.scoring import RewardTable
 from tunix_grpo.text.prompt_set import Batch
@@ -27,7 +26,7 @@ class Sampling(Protocol):
 
     def draw(self, batch: Batch, step: int, extra_round: int) -> Rollout: ...
 
-    def score(self, batch: Batch, rollout: Rollout, step: int) -> RewardTable: ...
+    def groups(self, batch: Batch, rollout: Rollout, step: int) -> Groups: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Groups:
 
     Attributes:
         equal: bool[P], those that teach nothing.
-        kept: how many groups the step began with that teach something.
+        replaced: how many took the place of equal ones.
         extra_rounds: how often fresh prompts were sampled.
         given_back_tokens: prompt and completion tokens of the groups that were sampled and are not here.
     """
@@ -45,15 +44,9 @@ class Groups:
     rollout: Rollout
     rewards: RewardTable
     equal: np.ndarray
-    kept: int
+    replaced: int = 0
     extra_rounds: int = 0
     given_back_tokens: int = 0
-
-    @classmethod
-    def of(cls, batch: Batch, rollout: Rollout, rewards: RewardTable) -> Groups:
-        """Returns the groups as they were sampled first."""
-        equal = equal_groups(as_groups(np.asarray(rewards.total), batch.num_generations))
-        return cls(batch, rollout, rewards, equal, int(np.sum(~equal)))
 
     def num_tokens(self) -> int:
         """Returns the tokens of all completions, each with its prompt."""
@@ -64,8 +57,8 @@ class Groups:
         """Returns the metric names of `record.metrics.METRICS`."""
         given_up = int(np.sum(self.equal))
         return {
-            "groups/kept": self.kept,
-            "groups/replaced": len(self.equal) - self.kept - given_up,
+            "groups/kept": len(self.equal) - self.replaced - given_up,
+            "groups/replaced": self.replaced,
             "groups/given_up": given_up,
             "groups/extra_rounds": self.extra_rounds,
         }
@@ -80,9 +73,9 @@ class Groups:
         rows = (source[:, None] * group + np.arange(group)).reshape(-1)
         batch = self.batch.with_groups(fresh.batch, source)
         rollout = _rollout_with(self.rollout, fresh.rollout, source, rows)
-        rewards = self.rewards.with_rows(fresh.rewards, rows)
+        rewards = self.rewards.with_rows(fresh.rewards, rows.tolist())
         equal = np.concatenate([self.equal, fresh.equal])[source]
-        new = Groups(batch, rollout, rewards, equal, self.kept, self.extra_rounds + 1)
+        new = Groups(batch, rollout, rewards, equal, self.replaced + count, self.extra_rounds + 1)
         given_back = self.num_tokens() + fresh.num_tokens() - new.num_tokens()
         return dataclasses.replace(new, given_back_tokens=self.given_back_tokens + given_back)
 
@@ -101,19 +94,20 @@ def replace_equal_groups(
             break
         batch = fresh(extra_round)
         rollout = trainer.draw(batch, step, extra_round)
-        groups = groups.improved_by(Groups.of(batch, rollout, trainer.score(batch, rollout, step)))
+        groups = groups.improved_by(trainer.groups(batch, rollout, step))
     return groups
 
 
 def _rollout_with(old: Rollout, fresh: Rollout, source: np.ndarray, rows: np.ndarray) -> Rollout:
     """Returns the prompts `source` int[P] and the rows int[B], counted over both rollouts, one behind the other."""
     batch, logps = _taken((old.batch, old.logps), (fresh.batch, fresh.logps), source, rows)
-    texts = old.texts + fresh.texts
+    texts, token_ids = old.texts + fresh.texts, old.token_ids + fresh.token_ids
     return Rollout(
         batch,
         np.concatenate([old.lengths, fresh.lengths])[rows],
         np.concatenate([old.truncated, fresh.truncated])[rows],
         [texts[row] for row in rows],
+        [token_ids[row] for row in rows],
         logps,
     )
 

@@ -49,6 +49,7 @@ class Rollout:
         lengths: int[B] on the host, the stop token included.
         truncated: bool[B], no stop token within max_tokens.
         texts: the completions without special tokens.
+        token_ids: the completions, the stop token included.
         logps: float32[B, T] on the device, the log-probability of each token when it was drawn.
     """
 
@@ -56,6 +57,7 @@ class Rollout:
     lengths: np.ndarray
     truncated: np.ndarray
     texts: list[str]
+    token_ids: list[list[int]]
     logps: jax.Array
 
 
@@ -85,6 +87,27 @@ class RowTokenizer(Protocol):
         ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """Completions that the device draws."""
+
+    prompt_tokens: jax.Array
+    prompt_valid: jax.Array
+    drawn: Drawn
+    tokenizer: RowTokenizer
+
+    def rollout(self) -> Rollout:
+        """Returns the completions when they are drawn."""
+        drawn = self.drawn
+        tokens, lengths, stopped = jax.device_get((drawn.tokens, drawn.lengths, drawn.stopped))
+        # The stop token is trained, but it is not text.
+        ends = lengths - stopped
+        texts = [self.tokenizer.decode(row[:end]) for row, end in zip(tokens, ends, strict=True)]
+        token_ids = [row[:length].tolist() for row, length in zip(tokens, lengths, strict=True)]
+        batch = Completions(self.prompt_tokens, self.prompt_valid, drawn.tokens, drawn.lengths)
+        return Rollout(batch, lengths, ~stopped, texts, token_ids, drawn.logps)
+
+
 class Sampler:
     """Draws completions with whatever weights it is given."""
 
@@ -109,7 +132,18 @@ class Sampler:
         step: int,
         extra_round: int = 0,
     ) -> Rollout:
-        """Draws completions.
+        """Draws completions; see `start`."""
+        return self.start(weights, prompts, config, step, extra_round).rollout()
+
+    def start(
+        self,
+        weights: tuple[LeafTree, Weights],
+        prompts: Sequence[Sequence[int]],
+        config: Sampling,
+        step: int,
+        extra_round: int = 0,
+    ) -> Drawing:
+        """Sets the drawing of completions going, which the host need not wait for.
 
         Args:
             weights: the trained leaves and what stays, as `Model` holds them.
@@ -121,12 +155,7 @@ class Sampler:
         sharding = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec("fsdp"))
         tokens, valid = jax.device_put((tokens, valid), sharding)
         keys = row_keys(self._seed, step, len(prompts) * config.num_generations, extra_round)
-        drawn = self._generate(*weights, tokens, valid, keys, config=config)
-        host_tokens, lengths, stopped = jax.device_get((drawn.tokens, drawn.lengths, drawn.stopped))
-        # The stop token is trained, but it is not text.
-        ends = lengths - stopped
-        texts = [self._tokenizer.decode(row[:end]) for row, end in zip(host_tokens, ends, strict=True)]
-        return Rollout(Completions(tokens, valid, drawn.tokens, drawn.lengths), lengths, ~stopped, texts, drawn.logps)
+        return Drawing(tokens, valid, self._generate(*weights, tokens, valid, keys, config=config), self._tokenizer)
 
     def _drawn(self, trained, frozen, tokens, valid, keys, *, config: Sampling) -> Drawn:
         return generate(

@@ -25,12 +25,12 @@ from tunix_grpo.decoder.forward import choose_remat
 from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import Completions
-from tunix_grpo.grpo.advantages import advantage_of, group_advantages
+from tunix_grpo.grpo.advantages import Advantages, advantage_of
 from tunix_grpo.grpo.algorithms import AGGREGATIONS, objective_of
 from tunix_grpo.grpo.loss import LossInputs, LossSums, completion_logprobs, grpo_loss, sampling_difference
 from tunix_grpo.grpo.minibatches import Part, cut_step, minibatch_order
 from tunix_grpo.grpo.replacement import Groups, replace_equal_groups
-from tunix_grpo.grpo.rollout import Rollout, RowTokenizer, Sampler, train_sampling
+from tunix_grpo.grpo.rollout import Drawing, Rollout, RowTokenizer, Sampler, train_sampling
 from tunix_grpo.grpo.step import Clock, Collected, MicroBatch, StepResult
 from tunix_grpo.grpo.updates import (
     Update,
@@ -64,14 +64,18 @@ class Trainer:
         rewards: list[Reward],
         optimizer: optax.GradientTransformation,
         prompt_width: int,
+        normalise_each: bool = False,
     ):
         """
         Args:
             prompt_width: tokens that prompts are padded to.
+            normalise_each: normalises each reward within its group before they are summed.
         """
         self._config, self._mesh, self._model, self._task, self._rewards = config, mesh, model, task, rewards
         self._sampling = train_sampling(config)
-        self._objective, self._advantage = objective_of(config.grpo), advantage_of(config.grpo.advantage)
+        weights = {reward.name: reward.weight for reward in rewards}
+        self._advantages = Advantages(advantage_of(config.grpo.advantage), weights if normalise_each else None)
+        self._objective = objective_of(config.grpo)
         group, devices = config.grpo.num_generations, mesh.shape["fsdp"]
         self._micro_prompts = config.training.micro_batch_size * devices
         self._sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
@@ -107,9 +111,9 @@ class Trainer:
         """Returns what completions are worth."""
         return score_completions(self._rewards, samples)
 
-    def score(self, batch: Batch, rollout: Rollout, step: int) -> RewardTable:
-        """Returns what the completions of a batch that is trained on are worth."""
-        return self.reward(
+    def groups(self, batch: Batch, rollout: Rollout, step: int) -> Groups:
+        """Returns completions that are trained on, with what they are worth."""
+        rewards = self.reward(
             Samples(
                 prompts=batch.per_completion(batch.texts),
                 completions=rollout.texts,
@@ -119,12 +123,18 @@ class Trainer:
                 step=step,
                 num_generations=batch.num_generations,
                 max_tokens=self._sampling.max_tokens,
+                token_ids=rollout.token_ids,
             )
         )
+        return Groups(batch, rollout, rewards, self._advantages.equal(rewards, batch.num_generations))
 
     def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int) -> Rollout:
         """Samples from the current weights."""
-        return self._sampler.sample((self.params, self._frozen), prompts, sampling, step)
+        return self.start(prompts, sampling, step).rollout()
+
+    def start(self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int) -> Drawing:
+        """Sets sampling from the current weights going."""
+        return self._sampler.start((self.params, self._frozen), prompts, sampling, step)
 
     def draw(self, batch: Batch, step: int, extra_round: int = 0) -> Rollout:
         """Samples the completions of a batch that is trained on; see `Sampler.sample`."""
@@ -151,12 +161,12 @@ class Trainer:
         minibatches = None
         if grpo.beta > 0 and fresh is None:  # dispatched first: the device works while the host computes rewards
             minibatches = self._cut(step, rollout, None)
-        sampled = groups = Groups.of(batch, rollout, self.score(batch, rollout, step))
+        sampled = groups = self.groups(batch, rollout, step)
         clock.lap("timing/reward")
         if fresh is not None:
             groups = replace_equal_groups(self, sampled, fresh, step, grpo.max_extra_rounds)
             clock.lap("timing/replacement")
-        gains = group_advantages(np.asarray(groups.rewards.total), batch.num_generations, self._advantage)
+        gains = self._advantages.of(groups.rewards, batch.num_generations)
         if minibatches is None:
             minibatches = self._cut(step, groups.rollout, gains)
         jax.block_until_ready([micro.reference for micros in minibatches for micro in micros])

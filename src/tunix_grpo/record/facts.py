@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tunix_grpo.config import RewardsConfig, plugins, selected_rewards
+from tunix_grpo.config import RewardsConfig, selected_rewards
 from tunix_grpo.grpo.rollout import Rollout
 from tunix_grpo.rewards.scoring import RewardTable
 
 FOR_THE_ANSWER = ("correctness", "math")
 """The package's rewards that are for a right answer alone."""
+_UP_TO_ONE = frozenset({"format", *FOR_THE_ANSWER})  # rewards in [0, 1] before their weights
 _ROUNDING = 1e-9  # of a sum of weights, far below any difference of rewards that a weight makes
 
 
@@ -68,6 +69,7 @@ def count_facts(rollout: Rollout, rewards: RewardTable, num_generations: int, la
     """
     total = np.asarray(rewards.total, np.float64)
     differ = _differing(total, num_generations)
+    differ[[row // num_generations for row in rewards.skipped]] = False  # they teach nothing
     parts = [np.asarray([value or 0.0 for value in rewards.parts.get(name, 0 * total)]) for name in FOR_THE_ANSWER]
     answers = [_differing(part, num_generations) for part in parts]
     return Facts(
@@ -117,12 +119,9 @@ def over_steps(steps: Sequence[Facts]) -> Facts:
 
 
 def largest_reward(rewards: RewardsConfig) -> float | None:
-    """Returns the largest total that a completion can get; None where a reward is the user's own.
-
-    The rewards of the package are in [0, 1] before their weights.
-    """
+    """Returns the largest total that a completion can get; None where a reward is of no known range."""
     weights = counted_weights(rewards)
-    return sum(max(weight, 0.0) for weight in weights.values()) if weights.keys() <= plugins.REWARDS.keys() else None
+    return sum(max(weight, 0.0) for weight in weights.values()) if weights.keys() <= _UP_TO_ONE else None
 
 
 def counted_weights(rewards: RewardsConfig) -> dict[str, float]:

@@ -21,6 +21,9 @@ METRICS: dict[str, str] = {
     "frac_reward_zero_std": "share of groups whose rewards are all equal: they teach nothing",
     "rewards/<name>/mean": "mean of one reward part, before its weight",
     "rewards/<name>/std": "standard deviation of one reward part over the step's completions",
+    "rewards/<name>/errors": "completions that the reward failed on since the start; not with on_error=stop",
+    "rewards/<name>/timeouts": "completions that it had no time for since the start; not with on_timeout=stop",
+    "rewards/skipped_groups": "groups of the step that a failed reward left out of the update",
     "rewards/<name>/<extra>": "mean of a number that the reward gives beside its value, over the rows that have it",
     "completions/mean_length": "mean completion length in tokens, end-of-turn token included",
     "completions/min_length": "length of the shortest completion, in tokens",
@@ -117,15 +120,21 @@ def reward_metrics(rewards: RewardTable, num_generations: int) -> dict[str, floa
 
     `reward_std` is the mean over groups of the sample standard deviation within a group, as TRL logs it;
     `frac_reward_zero_std` the share of groups whose completions all got the same reward and have no advantage.
+    Groups that are left out of the update are left out of these.
     A part's mean and deviation, and the mean of an extra, are over the rows that have it; without such a row they are
     left out.
     """
-    groups = np.asarray(rewards.total, np.float64).reshape(-1, num_generations)
-    metrics = {
-        "reward": float(groups.mean()),
-        "reward_std": float(groups.std(axis=1, ddof=1).mean()),
-        "frac_reward_zero_std": float(np.mean(groups.max(axis=1) == groups.min(axis=1))),
-    }
+    counted = [value for row, value in enumerate(rewards.total) if row not in rewards.skipped]
+    groups = np.asarray(counted, np.float64).reshape(-1, num_generations)
+    metrics: dict[str, float] = {f"rewards/{name}": count for name, count in rewards.events.items()}
+    if rewards.events:
+        metrics["rewards/skipped_groups"] = len(rewards.skipped) // num_generations
+    if groups.size:
+        metrics |= {
+            "reward": float(groups.mean()),
+            "reward_std": float(groups.std(axis=1, ddof=1).mean()),
+            "frac_reward_zero_std": float(np.mean(groups.max(axis=1) == groups.min(axis=1))),
+        }
     for name, column in rewards.parts.items():
         if values := [value for value in column if value is not None]:
             metrics[f"rewards/{name}/mean"] = float(np.mean(values))

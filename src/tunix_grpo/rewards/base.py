@@ -1,8 +1,10 @@
 """What every reward is made of."""
 
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple, TypeAlias
 
 from tunix_grpo.config import Policy
 from tunix_grpo.errors import UserError
@@ -22,6 +24,9 @@ class Samples:
         step: from 1; 0 in the evaluation before the first step.
         num_generations: G, completions of a question; 1 in an evaluation. B is a multiple of it.
         max_tokens: generation.max_generation_steps, at which completions are cut.
+        token_ids: B lists of tokens; None where completions come from a file.
+        deadline: the `time.monotonic()` by which all must be scored; None is no limit. A reward that waits for
+            something gives a `Failure` for the rows that are not done then.
     """
 
     prompts: Sequence[str]
@@ -32,6 +37,8 @@ class Samples:
     step: int
     num_generations: int
     max_tokens: int
+    token_ids: Sequence[Sequence[int]] | None = None
+    deadline: float | None = None
 
     def __post_init__(self) -> None:
         """Checks that there is one of each."""
@@ -55,8 +62,13 @@ class Samples:
             completions=[self.completions[index] for index in indices],
             questions=[self.questions[index] for index in indices],
             token_lengths=[self.token_lengths[index] for index in indices],
+            token_ids=None if self.token_ids is None else [self.token_ids[index] for index in indices],
             num_generations=group if is_whole else 1,
         )
+
+    def seconds_left(self) -> float | None:
+        """Returns the seconds until the deadline, 0 or more; None without one."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
 
 class Scored(NamedTuple):
@@ -71,8 +83,26 @@ class Scored(NamedTuple):
     extras: Mapping[str, float] = {}
 
 
+class Failure(NamedTuple):
+    """Stands in the place of a value that could not be had: `on_error` or `on_timeout` says what is done.
+
+    Attributes:
+        kind: error or timeout.
+        reason: what happened, to be read between `reward NAME` and the completion, as in `got no reply`.
+        way_out: what can be done, after the completion.
+        about: what the message shows behind the reason: the completion, the size of the batch, or nothing.
+        cause: what was raised.
+    """
+
+    kind: Literal["error", "timeout"]
+    reason: str
+    way_out: str = ""
+    about: Literal["completion", "batch", "nothing"] = "completion"
+    cause: BaseException | None = None
+
+
 # One for each completion. None: the reward does not apply, and is left out of the row's total and of the mean.
-Value: TypeAlias = float | None | Scored
+Value: TypeAlias = float | None | Scored | Failure
 # What `score_completions` calls; it checks the values, since functions of users return anything.
 RewardFunction: TypeAlias = Callable[[Samples], object]
 
@@ -93,6 +123,9 @@ class Reward:
         time_limit: seconds that a batch may take; None is no limit.
         on_error: what is done when the function raises or returns what is no value.
         on_timeout: what is done when a batch takes longer than the limit.
+        unit: what is called again, where a batch fails, to find the completions that it fails on.
+        limits_itself: the function keeps to `Samples.deadline` however it hangs, so that no thread is needed.
+        events: failures so far, by kind.
     """
 
     name: str
@@ -102,3 +135,6 @@ class Reward:
     time_limit: float | None = None
     on_error: Policy = "stop"
     on_timeout: Policy = "stop"
+    unit: Literal["completion", "group"] = "completion"
+    limits_itself: bool = False
+    events: Counter[str] = field(default_factory=Counter, compare=False)

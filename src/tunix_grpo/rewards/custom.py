@@ -1,57 +1,87 @@
-"""A user's own reward function, from a Python file."""
+"""A user's own reward functions: found in a file or a package, called here or in processes of their own."""
 
-import inspect
+import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from tunix_grpo.config import plugins
+from tunix_grpo.config import OutsideReward, UserReward, plugins
 from tunix_grpo.config.suggestions import did_you_mean
 from tunix_grpo.errors import UserError
-from tunix_grpo.rewards.base import Reward, Samples
-from tunix_grpo.tasks.base import Question, Task
+from tunix_grpo.rewards.base import Reward
+from tunix_grpo.rewards.isolated import IsolatedFunction
+from tunix_grpo.rewards.user_function import FIXED_COLUMNS, UserFunction
+from tunix_grpo.tasks.base import Task
 
-FIXED_COLUMNS = ("prompts", "completions", "question", "answer")
 
-
-def load_custom_reward(path: str, function: str, weight: float) -> Reward:
-    """Loads a function from a Python file as a reward.
+def load_function(path: str | None, function: str, setting: str) -> Callable[..., Any]:
+    """Returns a user's function.
 
     It is called as `function(prompts=..., completions=..., question=..., answer=..., **columns)`: a
     list with an entry per completion each, the columns being those of the task's data beside
     question and answer (None where a question has no such column). It gets what it has parameters
-    for, and everything if it takes `**kwargs`. It returns one number per completion. The file may
-    import what lies beside it.
+    for, and every column if it takes `**kwargs`. `docs/rewards.md` has what else it may ask for and
+    return. The file may import what lies beside it.
+
+    Args:
+        path: a Python file; None where `function` is a dotted path.
+        setting: that holds both, as in `reward.custom`, for the error message.
 
     Raises:
         UserError: the file or the function is not there, or the file cannot be run.
     """
-    user_function = plugins.member_of_file(
-        Path(path), function, f"reward.custom.path={path}", f"reward.custom.function={function}"
-    )
-    if not callable(user_function) or inspect.iscoroutinefunction(user_function):
+    about = f"{setting}.function={function}"
+    if path is None:
+        found, place = _installed(function, about), function.rpartition(".")[0]
+    else:
+        found = plugins.member_of_file(Path(path), function, f"{setting}.path={path}", about)
+        place = path
+    if not callable(found):
         raise UserError(
-            f"reward.custom.function={function}: {function} in {path} is not a plain function but "
-            f"{type(user_function).__name__ if not callable(user_function) else 'async'}; "
+            f"{about}: {function} in {place} is not a function but {type(found).__name__}; "
             "give a function that returns a list of numbers"
         )
-    return reward_of_columns(function, weight, user_function)
+    return found
 
 
-def reward_of_columns(name: str, weight: float, user_function: Callable[..., object]) -> Reward:
-    """Returns the reward that a function of columns is."""
-    parameters = inspect.signature(user_function).parameters.values()
-    by_place = [each.name for each in parameters if each.kind is each.POSITIONAL_ONLY]
-    takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters)
-    taken = {each.name for each in parameters}.difference(by_place)
-    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needed = [each.name for each in parameters if each.default is each.empty and each.kind not in several]
+def _installed(dotted: str, about: str) -> object:
+    module, _, name = dotted.replace(":", ".").rpartition(".")
+    try:
+        with plugins.Reporting(lambda what: UserError(f"{about}: {module} cannot be imported: {what}")):
+            members = vars(importlib.import_module(module))
+    except UserError as error:
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            raise UserError(f"{error}; install it, or give the file that it is in as path") from error.__cause__
+        raise
+    if name not in members:
+        own = [key for key, member in members.items() if callable(member) and not key.startswith("_")]
+        raise UserError(f"{about}: there is no such function in {module}{did_you_mean(name, own)}")
+    return members[name]
 
-    def custom_reward(samples: Samples) -> object:
-        columns = _columns(samples.prompts, samples.completions, samples.questions)
-        first = [columns.pop(name) for name in by_place if name in columns]
-        return user_function(*first, **{key: column for key, column in columns.items() if takes_all or key in taken})
 
-    return Reward(name, weight, custom_reward, tuple(key for key in needed if key not in FIXED_COLUMNS))
+def user_reward(name: str, settings: UserReward, path: str | None, function: str, setting: str, workers: int) -> Reward:
+    """Returns the reward that a user's function is.
+
+    Args:
+        workers: processes that it runs in where it is isolated.
+
+    Raises:
+        UserError: the function cannot be found.
+    """
+    loaded = load_function(path, function, setting)
+    here = UserFunction(loaded, per=settings.per, messages=settings.messages)
+    called = here
+    if settings.isolate:
+        place = {"path": path, "function": function, "setting": setting}
+        called = IsolatedFunction(here, {**place, "per": settings.per, "messages": settings.messages}, workers)
+    unit = "group" if here.unit == "group" else "completion"
+    return Reward(name, settings.weight, called, here.columns, unit=unit, limits_itself=settings.isolate)
+
+
+def outside_reward(name: str, settings: OutsideReward, workers: int) -> Reward:
+    """Returns the reward of an option from outside the package."""
+    path, _, function = settings.function.rpartition(":")
+    return user_reward(name, settings, path, function, f"reward.{name}", workers)
 
 
 def require_columns(rewards: Sequence[Reward], task: Task) -> None:
@@ -71,18 +101,3 @@ def require_columns(rewards: Sequence[Reward], task: Task) -> None:
                 f"{task.name}{did_you_mean(missing[0], known)}; there are {', '.join(known)}; rename the parameter, "
                 "or give it a default value"
             )
-
-
-def _columns(
-    prompts: Sequence[str], completions: Sequence[str], questions: Sequence[Question]
-) -> dict[str, Sequence[object]]:
-    """Returns the columns by name; the four fixed ones hide columns of the data of the same name."""
-    extras = [question.extra or {} for question in questions]
-    names = dict.fromkeys(name for extra in extras for name in extra)
-    return {
-        **{name: [extra.get(name) for extra in extras] for name in names},
-        "prompts": list(prompts),
-        "completions": list(completions),
-        "question": [question.question for question in questions],
-        "answer": [question.answer for question in questions],
-    }

@@ -1,19 +1,15 @@
-"""What a batch of completions is worth: every reward called, its values checked and summed."""
+"""What a batch of completions is worth: every reward called, failures dealt with, values summed."""
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
+from tunix_grpo.rewards.base import Failure, Policy, Reward, RewardError, Samples, Scored
+from tunix_grpo.rewards.calling import outcomes
+from tunix_grpo.rewards.values import LARGEST, shown
 
-from tunix_grpo.config.plugins import Reporting
-from tunix_grpo.errors import shortened
-from tunix_grpo.rewards.base import Reward, RewardError, Samples, Scored
-
-SHOWN_CHARS = 300
-# Of a reward: trackers hold sums and deviations of rewards as float32, which ends at 3.4e38.
-LARGEST = 1e30
+_log = logging.getLogger(__name__)
+_WHAT_IS_DONE = {"zero": "it gets 0", "skip_group": "its group is left out of the update"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +18,19 @@ class RewardTable:
 
     Attributes:
         total: float[B], the weighted sum of the parts that apply; 0 where none does.
-        parts: name of a reward -> float[B], unweighted; None where it does not apply.
+        parts: name of a reward -> float[B], unweighted; None where it does not apply or could not be had.
         extras: `<reward>/<extra>` -> float[B] of a reward's own numbers; None where a row lacks it.
+        skipped: rows whose groups are left out of the update, since a reward could not be had.
+        events: `<reward>/errors` and `<reward>/timeouts` -> completions that a reward failed on since the start.
     """
 
     total: list[float]
     parts: dict[str, list[float | None]]
     extras: dict[str, list[float | None]] = field(default_factory=dict)
+    skipped: frozenset[int] = frozenset()
+    events: dict[str, int] = field(default_factory=dict)
 
-    def with_rows(self, fresh: "RewardTable", rows: np.ndarray) -> "RewardTable":
+    def with_rows(self, fresh: "RewardTable", rows: Sequence[int]) -> "RewardTable":
         """Returns the rows int[B], counted over this table's and then the fresh one's."""
 
         def taken(own: dict[str, list[float | None]], new: dict[str, list[float | None]]) -> dict:
@@ -39,8 +39,13 @@ class RewardTable:
             return {name: [column[row] for row in rows] for name, column in columns.items()}
 
         total = self.total + fresh.total
+        both_skipped = self.skipped | {len(self.total) + row for row in fresh.skipped}
         return RewardTable(
-            [total[row] for row in rows], taken(self.parts, fresh.parts), taken(self.extras, fresh.extras)
+            [total[row] for row in rows],
+            taken(self.parts, fresh.parts),
+            taken(self.extras, fresh.extras),
+            frozenset(place for place, row in enumerate(rows) if row in both_skipped),
+            fresh.events,
         )
 
 
@@ -52,9 +57,10 @@ def score_completions(rewards: Sequence[Reward], samples: Samples) -> RewardTabl
         samples: B completions.
 
     Raises:
-        RewardError: a function raises, or gives anything but a `Value` of at most LARGEST per completion.
+        RewardError: a reward fails whose failures stop the run, or a total is larger than LARGEST.
     """
-    scored = {reward.name: _values(reward, samples) for reward in rewards}
+    skipped: set[int] = set()
+    scored = {reward.name: _values(reward, samples, skipped) for reward in rewards}
     parts = {name: [each.value for each in column] for name, column in scored.items()}
     total = [_total(rewards, parts, row) for row in range(len(samples))]
     for row, value in enumerate(total):
@@ -63,7 +69,45 @@ def score_completions(rewards: Sequence[Reward], samples: Samples) -> RewardTabl
                 f"the rewards with their weights sum up to {value:.3g}, more than {LARGEST:.3g} in size, "
                 f"{_about(samples, row)}; lower a weight, as reward.custom.weight"
             )
-    return RewardTable(total, parts, _extras(scored))
+    return RewardTable(total, parts, _extras(scored), frozenset(skipped), _events(rewards))
+
+
+def _values(reward: Reward, samples: Samples, skipped: set[int]) -> list[Scored]:
+    """Returns a reward's values, with what its policies put in the place of failures.
+
+    Args:
+        skipped: gets the rows of the groups that are left out.
+    """
+    values = []
+    for row, outcome in enumerate(outcomes(reward, samples)):
+        if isinstance(outcome, Failure):
+            policy = reward.on_error if outcome.kind == "error" else reward.on_timeout
+            _note(reward, outcome, policy, samples, row)
+            if policy == "skip_group":
+                first = row - row % samples.num_generations
+                skipped.update(range(first, first + samples.num_generations))
+            outcome = Scored(0.0 if policy == "zero" else None)
+        values.append(outcome)
+    return values
+
+
+def _note(reward: Reward, failure: Failure, policy: Policy, samples: Samples, row: int) -> None:
+    """Counts a failure, and says it: every one that stops the run, the first of each kind that does not."""
+    kind = f"{failure.kind}s"
+    reward.events[kind] += 1
+    if policy != "stop" and reward.events[kind] > 1:
+        return
+    abouts = {"completion": f" {_about(samples, row)}", "batch": f" on {len(samples)} completions together"}
+    message = f"reward {reward.name} {failure.reason}{abouts.get(failure.about, '')}{failure.way_out}"
+    if policy == "stop":
+        raise RewardError(f"{message}{_way_out(failure)}") from failure.cause
+    _log.warning("%s: %s; further %s are only counted", message, _WHAT_IS_DONE[policy], kind)
+
+
+def _way_out(failure: Failure) -> str:
+    if failure.kind == "error":
+        return ""
+    return "; raise its time_limit, or go on without the value by on_timeout=zero or skip_group"
 
 
 def _total(rewards: Sequence[Reward], parts: Mapping[str, Sequence[float | None]], row: int) -> float:
@@ -80,68 +124,12 @@ def _extras(scored: Mapping[str, Sequence[Scored]]) -> dict[str, list[float | No
     return {name: [each.extras.get(extra) for each in column] for name, (column, extra) in named.items()}
 
 
-def _values(reward: Reward, samples: Samples) -> list[Scored]:
-    """Calls a reward and returns what it gives as finite floats."""
-    values = _call(reward, samples)
-    if len(values) != len(samples):
-        raise RewardError(
-            f"reward {reward.name} returned {len(values)} values for {len(samples)} "
-            "completions; it must return one number for each"
-        )
-    return [_checked(reward, value, samples, row) for row, value in enumerate(values)]
-
-
-def _checked(reward: Reward, value: object, samples: Samples, row: int) -> Scored:
-    """Returns a value with its extras as finite floats."""
-    value, extras = value if isinstance(value, Scored) else (value, {})
-    numbers = {name: _finite(f"{reward.name}/{name}", extra, samples, row) for name, extra in extras.items()}
-    return Scored(None if value is None else _finite(reward.name, value, samples, row), numbers)
-
-
-def _finite(name: str, value: object, samples: Samples, row: int) -> float:
-    number = _number(value)
-    if number is None or not math.isfinite(number):
-        raise RewardError(f"reward {name} returned {_shorten(value)}, not a finite number, {_about(samples, row)}")
-    if abs(number) > LARGEST:
-        raise RewardError(
-            f"reward {name} returned {number:.3g}, more than {LARGEST:.3g} in size, "
-            f"{_about(samples, row)}; divide it, or bound it"
-        )
-    return number
-
-
-def _call(reward: Reward, samples: Samples) -> list[object]:
-    """Calls a reward; if it raises, calls it row by row to find the completion that it fails on."""
-    about = _about(samples, 0) if len(samples) == 1 else f"on {len(samples)} completions together"
-    try:
-        with Reporting(lambda what: RewardError(f"reward {reward.name} raised {what} {about}")):
-            values = reward.function(samples)
-            if isinstance(values, Iterable) and not isinstance(values, (str, bytes, Mapping)):
-                return list(values)
-    except RewardError:
-        if len(samples) > 1:
-            for row in range(len(samples)):
-                _call(reward, samples.rows([row]))
-        raise
-    raise RewardError(
-        f"reward {reward.name} returned {_shorten(values)}; it must return a list of numbers, one for each completion"
-    )
-
-
-def _number(value: Any) -> float | None:
-    """Returns a number of any kind, array scalars included, as a float; None for anything else."""
-    if value is None or isinstance(value, (str, bytes)) or np.ndim(value) != 0:
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
+def _events(rewards: Sequence[Reward]) -> dict[str, int]:
+    """Returns the counts of the rewards whose failures do not all stop the run."""
+    going_on = [reward for reward in rewards if (reward.on_error, reward.on_timeout) != ("stop", "stop")]
+    return {f"{reward.name}/{kind}": reward.events[kind] for reward in going_on for kind in ("errors", "timeouts")}
 
 
 def _about(samples: Samples, row: int) -> str:
     completion, question = samples.completions[row], samples.questions[row].question
-    return f"on the completion {_shorten(completion)} of the question {_shorten(question)}"
-
-
-def _shorten(value: object) -> str:
-    return shortened(repr(value), SHOWN_CHARS)
+    return f"on the completion {shown(completion)} of the question {shown(question)}"

@@ -1,13 +1,14 @@
 """How a completion is compared with the gold answer: by the grammar of `text/answers`, or by math-verify beside it."""
 
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 from tunix_grpo.config import rules
 from tunix_grpo.config.rules import Number
 from tunix_grpo.text.answers import MAX_PARSED_CHARS, answers_match, extract_answer, is_quantity, marked_answer
-from tunix_grpo.workers import NoReplyError, Worker
+from tunix_grpo.workers import NoReplyError, WorkerPool
 
 PROGRAM = "tunix_grpo.tasks.math_verify_program"
 # Words are read by the grammar alone: math-verify finds the 5 in `not 5`.
@@ -32,26 +33,46 @@ class MathGrader:
     intervals, roots, equations, expressions. A judgement that takes too long or crashes counts as wrong.
     """
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, workers: int = 1) -> None:
         """
         Args:
             timeout_s: seconds that a judgement may take, above 0.
+            workers: processes that judge side by side, 1 or more.
         """
-        self._worker = Worker(PROGRAM, timeout_s=timeout_s)
+        self._pool = WorkerPool(PROGRAM, workers, timeout_s=timeout_s, metric="grader/unanswered")
 
     def __call__(self, completion: str, gold: str) -> bool:
         """Judges one completion."""
-        if grade_number(completion, gold):
-            return True
-        answer, gold = marked_answer(completion).strip(), marked_answer(gold).strip()
-        if not answer or not gold or max(len(answer), len(gold)) > MAX_PARSED_CHARS:
-            return False
-        if is_quantity(gold) and _WORD.search(answer):
-            return False
-        try:
-            return bool(self._worker.ask({"answer": answer, "gold": gold}))
-        except NoReplyError:
-            return False
+        return self.judge([(completion, gold)], None)[0] is True
+
+    def judge(self, pairs: Sequence[tuple[str, str]], deadline: float | None) -> list[bool | None]:
+        """Judges completions against their gold answers.
+
+        Args:
+            deadline: the `time.monotonic()` by which all must be judged; None is no limit.
+
+        Returns:
+            Whether each is right; None where there was no time for it.
+        """
+        judged: list[bool | None] = [grade_number(*pair) for pair in pairs]
+        questions = {place: _mathematics(*pair) for place, pair in enumerate(pairs) if not judged[place]}
+        asked = {place: question for place, question in questions.items() if question is not None}
+        replies = self._pool.ask_all(list(asked.values()), deadline)
+        for place, reply in zip(asked, replies, strict=True):
+            no_reply = isinstance(reply, NoReplyError)
+            out_of_time = no_reply and deadline is not None and time.monotonic() >= deadline
+            judged[place] = None if out_of_time else not no_reply and bool(reply)
+        return judged
+
+
+def _mathematics(completion: str, gold: str) -> dict[str, str] | None:
+    """Returns what math-verify is asked, or None where nothing can come of it."""
+    answer, gold = marked_answer(completion).strip(), marked_answer(gold).strip()
+    if not answer or not gold or max(len(answer), len(gold)) > MAX_PARSED_CHARS:
+        return None
+    if is_quantity(gold) and _WORD.search(answer):
+        return None
+    return {"answer": answer, "gold": gold}
 
 
 def build_grade(grader: Grader, timeout_s: float) -> Grade:
