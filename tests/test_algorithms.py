@@ -11,52 +11,31 @@ import pytest
 import yaml
 
 from helpers import float64
-from tunix_grpo.config import GrpoConfig, plugins
+from helpers.steps import (
+    CONF,
+    GRPO,
+    algorithm,
+    cut,
+    gains_of,
+    one_group,
+    our_losses,
+    part_of_loss,
+    settings,
+    several_groups,
+)
+from tunix_grpo.config import plugins
 from tunix_grpo.config.algorithm import in_words
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.errors import UserError
-from tunix_grpo.grpo.advantages import advantage_of, group_advantages
+from tunix_grpo.grpo.advantages import Advantages, advantage_of, group_advantages
 from tunix_grpo.grpo.algorithms import AGGREGATIONS, importance_weights, objective_of
-from tunix_grpo.grpo.loss import LossInputs, LossSums, grpo_loss
-from tunix_grpo.grpo.minibatches import Part, cut_step, minibatch_order
+from tunix_grpo.grpo.loss import LossInputs, grpo_loss
+from tunix_grpo.grpo.minibatches import cut_step, minibatch_order
+from tunix_grpo.rewards.scoring import RewardTable
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
-DEFAULTS = yaml.safe_load((CONF / "grpo/default.yaml").read_text())
 PRESETS = sorted(file.stem for file in (CONF / "algorithm").glob("*.yaml"))
-NAN = np.nan  # what is never to be read
 
 
-def settings(**changes) -> GrpoConfig:
-    return GrpoConfig(**DEFAULTS | {"beta": 0.0} | changes)
-
-
-def one_group() -> float64.Step:
-    """The fixture that TRL 1.16's own loss lines were run on: ratios beyond each side of the clip for both signs."""
-    return float64.Step(
-        size=4,
-        rewards=np.array([1, 0, 0.5, 0]),
-        lengths=np.array([3, 2, 1, 3]),
-        logps=np.array([[-0.5, -1.2, -0.3], [-0.9, -0.4, NAN], [-2, NAN, NAN], [-0.7, -1.5, -0.2]]),
-        old=np.array([[-0.7, -1.1, -0.9], [-0.6, -0.45, NAN], [-1.6, NAN, NAN], [-1, -1.2, -0.25]]),
-        ref=np.array([[-0.6, -1.3, -0.4], [-0.8, -0.5, NAN], [-1.9, NAN, NAN], [-0.75, -1.4, -0.3]]),
-        truncated=np.array([False, False, False, True]),
-        max_tokens=5,
-    )
-
-
-def several_groups(groups: int = 4, size: int = 3, longest: int = 5) -> float64.Step:
-    """Random groups of unequal lengths, one of them of equal rewards, some completions cut."""
-    rng = np.random.default_rng(2)
-    rows = groups * size
-    lengths = rng.integers(1, longest + 1, rows)
-    rewards = rng.choice([0.0, 0.5, 1.0, 1.5], rows)
-    rewards[:size] = 0.5
-    old = -rng.uniform(0.1, 2.0, (rows, longest))
-    moved, ref = (old + rng.normal(0, 0.35, old.shape) for _ in range(2))
-    return float64.Step(size, rewards, lengths, moved, old, ref, rng.random(rows) < 0.3, longest)
-
-
-GRPO = {"advantage": "group_std", "ratio": "token", "aggregation": "sequence_mean"}
 # The losses of `one_group`, from a program in float64; those that TRL 1.16 has too agree with its own lines to 1e-9.
 GOLDEN = [
     (GRPO, -0.013078374),
@@ -88,56 +67,6 @@ FURTHER = [
     GRPO | {"advantage": "batch_std"},
 ]
 CASES = [case for case, _ in GOLDEN] + FURTHER
-NAMES = {"low": "epsilon_low", "high": "epsilon_high", "pos": "sapo_temperature_pos", "neg": "sapo_temperature_neg"}
-
-
-def algorithm(case: dict) -> GrpoConfig:
-    return settings(**{NAMES.get(key, key): value for key, value in case.items()})
-
-
-def gains_of(step: float64.Step, grpo: GrpoConfig) -> np.ndarray:
-    return group_advantages(step.rewards, step.size, advantage_of(grpo.advantage))
-
-
-def cut(step: float64.Step, grpo: GrpoConfig, num_minibatches: int, micro_prompts: int) -> list[list[Part]]:
-    """Cuts a step as the trainer does, groups without a gradient left out."""
-    kept = np.where(step.truncated & grpo.mask_truncated, np.float32(0), np.float32(1))
-    has_gradient = None
-    if grpo.beta == 0:
-        has_gradient = ((gains_of(step, grpo) * kept) != 0).reshape(-1, step.size).any(axis=1)
-    order = minibatch_order(len(kept) // step.size, num_minibatches, seed=3, step=7)
-    aggregation = AGGREGATIONS[grpo.aggregation]
-    return cut_step(order, micro_prompts, step.lengths, kept, aggregation, step.max_tokens, has_gradient)
-
-
-def part_of_loss(step: float64.Step, part: Part, grpo: GrpoConfig) -> tuple[LossSums, np.ndarray]:
-    """Returns the sums of a micro batch and its gradient by token."""
-    rows, objective = part.rows, objective_of(grpo)
-    shape = (len(rows), step.logps.shape[1])
-    prompts = jnp.zeros((len(part.prompts), 1), jnp.int32)
-    batch = Completions(prompts, prompts == 0, jnp.zeros(shape, jnp.int32), jnp.asarray(step.lengths[rows]))
-    logps, old, ref = (np.nan_to_num(a[rows], nan=-3.0).astype(np.float32) for a in (step.logps, step.old, step.ref))
-    inputs = LossInputs(batch, *part.loss_inputs(gains_of(step, grpo)), ref if objective.beta else None, old)
-
-    def loss(logps: jax.Array) -> tuple[jax.Array, LossSums]:
-        sums = grpo_loss(logps, logps, inputs, objective)
-        return sums.loss, sums
-
-    slope, sums = jax.grad(loss, has_aux=True)(jnp.asarray(logps))
-    return sums, np.asarray(slope)
-
-
-def our_losses(step, grpo, num_minibatches, micro_prompts) -> list[tuple[float, np.ndarray]]:
-    """Returns loss and gradient float[B, T] of each minibatch."""
-    found = []
-    for minibatch in cut(step, grpo, num_minibatches, micro_prompts):
-        loss, gradient = 0.0, np.zeros(step.logps.shape)
-        for part in minibatch:
-            sums, slope = part_of_loss(step, part, grpo)
-            loss += float(sums.loss)
-            gradient[part.rows] += slope
-        found.append((loss, gradient))
-    return found
 
 
 @pytest.mark.parametrize(("case", "expected"), GOLDEN)
@@ -203,6 +132,66 @@ def test_loss_and_gradient_of_every_token_equal_the_formulas(case, cuts):
 
         assert loss == pytest.approx(theirs(step.logps), rel=2e-5, abs=2e-6)
         np.testing.assert_allclose(gradient, float64.slopes(theirs, step.logps), rtol=2e-5, atol=2e-6)
+
+
+def gdpo(parts: dict[str, list[float]], weights: dict[str, float], size: int) -> np.ndarray:
+    """Each reward normalised within its group, weighted, summed, standardised over the step; arXiv:2601.05242."""
+    summed = []
+    for first in range(0, len(next(iter(parts.values()))), size):
+        for row in range(first, first + size):
+            total = 0.0
+            for name, values in parts.items():
+                group = values[first : first + size]
+                mean = sum(group) / size
+                std = np.sqrt(sum((value - mean) ** 2 for value in group) / (size - 1))
+                total += weights[name] * (values[row] - mean) / (std + 1e-6)
+            summed.append(total)
+    mean = sum(summed) / len(summed)
+    std = np.sqrt(sum((value - mean) ** 2 for value in summed) / (len(summed) - 1))
+    return np.array([(value - mean) / (std + 1e-6) for value in summed])
+
+
+PARTS = {"right": [1.0, 0, 0, 0, 1, 1, 1, 1, 0, 1, 0, 1], "form": [0.0, 1, 1, 0, 1, 1, 1, 1, 0.5, 0, 1, 0.25]}
+TOTAL = [2.0, 0.5, 0.5, 0, 2.5, 2.5, 2.5, 2.5, 0.25, 2, 0.5, 2.125]
+WEIGHTS = {"right": 2.0, "form": 0.5, "seen": 0.0}
+
+
+def table(**changes) -> RewardTable:
+    return RewardTable(**{"total": TOTAL, "parts": PARTS | {"seen": [float(row) for row in range(12)]}} | changes)
+
+
+def test_rewards_can_be_normalised_one_by_one():
+    """Right and formed answers trade 2 to 0.5 in a sum, 1 to 1 where each is normalised and the weights are equal."""
+    advantages = Advantages(advantage_of("group_std"), WEIGHTS)
+    got = advantages.of(table(), 4)
+    np.testing.assert_allclose(got, gdpo(PARTS, WEIGHTS, 4), atol=1e-6)
+    assert (got[4:8] == 0.0).all()
+    assert advantages.equal(table(), 4).tolist() == [False, True, False]
+    summed = Advantages(advantage_of("group_std"), None).of(table(), 4)
+    np.testing.assert_array_equal(summed, group_advantages(np.array(TOTAL), 4))
+    assert np.abs(summed - got).max() > 0.1
+
+
+def test_groups_whose_parts_differ_teach_something_though_their_sums_are_equal():
+    parts = {"right": [1.0, 0, 1, 0], "form": [0.0, 4, 0, 4]}
+    equal_sums = RewardTable([2.0] * 4, parts)
+    assert Advantages(advantage_of("group_std"), None).equal(equal_sums, 4).tolist() == [True]
+    each = Advantages(advantage_of("group_std"), {"right": 2.0, "form": 0.25})
+    assert each.equal(equal_sums, 4).tolist() == [False] and np.abs(each.of(equal_sums, 4)).max() > 0.5
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_a_group_whose_reward_could_not_be_had_teaches_nothing(weights):
+    advantages = Advantages(advantage_of("group_std"), weights)
+    skipped = table(skipped=frozenset({8, 9, 10, 11}))
+    assert advantages.equal(skipped, 4).tolist() == [False, True, True]
+    assert (advantages.of(skipped, 4)[8:] == 0.0).all() and (advantages.of(skipped, 4)[:4] != 0.0).any()
+
+
+def test_a_reward_that_does_not_apply_counts_as_the_mean_of_its_group():
+    parts = {"right": [1.0, 0, None, 0.5], "form": [None] * 4}
+    got = Advantages(advantage_of("center"), {"right": 1.0, "form": 1.0}).of(RewardTable([0.0] * 4, parts), 4)
+    np.testing.assert_allclose(got, np.array([0.5, -0.5, 0, 0]) / np.std([0.5, -0.5, 0, 0], ddof=1), rtol=1e-5)
 
 
 def test_the_fixtures_would_show_every_mistake():
