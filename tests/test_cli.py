@@ -324,6 +324,22 @@ def test_a_run_folder_on_a_full_disk_is_refused_before_hydra_makes_it(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "sides"),
+    [
+        (["algorithm=dapo"], (0.2, 0.28)),
+        (["algorithm=dapo", "grpo.epsilon=0.1"], (0.1, 0.1)),
+        (["grpo.epsilon=0.1", "algorithm=dapo"], (0.1, 0.1)),
+        (["grpo.epsilon=0.1", "algorithm=dapo", "grpo.epsilon_high=0.5"], (0.1, 0.5)),
+        (["algorithm=gspo", "grpo.epsilon_low=0.1"], (0.1, 4e-4)),
+        (["grpo.epsilon=0.1"], (0.1, 0.1)),
+    ],
+)
+def test_epsilon_on_the_command_line_wins_over_the_sides_of_an_algorithm(words, sides):
+    grpo = load(composed(words, [CONF], "config")).grpo
+    assert (grpo.low, grpo.high) == sides
+
+
 def test_the_command_line_wins_over_wandbs_variables_and_they_over_conf(tmp_path, monkeypatch):
     """Also over an experiment of the user's, which is a file like those in conf/."""
     monkeypatch.setenv("WANDB_PROJECT", "by variable")

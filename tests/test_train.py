@@ -473,12 +473,23 @@ def test_a_dated_chat_template_says_the_same_after_midnight(run, tmp_path, two_l
 
 
 @pytest.mark.slow
-def test_two_devices_share_a_step(tmp_path, two_layers):
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        [],
+        ["algorithm=gspo", "grpo.num_minibatches=2"],
+        ["algorithm=dapo", "grpo.max_extra_rounds=1", "grpo.num_iterations=2", "reward.custom.function=coarse"],
+        ["algorithm=dr_grpo", "training.gradient_accumulation_steps=2"],
+    ],
+    ids=lambda words: "-".join(words) or "default",
+)
+def test_two_devices_share_a_step(tmp_path, two_layers, algorithm):
     """Two data-parallel devices with one prompt each do what one device does with two, within float32 rounding."""
     one, two = tmp_path / "one", tmp_path / "two"
-    subprocess.run(command(one, *two_layers, "training.num_batches=2"), check=True, capture_output=True)
+    settings = (*two_layers, "training.num_batches=2", *algorithm)
+    subprocess.run(command(one, *settings), check=True, capture_output=True)
     environment = os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"}
-    split = command(two, *two_layers, "training.num_batches=2", "training.micro_batch_size=1")
+    split = command(two, *settings, "training.micro_batch_size=1")
     subprocess.run(split, check=True, capture_output=True, env=environment)
     assert [c["completion"] for c in lines(one, "completions.jsonl")] == [
         c["completion"] for c in lines(two, "completions.jsonl")
