@@ -33,6 +33,11 @@ class Completions(NamedTuple):
         """Returns bool[B, T], True for the tokens that belong to the completion."""
         return jnp.arange(self.tokens.shape[1]) < self.lengths[:, None]
 
+    def rows(self, prompts: np.ndarray, rows: np.ndarray) -> Completions:
+        """Returns the prompts at the indices int[p], and the completions at int[b]."""
+        of_prompts = self.prompt_tokens[prompts], self.prompt_valid[prompts]
+        return Completions(*of_prompts, self.tokens[rows], self.lengths[rows])
+
 
 def left_padded(rows: Sequence[Sequence[int]], width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns int32[P, width] token ids and bool[P, width], True where a token is real."""

@@ -118,5 +118,4 @@ def _taken(
 ) -> tuple[Completions, jax.Array]:
     both = jax.tree.map(lambda *parts: jnp.concatenate(parts), old, fresh)
     batch, logps = both
-    prompts = (batch.prompt_tokens[source], batch.prompt_valid[source])
-    return Completions(*prompts, batch.tokens[rows], batch.lengths[rows]), logps[rows]
+    return batch.rows(source, rows), logps[rows]

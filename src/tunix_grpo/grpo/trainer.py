@@ -211,13 +211,7 @@ class Trainer:
 
     def _micro_batch(self, batch: Completions, part: Part) -> MicroBatch:
         if len(part.prompts) < batch.prompt_tokens.shape[0]:
-            pieces = (
-                batch.prompt_tokens[part.prompts],
-                batch.prompt_valid[part.prompts],
-                batch.tokens[part.rows],
-                batch.lengths[part.rows],
-            )
-            batch = Completions(*pieces)
+            batch = batch.rows(part.prompts, part.rows)
         batch = jax.device_put(batch, self._sharding)
         reference = self._reference_logps(self._model.reference, batch) if self._config.grpo.beta > 0 else None
         return MicroBatch(part, batch, reference)
