@@ -94,10 +94,11 @@ def enough_heldout(num_evaluated: int, num_questions: int | None, fraction: floa
     return None
 
 
+CUSTOM_REWARD = Relation(("reward.custom.path", "reward.custom.function"), custom_reward_complete)
 ERRORS = (
     Relation(WEIGHTS, weights_exist),
     Relation(("model.quantization", "model.lora_rank"), quantized_base_is_frozen),
-    Relation(("reward.custom.path", "reward.custom.function"), custom_reward_complete),
+    CUSTOM_REWARD,
     Relation(("task.name", "task.path", "task.dataset"), data_exists),
     Relation(("scheduler.name", "scheduler.final_ratio"), constant_schedule),
 )

@@ -63,9 +63,9 @@ def settings(config: Config) -> dict[str, Json]:
 
 
 def _of_a_reward(value: Json) -> Json:
-    return (
-        {key: each for key, each in value.items() if key not in FREE_OF_A_REWARD} if isinstance(value, dict) else value
-    )
+    if not isinstance(value, dict):
+        return value
+    return {key: _of_a_reward(each) for key, each in value.items() if key not in FREE_OF_A_REWARD}
 
 
 def without_folders(values: Mapping[str, Json]) -> dict[str, Json]:
