@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from tunix_grpo.config import score as score_settings
 from tunix_grpo.config.composing import checked_command_line, composed
@@ -109,11 +110,9 @@ def test_a_run_is_scored_by_its_own_rewards(answers, capfd):
     ]
     (answers / "completions.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     settings = composed(["task=arithmetic", "reward=[format]", f"output_dir='{answers}'"], [CONF], "config")
-    from omegaconf import OmegaConf
-
     content = OmegaConf.to_container(settings, resolve=False)
     content["reward"]["format"] = {"weight": 0.25}  # as older versions wrote it
-    del content["reward"]["workers"], content["hydra"]
+    del content["reward"]["workers"]
     (answers / "config.yaml").write_text(yaml.safe_dump(content))
     found = scored(capfd, "run=.")
     assert list(found["parts"]) == ["format"]

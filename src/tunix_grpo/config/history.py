@@ -32,7 +32,7 @@ BEFORE: dict[str, Json] = {
     "reward.custom.time_limit": None,
     "reward.custom.on_error": "stop",
     "reward.custom.on_timeout": "stop",
-    "reward.custom.per": "batch",
+    "reward.custom.per": "auto",
     "reward.custom.messages": False,
     "reward.custom.isolate": False,
     "reward.workers": 1,
@@ -89,6 +89,10 @@ def with_former_values(cfg: DictConfig) -> DictConfig:
         group, _, name = key.rpartition(".")
         if name not in ((OmegaConf.select(cfg, group) or ()) if group else cfg):
             OmegaConf.update(cfg, key, BEFORE[key], force_add=True)
+    for name, reward in cfg.get("reward", {}).items():
+        if isinstance(reward, DictConfig) and "weight" in reward and "function" not in reward:
+            former = {"time_limit": None, **_OF_A_REWARD, **({"workers": 1} if name == "math" else {})}
+            cfg.reward[name] = former | dict(reward)
     return cfg
 
 

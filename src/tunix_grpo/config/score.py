@@ -57,7 +57,7 @@ def with_run(cfg: DictConfig) -> DictConfig:
     Raises:
         ConfigError: it is not the folder of a run, or its task scores in a way of its own.
     """
-    if cfg.run is None:
+    if cfg.run is None or cfg.file is not None:
         return cfg
     try:
         run = read_run_config(Path(rules.absolute(str(cfg.run))))
