@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -27,7 +28,7 @@ def test_every_command_shows_its_settings(command, capfd, monkeypatch, tmp_path)
     monkeypatch.setattr(sys, "argv", [command, "--cfg", "job"])
     monkeypatch.chdir(tmp_path)
     assert getattr(importlib.import_module(module), function)() == 0
-    assert "jax_cache: " in capfd.readouterr().out
+    assert re.search("^(jax_cache|reward):", capfd.readouterr().out, re.MULTILINE)
     assert list(tmp_path.iterdir()) == []
 
 

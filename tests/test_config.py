@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tunix_grpo.config import Config, load
+from tunix_grpo.config import Config, load, selected_rewards
 from tunix_grpo.config.overrides import assignment, check_words, command_with, jobs_of, normalise
 from tunix_grpo.config.suggestions import closest
 from tunix_grpo.errors import ConfigError
@@ -267,6 +267,15 @@ def test_rewards_are_selected_together(compose, overrides, expected):
     assert reward.custom.path is None
 
 
+def test_limits_hold_for_all_rewards_that_have_none_of_their_own(compose):
+    words = ("reward.limits.time_limit=9", "reward.limits.on_error=zero", "reward.format.time_limit=3")
+    functions = ("++reward.functions.a.path=a.py", "++reward.functions.a.function=f", "++reward.functions.a.weight=1")
+    reward = compose("reward=[format,math]", *words, *functions, "reward.custom.isolate=true").reward
+    assert [each.time_limit for each in (reward.format, reward.math, reward.custom, reward.functions.a)] == [3, 9, 9, 9]
+    assert (reward.math.on_error, reward.functions.a.on_error, reward.functions.a.isolate) == ("zero", "zero", True)
+    assert selected_rewards(reward) == {"format": reward.format, "math": reward.math, "a": reward.functions.a}
+
+
 def test_a_custom_reward_alone_is_enough(compose, tmp_path):
     config = compose("reward=[]", "reward.custom.path=my.py", "reward.custom.function=score")
     assert config.reward.custom.path == str(tmp_path / "my.py")
@@ -358,6 +367,17 @@ WRONG = [
         ["reward.custom.function=f"],
         "reward.custom.path=null and reward.custom.function=f: one is no use without the other",
     ),
+    (["reward.format.time_limit=0"], "reward.format.time_limit=0: must be above 0; null is no limit"),
+    (["reward.limits.on_error=skip"], "reward.limits.on_error=skip: must be one of stop, zero, skip_group"),
+    (["reward.workers=0"], "reward.workers=0: must be at least 1"),
+    (["reward.custom.per=row"], "reward.custom.per=row: must be one of auto, completion, group, batch"),
+    (["++reward.functions.a.weight=1"], "reward.functions.a.function: has no value; give reward.functions.a.function"),
+    (
+        ["++reward.functions.a.weight=1", "++reward.functions.a.function=f"],
+        "reward.functions.a.function=f: it is in no file; give reward.functions.a.path=FILE",
+    ),
+    (["++reward.functions.math={weight: 1}"], "reward.functions.math: there is a reward of that name"),
+    (["++reward.functions.a.wait=1"], "reward.functions.a.wait: unknown setting"),
     (["tracker.num_completions=-1"], "tracker.num_completions=-1: must be at least 0"),
     (["mesh.tp=0"], "mesh.tp=0: must be at least 1"),
     (["evaluation.num_questions=0"], "evaluation.num_questions=0: must be at least 1"),

@@ -44,6 +44,9 @@ FEW = (
 SMALLER = {
     r"task=reasoning_gym task\.dataset": f"{FEW} generation.max_prompt_length=1000 checkpoint_dir=fifth",
     r"run_training\.py model=hf": f"{FEW} generation.max_prompt_length=1000",
+    r"run_training\.py \+reward\.functions": f"{TINY} {FEW} checkpoint_dir=sixth",
+    r"reward\.limits": f"{TINY} {FEW} checkpoint_dir=seventh",
+    r"reward\.custom\.messages": f"{TINY} {FEW} checkpoint_dir=eighth",
     r"run_training\.py reward\.custom": f"{TINY} {FEW} checkpoint_dir=another",
     r"run_training\.py task\.name": f"model=tiny {FEW} checkpoint_dir=third",
     r"task=reasoning_gym": f"{FEW} task.num_questions=60 generation.max_prompt_length=200 checkpoint_dir=fifth",
@@ -113,6 +116,9 @@ def place(tmp_path_factory) -> Path:
     (folder / "questions.txt").write_text("What is 12 + 30?\nWhat is 7 + 8?\n")
     (folder / "questions.jsonl").write_text(
         "".join(f'{{"question": "What is {n} + 1?", "answer": "{n + 1}"}}\n' for n in range(40))
+    )
+    (folder / "answers.jsonl").write_text(
+        "".join(f'{{"question": "{n} + 1?", "completion": "{n + 1}", "answer": "{n + 1}"}}\n' for n in range(8))
     )
     for page in PAGES:
         for name, text in shown_files(page).items():

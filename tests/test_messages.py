@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from tunix_grpo.config import benchmark, export, generate, load
+from tunix_grpo.config import benchmark, export, generate, load, score
 from tunix_grpo.config.loading import Loader
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +43,11 @@ PROGRAMS = {
         generate.load,
         (("tunix_grpo.programs.generate", "generate"), ("tunix_grpo.config.generate", "load")),
     ),
+    "score": Program(
+        "score",
+        score.load,
+        (("tunix_grpo.programs.score", "score"), ("tunix_grpo.config.score", "load")),
+    ),
     "benchmark": Program(
         "benchmark",
         benchmark.load,
@@ -55,7 +60,7 @@ PROGRAMS = {
     ),
 }
 OPEN = re.compile(r"(?<=^notes)\.\w+$|(?<=^task\.template_variables)\.\w+$")  # below it the keys are a person's own
-OPENS_RUNS = ("export", "generate")
+OPENS_RUNS = ("export", "generate", "score")
 TRAINING_KEYS = set(load.settings())
 # Beginnings of sentences that another program than training can reach by name, and why they lead nobody astray there.
 HARMLESS = {
@@ -74,6 +79,9 @@ HARMLESS = {
     # Facts of a run, beside a way out that the program has.
     "format=adapter: {} trained all weights (model.lora_rank=null)": "format=full",
     "model.random_weights=true: the shapes of": "model.path=DIR",
+    # What cannot be: the reward of a benchmark has no time limit.
+    "reward {}: {} calls that took too long": "no reward of a benchmark has a time limit",
+    "; raise its time_limit": "no reward of a benchmark has a time limit",
     # What cannot be: the run has trained with it, or the program asks for all devices.
     "model.lora_target_modules={} matches": "the run has an adapter",
     "{}: the weights are quantized{}": "the run has read them",

@@ -75,9 +75,11 @@ class Answers:
 
     asked: list[list[list[int]]] = dataclasses.field(default_factory=list)
     scored: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
+    order: list[str] = dataclasses.field(default_factory=list)
 
     def start(self, ids: list[list[int]], sampling: Sampling, step: int):
         assert (sampling, step) == (GREEDY, 7)
+        self.order.append("start")
         self.asked.append(ids)
         self.texts = ["a" * row[0] for row in ids]
         self.truncated = np.array([row[0] > 4 for row in ids])
@@ -89,6 +91,7 @@ class Answers:
         return types.SimpleNamespace(texts=self.texts, truncated=self.truncated, lengths=self.lengths, token_ids=texts)
 
     def reward(self, samples: Samples) -> RewardTable:
+        self.order.append("score")
         assert (samples.step, samples.num_generations, samples.max_tokens) == (7, 1, 4)
         assert samples.token_lengths == [len(text) + 1 for text in samples.completions]
         asked = [question.question for question in samples.questions]
@@ -118,6 +121,39 @@ def test_every_question_counts_once_however_they_are_batched(batch_size):
     assert model.scored == [(f"<{n}>", "a" * n, str(n)) for n in range(1, 6)]
     assert {len(batch) for batch in model.asked} == {batch_size}
     assert [row for batch in model.asked for row in batch][:5] == [[1], [2], [3], [4], [5]]
+
+
+def test_a_batch_is_scored_while_the_next_one_is_drawn():
+    model = Answers()
+    Evaluator(prompts=questions(5), task=EvenIsRight(), sampling=GREEDY, batch_size=2).run(model, 7)
+    assert model.order == ["start", "start", "score", "start", "score", "score"]
+
+
+def test_rows_that_a_reward_has_not_scored_are_left_out_of_its_mean():
+    model = Answers()
+    model.reward = lambda samples: RewardTable([9.0] * len(samples), {}, skipped=frozenset({0}))
+    result = Evaluator(prompts=questions(5), task=EvenIsRight(), sampling=GREEDY, batch_size=5).run(model, 7)
+    assert (result.accuracy, result.reward, result.truncated) == (2 / 5, 9.0, 1 / 5)
+    model.reward = lambda samples: RewardTable([9.0] * len(samples), {}, skipped=frozenset(range(5)))
+    result = Evaluator(prompts=questions(5), task=EvenIsRight(), sampling=GREEDY, batch_size=5).run(model, 7)
+    assert (result.accuracy, result.reward) == (2 / 5, 0.0)
+
+
+def test_groups_that_are_left_out_are_in_no_mean_of_the_reward():
+    rewards = RewardTable(
+        [1.0, 3.0, 9.0, 9.0], {"own": [1.0, 3.0, None, 9.0]}, {}, frozenset({2, 3}), {"own/errors": 1}
+    )
+    assert reward_metrics(rewards, num_generations=2) == {
+        "reward": 2.0,
+        "reward_std": pytest.approx(2**0.5),
+        "frac_reward_zero_std": 0.0,
+        "rewards/own/errors": 1,
+        "rewards/skipped_groups": 1,
+        "rewards/own/mean": pytest.approx(13 / 3),
+        "rewards/own/std": pytest.approx(np.std([1, 3, 9], ddof=1)),
+    }
+    everything = dataclasses.replace(rewards, skipped=frozenset(range(4)))
+    assert "reward" not in reward_metrics(everything, num_generations=2)
 
 
 def test_names_of_an_evaluation():

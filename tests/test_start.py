@@ -150,6 +150,19 @@ def test_another_run_is_refused_with_the_list_and_the_ways_out(compose, checkpoi
     assert start(checkpoints, again, directory) == STATE
 
 
+def test_the_limits_of_a_reward_may_change_but_not_what_they_do(compose, checkpoints, tmp_path):
+    directory = model_directory(tmp_path / "model")
+    own = ("reward.custom.path=r.py", "reward.custom.function=f", "reward.custom.per=group")
+    save(checkpoints, compose(*SAVED, *own), directory)
+    free = ("reward.limits.time_limit=3", "reward.workers=7", "reward.custom.isolate=true")
+    assert start(checkpoints, compose(*SAVED, *own, *free), directory) == STATE
+    refused = refusal(checkpoints, compose(*SAVED, *own, "reward.limits.on_error=zero"), directory)
+    assert 'reward.format: {"weight": 1.0} -> {"on_error": "zero", "weight": 1.0}' in str(refused)
+    assert "reward.custom: " in str(refusal(checkpoints, compose(*SAVED, *own[:2]), directory))
+    functions = ("++reward.functions.a.path=r.py", "++reward.functions.a.function=f", "++reward.functions.a.weight=1")
+    assert 'reward.functions: {} -> {"a": {' in str(refusal(checkpoints, compose(*SAVED, *own, *functions), directory))
+
+
 def test_every_part_of_the_identity_is_compared(compose, checkpoints, tmp_path):
     directory = model_directory(tmp_path / "model")
     config = compose(*SAVED)

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -21,7 +22,7 @@ from tunix_grpo.grpo.algorithms import Divisors
 from tunix_grpo.grpo.loss import LossInputs
 from tunix_grpo.model.model import load_model
 from tunix_grpo.model.sources import resolve_directory
-from tunix_grpo.rewards.base import RewardError
+from tunix_grpo.rewards.base import Failure, Reward, RewardError
 
 PROMPTS = number_prompts(8)
 ROWS = np.arange(4)
@@ -112,6 +113,45 @@ def test_end_of_turn_is_trained(compose, folder):
     result = trainer.step(1, PROMPTS.batch(ROWS[:2], 4))
     assert result.metrics["grad_norm"] > 0.0
     assert moved(before, trainer.params) > 0.0
+
+
+def test_a_group_that_a_reward_has_not_scored_moves_nothing(compose, folder):
+    """At beta 0 the update is that of the other groups alone, whose rewards it leaves as they are."""
+
+    def reward(samples):
+        scores = [float(row % 4) for row in range(len(samples))]
+        return [Failure("error", "got no score") if row == 5 else score for row, score in enumerate(scores)]
+
+    after = []
+    for equal in (False, True):
+        trainer = small_trainer(compose, folder, "grpo.beta=0.0")
+        if equal:  # the second group teaches nothing as it is
+            trainer._rewards = [Reward("own", 1.0, lambda samples: [0, 1, 2, 3] + [1.0] * 4)]
+        else:
+            trainer._rewards = [Reward("own", 1.0, reward, on_error="skip_group")]
+        result = trainer.step(1, PROMPTS.batch(ROWS[:2], 4))
+        assert result.advantages[4:].tolist() == [0.0] * 4 and result.advantages[0] < 0 < result.advantages[3]
+        after.append(arrays(trainer.params))
+    assert result.rewards.skipped == frozenset()
+    assert moved(*after) == 0.0
+
+
+def test_the_reference_is_computed_while_rewards_are(compose, folder):
+    computed = []
+
+    def reward(samples):
+        deadline = time.monotonic() + 60
+        while not all(array.is_ready() for array in computed) and time.monotonic() < deadline:
+            time.sleep(0.01)  # as a remote reward: the host does nothing meanwhile
+        done.append(len(computed) == 2 and all(array.is_ready() for array in computed))
+        return [0.0] * len(samples)
+
+    done = []
+    trainer = small_trainer(compose, folder, "grpo.beta=0.1", "training.micro_batch_size=1", reward=reward)
+    reference = trainer._reference_logps
+    trainer._reference_logps = lambda *words: computed.append(reference(*words)) or computed[-1]
+    trainer.collect(1, number_prompts(2).batch(ROWS[:2], 4))
+    assert done == [True]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), "none", "high"])

@@ -12,7 +12,7 @@ import pytest
 
 from tunix_grpo import workers
 from tunix_grpo.errors import UserError
-from tunix_grpo.workers import NoReplyError, Worker
+from tunix_grpo.workers import NoReplyError, Worker, WorkerPool
 
 TESTS = Path(__file__).resolve().parent
 PATHS = os.pathsep.join([str(TESTS), str(TESTS.parent / "src"), os.environ.get("PYTHONPATH", "")])
@@ -22,7 +22,7 @@ PROGRAM = "helpers.worker_program"
 @pytest.fixture
 def worker(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", PATHS)
-    worker = Worker(PROGRAM, timeout_s=1.0)
+    worker = Worker(PROGRAM, timeout_s=1.0, metric="grader/unanswered")
     yield worker
     worker.close()
 
@@ -81,7 +81,7 @@ def test_what_the_function_raises_is_no_reply_and_the_program_stays(worker, capl
 def test_unanswered_questions_are_counted_for_the_record(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", PATHS)
     with workers.closed_at_end():
-        worker = Worker(PROGRAM, timeout_s=1.0)
+        worker = Worker(PROGRAM, timeout_s=1.0, metric="grader/unanswered")
         before = workers.counts().get("grader/unanswered", 0)
         pid = worker.ask({"pid": 1})
         with pytest.raises(NoReplyError):
@@ -138,3 +138,62 @@ def test_a_worker_loads_neither_jax_nor_torch():
     program = "import sys, tunix_grpo.workers; print([m for m in ('jax', 'numpy', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+# --- several side by side ---
+
+
+@pytest.fixture
+def pool(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", PATHS)
+    pool = WorkerPool(PROGRAM, 3)
+    yield pool
+    pool.close()
+
+
+def test_questions_are_answered_in_their_order_side_by_side(pool):
+    pool.ask_all([{"pid": number} for number in range(3)])  # starts all programs
+    questions = [{"sleep": seconds} for seconds in (0.6, 0.3, 0.6, 0.3, 0.0)]
+    begun = time.monotonic()
+    assert pool.ask_all(questions) == questions
+    assert time.monotonic() - begun < 1.5  # 1.8 one after another
+    assert pool.ask_all([]) == []
+
+
+def test_what_is_not_answered_by_the_deadline_is_given_up_and_the_rest_stays(pool):
+    first, *_ = pool.ask_all([{"pid": 1}] * 3)
+    begun = time.monotonic()
+    replies = pool.ask_all([{"sleep": 60}] * 3 + [{"print": "x"}] * 2, time.monotonic() + 0.5)
+    assert time.monotonic() - begun < 5
+    assert [str(reply)[:15] for reply in replies[:3]] == ["it took longer "] * 3
+    assert [reply.kind for reply in replies] == ["timeout"] * 5
+    assert str(replies[3]) == "it was not asked in time"
+    assert gone(first)
+    assert pool.ask_all([{"print": "x"}]) == [{"print": "x"}]
+
+
+def test_one_that_reads_nothing_is_given_up_too(monkeypatch):
+    """More than a pipe holds, to a program that is stopped."""
+    monkeypatch.setenv("PYTHONPATH", PATHS)
+    worker = Worker(PROGRAM)
+    pid = worker.ask({"pid": 1})
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(NoReplyError, match="it took longer than 0.3 s"):
+        worker.ask({"print": "x" * 1_000_000}, 0.3)
+    assert gone(pid)
+
+
+def test_what_a_program_started_ends_with_it(monkeypatch, worker):
+    child = worker.ask({"child": 60})
+    with pytest.raises(NoReplyError):
+        worker.ask({"exit": 1})
+    worker.close()
+    assert gone(child)
+
+
+def test_a_program_is_told_its_first_question_whenever_it_starts(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", PATHS)
+    with workers.closed_at_end():
+        worker = Worker(PROGRAM, first={"raise": "no such file"})
+        with pytest.raises(UserError, match=r"cannot be started \(ValueError: no such file\)"):
+            worker.ask({"pid": 1})

@@ -11,6 +11,7 @@ from tunix_grpo.config import Config, load
 from tunix_grpo.config import benchmark as benchmark_settings
 from tunix_grpo.config import export as export_settings
 from tunix_grpo.config import generate as generate_settings
+from tunix_grpo.config import score as score_settings
 from tunix_grpo.config.own_code import may_run_own_code
 from tunix_grpo.run.places import HISTORY
 from tunix_grpo.sweeps.objective import last_value
@@ -37,6 +38,18 @@ def export() -> int:
 def benchmark() -> int:
     """Times GRPO steps against limits and other programs; returns the exit code."""
     return run(_benchmark, config_dir=CONF, config_name="benchmark", load=benchmark_settings.load)
+
+
+def score() -> int:
+    """Tries rewards on completions that there are; returns the exit code."""
+    return run(_score, config_dir=CONF, config_name="score", load=score_settings.load)
+
+
+def _score(config: score_settings.ScoreConfig) -> None:
+    """Scores; jax is never loaded."""
+    from tunix_grpo.programs.score import score
+
+    score(config)
 
 
 def _train(config: Config) -> Outcome:

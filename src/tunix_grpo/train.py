@@ -29,6 +29,7 @@ from tunix_grpo.grpo.trainer import Trainer
 from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.model import load_model
 from tunix_grpo.model.sources import resolve_directory
+from tunix_grpo.programs.score import score_golds
 from tunix_grpo.record.health import Health
 from tunix_grpo.record.metrics import completion_records, step_metrics
 from tunix_grpo.record.run_config import write_config
@@ -63,7 +64,7 @@ def train(config: Config) -> Summary:
     """
     started = time.monotonic()
     if config.task.validate:
-        validate_task(config.task, config.seed)
+        score_golds(config.reward, validate_task(config.task, config.seed), config.generation.max_generation_steps)
         return Summary(steps=0, accuracy_before=None, accuracy_after=None)
     devices = open_devices(config.device, config.mesh, config.jax_cache)
     compilations = CompilationCounter()

@@ -8,6 +8,7 @@ from tunix_grpo.rewards.base import Reward
 from tunix_grpo.rewards.builders import build_rewards
 
 LIMITS = {"time_limit": None, "on_error": "stop", "on_timeout": "stop"}
+_FURTHER = {"math": {"timeout_s": 5.0, "workers": 2}}
 OWN = {**LIMITS, "per": "auto", "messages": False, "isolate": False}
 
 
@@ -22,7 +23,10 @@ def reward_settings(*, own: CustomReward | None = None, workers: int = 1, functi
     Args:
         functions: name -> what is given of a named function.
     """
-    content = {name: None if weight is None else {"weight": weight, **LIMITS} for name, weight in weights.items()}
+    content = {
+        name: None if weight is None else {"weight": weight, **LIMITS, **_FURTHER.get(name, {})}
+        for name, weight in weights.items()
+    }
     content |= {"limits": LIMITS, "workers": workers, "functions": dict(functions)}
     content["custom"] = {"path": None, "function": None, "weight": 1.0, **OWN}
     section = REWARD.section(content)

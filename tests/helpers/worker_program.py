@@ -1,6 +1,7 @@
-"""A worker that does what it is asked: sleeps, ends, raises, prints, or says its process id."""
+"""A worker that does what it is asked: sleeps, ends, raises, prints, starts another, or says its process id."""
 
 import os
+import subprocess
 import time
 from typing import Any
 
@@ -20,6 +21,8 @@ def answer(question: dict[str, Any]) -> Any:
             print(text)
         case {"pid": _}:
             return os.getpid()
+        case {"child": seconds}:
+            return subprocess.Popen(["sleep", str(seconds)]).pid
     return question
 
 

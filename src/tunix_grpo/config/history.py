@@ -32,7 +32,7 @@ BEFORE: dict[str, Json] = {
     "reward.custom.time_limit": None,
     "reward.custom.on_error": "stop",
     "reward.custom.on_timeout": "stop",
-    "reward.custom.per": "batch",
+    "reward.custom.per": "auto",
     "reward.custom.messages": False,
     "reward.custom.isolate": False,
     "reward.workers": 1,
@@ -60,9 +60,8 @@ BEFORE: dict[str, Json] = {
     "grpo.importance_low": 0.5,
     "grpo.importance_high": 2.0,
 }
-# What a checkpoint may lack of a reward, of those of its settings that are compared.
-_OF_A_REWARD: dict[str, Json] = {"on_error": "stop", "on_timeout": "stop"}
-_OF_A_FUNCTION: dict[str, Json] = {"per": "auto", "messages": False}
+# What any reward may lack, with what the program did before rewards had it.
+OF_A_REWARD: dict[str, Json] = {"on_error": "stop", "on_timeout": "stop", "per": "auto", "messages": False}
 # The keys of a run's model that say where its files are: these may have moved since.
 PLACES = ("path", "tokenizer", "family")
 # Without one of these it is not the config of a run.
@@ -106,6 +105,11 @@ def with_former_values(cfg: DictConfig) -> DictConfig:
         group, _, name = key.rpartition(".")
         if name not in ((OmegaConf.select(cfg, group) or ()) if group else cfg):
             OmegaConf.update(cfg, key, BEFORE[key], force_add=True)
+    for name, reward in cfg.get("reward", {}).items():
+        if isinstance(reward, DictConfig) and "weight" in reward and "function" not in reward:
+            former = {"time_limit": None, "on_error": "stop", "on_timeout": "stop"}
+            former |= {"workers": 1} if name == "math" else {}
+            cfg.reward[name] = former | dict(reward)
     return cfg
 
 
@@ -114,10 +118,4 @@ def with_former_entries(saved: Mapping[str, Json], wanted: Iterable[str]) -> dic
 
     A wanted key that is no setting of the table stays away, so that a comparison shows it.
     """
-    rewards: dict[str, Json] = {
-        key: _OF_A_REWARD | (_OF_A_FUNCTION if "function" in value else {}) | value
-        for key, value in saved.items()
-        if key.startswith("reward.") and isinstance(value, dict) and "weight" in value
-    }
-    before = {key: BEFORE[key] for key in wanted if key in BEFORE}
-    return before | dict(saved) | rewards
+    return {key: BEFORE[key] for key in wanted if key in BEFORE} | dict(saved)

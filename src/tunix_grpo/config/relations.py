@@ -39,9 +39,8 @@ def quantized_base_is_frozen(quantization: str | None, lora_rank: int | None) ->
 
 def custom_reward_complete(path: str | None, function: str | None) -> str | None:
     """Checks that a user's reward function is given in full."""
-    if path is None and function is not None and "." not in function:
-        return "a function without a file is a dotted path; give the file, or package.module.function"
-    if path is not None and function is None:
+    dotted = function is not None and "." in function  # one that is installed
+    if (path is None) != (function is None) and not (path is None and dotted):
         return "one is no use without the other; give the file and the function, or neither"
     return None
 
@@ -102,10 +101,11 @@ def enough_heldout(num_evaluated: int, num_questions: int | None, fraction: floa
     return None
 
 
+CUSTOM_REWARD = Relation(("reward.custom.path", "reward.custom.function"), custom_reward_complete)
 ERRORS = (
     Relation(WEIGHTS, weights_exist),
     Relation(("model.quantization", "model.lora_rank"), quantized_base_is_frozen),
-    Relation(("reward.custom.path", "reward.custom.function"), custom_reward_complete),
+    CUSTOM_REWARD,
     Relation(("task.name", "task.path", "task.dataset"), data_exists),
     Relation(("scheduler.name", "scheduler.final_ratio"), constant_schedule),
     Relation(("grpo.delta", "grpo.epsilon", "grpo.epsilon_high"), delta_above_the_clip),
@@ -152,9 +152,8 @@ def check_functions(values: Mapping[str, object]) -> Iterator[str]:
     for key, function in values.items():
         if key.startswith("reward.functions.") and key.endswith(".function"):
             path = values.get(f"{key.removesuffix('.function')}.path")
-            problem = custom_reward_complete(None if path is None else str(path), str(function))
-            if problem is not None:
-                yield f"{key}={function}: {problem}"
+            if path is None and "." not in str(function):
+                yield f"{key}={function}: it is in no file; give {key.removesuffix('function')}path=FILE"
 
 
 def check_references(values: Mapping[str, object]) -> Iterator[str]:

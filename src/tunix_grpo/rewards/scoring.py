@@ -107,7 +107,7 @@ def _note(reward: Reward, failure: Failure, policy: Policy, samples: Samples, ro
 def _way_out(failure: Failure) -> str:
     if failure.kind == "error":
         return ""
-    return "; raise its time_limit, or go on without the value by on_timeout=zero or skip_group"
+    return "; raise its time_limit, or go on without its value by reward.limits.on_timeout=skip_group"
 
 
 def _total(rewards: Sequence[Reward], parts: Mapping[str, Sequence[float | None]], row: int) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tunix_grpo.config import Config
 from tunix_grpo.config.course import COURSE, FREE, FREE_OF_A_REWARD
+from tunix_grpo.config.history import OF_A_REWARD
 from tunix_grpo.files import Json
 from tunix_grpo.text.prompt_set import PromptSet
 
@@ -63,9 +64,11 @@ def settings(config: Config) -> dict[str, Json]:
 
 
 def _of_a_reward(value: Json) -> Json:
-    return (
-        {key: each for key, each in value.items() if key not in FREE_OF_A_REWARD} if isinstance(value, dict) else value
-    )
+    """Returns what is compared of a reward's settings: what is as it was before rewards had them is left out."""
+    if not isinstance(value, dict):
+        return value
+    kept = {key: each for key, each in value.items() if key not in FREE_OF_A_REWARD}
+    return {key: _of_a_reward(each) for key, each in kept.items() if key not in OF_A_REWARD or each != OF_A_REWARD[key]}
 
 
 def without_folders(values: Mapping[str, Json]) -> dict[str, Json]:

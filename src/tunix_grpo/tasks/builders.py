@@ -23,8 +23,8 @@ def build_task(config: TaskConfig, seed: int) -> Task:
     return task
 
 
-def validate_task(config: TaskConfig, seed: int) -> None:
-    """Builds the task, prints what its gold answers are worth, and tests them as for a run.
+def validate_task(config: TaskConfig, seed: int) -> Task:
+    """Returns the task; prints what its gold answers are worth, and tests them as for a run.
 
     Raises:
         TaskError: as `build_task`.
@@ -32,6 +32,7 @@ def validate_task(config: TaskConfig, seed: int) -> None:
     task = _built(config, seed)
     show_golds(task)
     check_golds(task, config.max_unmatched)
+    return task
 
 
 def _built(config: TaskConfig, seed: int) -> Task:

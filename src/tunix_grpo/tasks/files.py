@@ -49,7 +49,7 @@ def read_questions(files: Iterable[Path], *, question_column: str, answer_column
     questions: list[Question] = []
     problems: list[str] = []
     for file in files:
-        made, bad = _read_rows(str(file), _rows(file), question_column, answer_column)
+        made, bad = _read_rows(str(file), rows_of_file(file), question_column, answer_column)
         questions += made
         problems += bad
         if len(problems) >= MAX_REPORTED_ROWS:
@@ -117,7 +117,7 @@ def gold_answer(text: str) -> str:
     return text.rpartition(FINAL_MARK)[2].strip()
 
 
-def _rows(file: Path) -> Iterator[tuple[str, Row | BadRowError]]:
+def rows_of_file(file: Path) -> Iterator[tuple[str, Row | BadRowError]]:
     """Yields the place and the columns of each row of a file."""
     try:
         with file.open("rb") as stream:

@@ -84,7 +84,7 @@ class Worker:
             seconds: that are left for it, where these are less than `timeout_s`; 0 or more.
 
         Raises:
-            NoReplyError: there is none; the first time, the log says so too.
+            NoReplyError: there is none; of what is counted, the log has the first one.
             UserError: the program cannot be started.
         """
         self.asked += 1
@@ -93,7 +93,7 @@ class Worker:
             return self._ask(question, min(limits, default=None))
         except NoReplyError as error:
             self.unanswered += 1
-            if self.unanswered == 1:
+            if self.unanswered == 1 and self.metric:  # else whoever asks says it
                 shown = json.dumps(question)[:SHOWN_CHARS]
                 _log.warning("%s gave no reply to %s: %s; further ones are only counted", self._module, shown, error)
             raise
@@ -164,7 +164,7 @@ class Worker:
             selector.register(stdin, selectors.EVENT_WRITE)
             while rest:
                 if not selector.select(seconds_left(deadline)):
-                    raise NoReplyError(f"it took longer than {timeout_s:g} s", "timeout")
+                    raise NoReplyError(f"it took longer than {timeout_s:.3g} s", "timeout")
                 try:
                     rest = rest[os.write(stdin, rest) :]
                 except BlockingIOError:
@@ -180,7 +180,7 @@ class Worker:
             selector.register(stdout, selectors.EVENT_READ)
             while b"\n" not in self._received:
                 if not selector.select(seconds_left(deadline)):
-                    raise NoReplyError(f"it took longer than {timeout_s:g} s", "timeout")
+                    raise NoReplyError(f"it took longer than {timeout_s:.3g} s", "timeout")
                 data = os.read(stdout, _READ_BYTES)
                 if not data:
                     raise NoReplyError("it crashed")

@@ -1,21 +1,28 @@
 """A reward that hangs, fails or crashes is dealt with as its settings say, in its time, and leaves nothing behind."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from helpers.rewards import own_reward
+from helpers.rewards import own_reward, reward_settings
 from helpers.samples import samples_of
 from tunix_grpo import workers
+from tunix_grpo.config import plugins
 from tunix_grpo.rewards import calling
 from tunix_grpo.rewards.base import Failure, Reward, RewardError
+from tunix_grpo.rewards.builders import build_rewards
 from tunix_grpo.rewards.scoring import RewardTable, score_completions
 from tunix_grpo.tasks.base import Question
+from tunix_grpo.train import train
 
 QUESTIONS = [Question(f"What is {n}?", str(n)) for n in range(3)]
 GOOD = ["a", "b", "c", "d", "e", "f"]
@@ -111,7 +118,7 @@ def test_a_reward_that_hangs_takes_no_longer_than_its_limit(tmp_path, isolate, p
     begun = time.monotonic()
     if policy == "stop":
         with pytest.raises(
-            RewardError, match="reward own took .*; raise its time_limit, or go on without the value by"
+            RewardError, match="reward own took .*; raise its time_limit, or go on without its value by"
         ):
             score_completions([reward], samples())
     else:
@@ -188,7 +195,7 @@ def test_ctrl_c_ends_a_run_whose_reward_hangs(tmp_path, settings):
         import sys
         sys.path.insert(0, {os.path.dirname(__file__)!r})
         from pathlib import Path
-        from helpers.rewards import own_reward
+        from helpers.rewards import own_reward, reward_settings
         from helpers.samples import samples_of
         from tunix_grpo.rewards.scoring import score_completions
         from tunix_grpo.tasks.base import Question
@@ -207,3 +214,89 @@ def test_ctrl_c_ends_a_run_whose_reward_hangs(tmp_path, settings):
             time.sleep(0.05)
         os.killpg(run.pid, signal.SIGINT)
         assert "KeyboardInterrupt" in run.communicate(timeout=20)[1]
+
+
+HOSTILE = {
+    "long": "a" * 100_000,
+    "nested tags": "<reasoning><answer>" * 5_000 + "</answer></reasoning>" * 5_000,
+    "a tower of powers": "<answer>9**9**9**9</answer>",
+    "the same in LaTeX": "\\boxed{9^{9^{9^{9}}}}",
+    "deep brackets": f"<answer>{'(' * 3000}1{')' * 3000}</answer>",
+    "deep braces": "\\boxed{" + "{" * 3000 + "1" + "}" * 3000 + "}",
+    "a million digits": f"<answer>{'9' * 1_000_000}</answer>",
+    "a factorial": "<answer>999999!</answer>",
+    "nothing": "",
+    "null characters": "<answer>\0</answer>",
+    "half a character": "<answer>\ud800</answer>",
+}
+
+
+def test_hostile_completions_are_wrong_within_the_limit_and_the_programs_stay():
+    settings = reward_settings(format=0.5, correctness=1.0, math=1.0, workers=2)
+    settings.math.timeout_s = 1.0
+    rewards = [replace(reward, time_limit=60.0) for reward in build_rewards(settings)]
+    question = Question("What is x + 1?", "x + 1")
+    texts = [*HOSTILE.values(), "<answer>\\boxed{1 + x}</answer>"]
+    samples = samples_of(texts, [question] * len(texts))
+    begun = time.monotonic()
+    table = score_completions(rewards, samples)
+    assert time.monotonic() - begun < 30
+    assert table.parts["correctness"][:-1] == table.parts["math"][:-1] == [0.0] * len(HOSTILE)
+    assert table.parts["math"][-1] == 1.0
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+def test_a_function_of_a_user_s_gets_hostile_completions_whole(tmp_path, isolate):
+    reward = own_reward(tmp_path, "def own(completion): return len(completion)", isolate=isolate)
+    texts = list(HOSTILE.values())
+    table = score_completions([reward], samples_of(texts, [QUESTIONS[0]] * len(texts)))
+    assert table.parts["own"] == [len(text) for text in texts]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_two_thousand_steps_with_an_isolated_reward_leave_everything_flat(tmp_path, compose):
+    """Processes, memory, open files: of the run, and of its workers."""
+    (tmp_path / "own.py").write_text(
+        "import os\n\ndef own(completion, step):\n"
+        "    if step % 100 == 99 and completion: os._exit(1)\n"
+        "    return len(completion) / 100, {'pid': os.getpid()}\n"
+    )
+    seen = []
+
+    def look(step: int) -> None:
+        pids = [
+            int(pid)
+            for pid in subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, text=True).stdout.split()
+        ]
+        memory = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 for pid in (os.getpid(), *pids)]
+        seen.append((step, len(pids), memory, len(os.listdir("/proc/self/fd")), threading.active_count()))
+
+    notes = tmp_path / "look.py"
+    notes.write_text(
+        "class Look:\n    see = None\n    def __init__(self, *_): ...\n"
+        "    def log_metrics(self, step, metrics): Look.see(step)\n"
+        "    def log_completions(self, step, records): ...\n    def close(self, *, failed=False): ...\n"
+    )
+    plugins.resolve(f"{notes}:Look", "tracker.custom").see = look
+    config = compose(
+        *("model=tiny", "device=cpu", "task=arithmetic", "reward=[correctness]", f"checkpoint_dir={tmp_path}/ckpts"),
+        *(f"reward.custom.path={tmp_path}/own.py", "reward.custom.function=own", "reward.custom.isolate=true"),
+        *("reward.custom.on_error=skip_group", "reward.custom.time_limit=30", f"tracker.custom={notes}:Look"),
+        *("training.micro_batch_size=1", "training.num_batches=2000", "training.log_interval_steps=100"),
+        *("training.save_interval_steps=1000", "training.eval_interval_steps=1000", "evaluation.num_questions=2"),
+        *("grpo.num_generations=2", "generation.max_generation_steps=4", "tracker.wandb=false"),
+        "tracker.tensorboard=false",
+    )
+    train(config)
+    metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = [each for each in metrics if "loss" in each]
+    assert steps[-1]["step"] == 2000 and steps[-1]["rewards/own/errors"] > 0
+    settled = [each for each in seen if each[0] >= 500]
+    assert {processes for _, processes, *_ in settled} == {2}
+    files = [files for *_, files, _ in settled]
+    threads = [threads for *_, threads in settled]
+    assert max(files) - min(files) <= 4 and max(threads) - min(threads) <= 4
+    first, last = settled[0][2], settled[-1][2]
+    assert last[0] - first[0] < 64 << 20, [memory[0] for _, _, memory, *_ in settled]  # of the run itself
+    assert max(last[1:]) - max(first[1:]) < 32 << 20
