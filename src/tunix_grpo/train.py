@@ -113,14 +113,13 @@ def train(config: Config) -> Summary:
         accuracy, saving = None, 0.0  # the last one measured; seconds for checkpoints since the last logged step
         with console.Progress(total_steps, first_step) as progress, StopRequest() as stop, record:
             try:
-                if state.step == 0:
-                    step = 0
-                    accuracy = state.accuracy_before = evaluator.run(trainer, 0).record(0, record, progress)
                 for step in range(first_step, total_steps + 1):
                     rows = step_indices(step, len(training_set), prompts_per_step, config.seed)
                     batch = training_set.batch(rows, config.grpo.num_generations)
                     collected = trainer.collect(step, batch)
                     health.first_look(step, batch, collected, task)
+                    if step == 1:  # an evaluation takes minutes, and moves nothing: the first look comes before it
+                        accuracy = state.accuracy_before = evaluator.run(trainer, 0).record(0, record, progress)
                     result = trainer.update(collected)
                     health.note(step, batch, result)
                     state.step = step
