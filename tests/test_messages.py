@@ -74,10 +74,10 @@ HARMLESS = {
     # Facts of a run, beside a way out that the program has.
     "format=adapter: {} trained all weights (model.lora_rank=null)": "format=full",
     "model.random_weights=true: the shapes of": "model.path=DIR",
+    "task.template_variables.chat_template={}": "a run has chosen",
     # What cannot be: the run has trained with it, or the program asks for all devices.
     "model.lora_target_modules={} matches": "the run has an adapter",
     "{}: the weights are quantized{}": "the run has read them",
-    "task.template_variables.chat_template={}": "a run has chosen; a benchmark cannot choose yet, which is a fault",
     "mesh.fsdp={} x mesh.tp={} does not use": "an export takes all devices",
 }
 # What is written like a setting and is none: keys of a model's config.json, what TensorStore says, `key=value`.
