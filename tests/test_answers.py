@@ -5,6 +5,7 @@ import time
 import pytest
 
 from helpers.answer_cases import FURTHER, REPORTED
+from helpers.answer_neighbours import NEIGHBOURS
 from tunix_grpo.text.answers import answers_match, extract_answer
 
 EXTRACTED = [
@@ -153,7 +154,8 @@ def test_equal_answers_match(given, gold):
 
 
 @pytest.mark.parametrize(
-    ("completion", "gold", "right"), [*REPORTED, *(case for cases in FURTHER.values() for case in cases)]
+    ("completion", "gold", "right"),
+    [*REPORTED, *(case for cases in (*FURTHER.values(), *NEIGHBOURS.values()) for case in cases)],
 )
 def test_a_completion_is_judged_as_by_a_person(completion, gold, right):
     answer = extract_answer(completion)
@@ -250,6 +252,20 @@ REPEATED = [
     *("\\boxed{", "\\boxed{}", "####", "#### a\n", "the answer is ", "answer ", "Answer: not ", "answer\n"),
     *("$", "$$", "\\[", "\\frac{", "\\sqrt{", "(", "{", "[", "<", "<sup>", "\\text{", "&nbsp;", "~~", "**"),
     *("1/", "1 ", "1,", "1:", "1.", "2^", "-", "12 345 ", "1 1/2 ", "3 x ", "½", "٣", "x5", "5!", "five ", "= ", "or "),
+    *(
+        "0.(3)",
+        ".5(",
+        "3,14 ",
+        "1, ",
+        "5-6 ",
+        "5 to 6 ",
+        "half and ",
+        "two thirds ",
+        "option is ",
+        "is … ",
+        "< think >",
+        "の5",
+    ),
     *("$1$", "$1", "\\(1", "(1)-", "x-1", "2 and ", "<1", "|1|", "1 h "),
     "<reasoning>1,234 / 5 \\frac{1}{2} = -6 </reasoning> \\boxed ",
 ]

@@ -21,6 +21,7 @@ from helpers.tokenizers import made_tokenizer, write_tokenizer
 from tunix_grpo.benchmark import limits, program
 from tunix_grpo.benchmark.job import worth
 from tunix_grpo.benchmark.limits import Ceilings, Work, step_limits
+from tunix_grpo.benchmark.own import make_prompts
 from tunix_grpo.benchmark.questions import apple_prompts, length_reward, random_prompts
 from tunix_grpo.benchmark.report import figures, print_json, print_table
 from tunix_grpo.benchmark.turns import Worker, take_turns
@@ -208,6 +209,18 @@ def test_without_room_for_a_story_the_bare_sum_is_asked(tmp_path):
 def test_without_room_for_a_sum_the_way_out_is_named(tmp_path):
     with pytest.raises(UserError, match=r"generation.max_prompt_length=9: .* give generation.max_prompt_length=\d+ or"):
         apple_prompts(made_tokenizer(tmp_path), 3, 9, seed=1)
+
+
+def test_a_chat_template_is_told_what_the_command_line_says(tmp_path):
+    size = write_tokenizer(
+        tmp_path,
+        template="{{ style }} on {{ strftime_now('%d %b %Y') }}: {{ messages[0].content }}",
+        **{"eos_token": "<end>", "pad_token": "<pad>"},
+    )
+    words = ["task.template_variables={style: short}", "task.date=2024-02-29", "generation.max_prompt_length=200"]
+    config = configured("model=tiny", "device=cpu", f"model.tokenizer={tmp_path}", *words).on("cpu")
+    prompts, _ = make_prompts(config, spec_of(vocab_size=size), tmp_path, 1)
+    assert all(text.startswith("short on 29 Feb 2024: ") for text in prompts.texts)
 
 
 def test_random_prompts_have_exactly_the_width():

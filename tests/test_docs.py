@@ -42,6 +42,7 @@ FEW = (
 )
 # Words that make a command's work small, or take a small model in place of one that would be downloaded.
 SMALLER = {
+    r"min_digits: 1": f"{FEW} generation.max_prompt_length=1000",
     r"task=reasoning_gym task\.dataset": f"{FEW} generation.max_prompt_length=1000 checkpoint_dir=fifth",
     r"run_training\.py model=hf": f"{FEW} generation.max_prompt_length=1000",
     r"run_training\.py \+reward\.functions": f"{TINY} {FEW} checkpoint_dir=sixth",

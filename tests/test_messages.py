@@ -82,10 +82,10 @@ HARMLESS = {
     # What cannot be: the reward of a benchmark has no time limit.
     "reward {}: {} calls that took too long": "no reward of a benchmark has a time limit",
     "; raise its time_limit": "no reward of a benchmark has a time limit",
+    "task.template_variables.chat_template={}": "a run has chosen",
     # What cannot be: the run has trained with it, or the program asks for all devices.
     "model.lora_target_modules={} matches": "the run has an adapter",
     "{}: the weights are quantized{}": "the run has read them",
-    "task.template_variables.chat_template={}": "a run has chosen; a benchmark cannot choose yet, which is a fault",
     "mesh.fsdp={} x mesh.tp={} does not use": "an export takes all devices",
 }
 # What is written like a setting and is none: keys of a model's config.json, what TensorStore says, `key=value`.

@@ -234,10 +234,10 @@ def test_half_a_character_is_a_sentence(tmp_path):
     ids=["not in the template", "written for the model", "explained by the template"],
 )
 def test_special_tokens_that_are_tags_stay_in_completions(template, tmp_path):
-    tags = ("<think>", "</think>", "<answer>", "</answer>", "<tool>")
+    tags = ("<think>", "</think>", "<answer>", "</answer>", "<tool>", "<unk>")
     special = ("<bos>", "<end>", "<pad>", "<start>", *tags)
-    tokenizer = made_tokenizer(tmp_path, special=special, template=template)
-    text = "<think>so</think> <answer>5</answer><tool>"
+    tokenizer = made_tokenizer(tmp_path, special=special, template=template, unk_token="<unk>")
+    text = "<think>so</think> <answer>5</answer><tool><unk>"
     ids = tokenizer.encode(text)
     assert {special.index(tag) for tag in tags} <= set(ids)
     frame = [special.index(token) for token in ("<bos>", "<start>", "<pad>", "<end>")]

@@ -126,6 +126,25 @@ def test_a_whole_surrogate_pair_is_a_character(tmp_path):
     assert texts(read(file)[0]) == ["\N{GRINNING FACE}?"]
 
 
+def test_conversations_in_the_cells_of_a_table(tmp_path):
+    """In JSON they are read; as Python prints them, which is what pandas writes, they are no question of their own."""
+    turns = json.dumps([{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}])
+    cell = turns.replace('"', '""')
+    (question,) = read(written(tmp_path / "a.csv", f'messages\n"{cell}"\n'))[0]
+    assert (question.question, question.answer, question.turns) == ("2+2?", "4", None)
+    printed = f'prompt,answer\n"{json.loads(turns)!r}",4\n'
+    with pytest.raises(TaskError, match=r"a\.csv:2: prompt is a conversation as Python prints it, not JSON: .*; save"):
+        read(written(tmp_path / "a.csv", printed))
+    asked = '[{"role": "user"}] What is wrong here?'
+    (question,) = read(written(tmp_path / "a.jsonl", json.dumps({"question": asked, "answer": "content"})))[0]
+    assert question.question == asked
+
+
+def test_a_whole_number_may_have_any_size(tmp_path):
+    (question,) = read(written(tmp_path / "a.jsonl", '{"question": "10^400?", "answer": 1%s}' % ("0" * 400)))[0]
+    assert question.answer == "1" + "0" * 400
+
+
 def test_csv_rows_of_another_length_are_named_by_line(tmp_path):
     content = 'question,answer\n"Two\nlines?",1\nOne field\nWhat?,1,2\nGood?,3\n'
     with pytest.raises(TaskError) as raised:

@@ -14,9 +14,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from threading import Event
 
+import hydra
 import numpy as np
 import pytest
 import wandb
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -32,6 +34,7 @@ from tunix_grpo.record.tensorboard import TensorBoardTracker
 from tunix_grpo.record.tracker import CompletionRecord, TrackerError, spread
 from tunix_grpo.record.trackers import TrackerGroup, build_trackers
 
+CONF = Path(__file__).resolve().parent.parent / "conf"
 FAKE_KEY = "f" * 40
 
 
@@ -657,6 +660,21 @@ def test_wandb_mode_is_respected(
     assert (run_id is not None) == has_id
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == has_id
     assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+@pytest.mark.parametrize(("variable", "value"), [("WANDB_MODE", "disabled"), ("WANDB_DISABLED", "true")])
+def test_the_command_line_wins_over_a_variable_that_switches_wandb_off(
+    compose: Callable[..., Config], own_wandb: pytest.MonkeyPatch, tmp_path: Path, variable: str, value: str
+):
+    own_wandb.setenv(variable, value)
+    words = ["model=tiny", "task=arithmetic", "tracker.wandb=true"]
+    config = compose(*words)
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):  # what a program knows of its command line
+        own_wandb.setattr(HydraConfig.instance(), "cfg", None)
+        HydraConfig.instance().set_config(hydra.compose("config", words, return_hydra_config=True))
+    assert log_steps(config, range(1, 3), 0, None) is not None
+    (run_folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert history(next(run_folder.glob("*.wandb")), "reward") == [(1, 0.1), (2, 0.2)]
 
 
 def test_wandb_variables_say_where_and_under_which_id(

@@ -15,7 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tunix_grpo.config import Config
-from tunix_grpo.config.composing import VERSION_BASE, checked_command_line
+from tunix_grpo.config.composing import ANY_TARGET, VERSION_BASE, checked_command_line
 from tunix_grpo.config.hydra_options import hydra_options
 from tunix_grpo.config.loading import Loader
 from tunix_grpo.config.overrides import command_with
@@ -71,7 +71,7 @@ def run(
     def command() -> None:
         sys.argv[1:] = checked_command_line(sys.argv[1:], config_dir, config_name, load)
         job.fixed.update(fixed_keys(hydra_options(sys.argv[1:]).words))
-        decorate = hydra.main(**VERSION_BASE, config_path=str(config_dir), config_name=config_name)
+        decorate = hydra.main(**VERSION_BASE, **ANY_TARGET, config_path=str(config_dir), config_name=config_name)
         decorate(lambda cfg: job(cfg))()  # Hydra asks where a function is written, which an object does not say
 
     codes = job.codes

@@ -117,14 +117,12 @@ def train(config: Config) -> Summary:
         accuracy, saving = None, 0.0  # the last one measured; seconds for checkpoints since the last logged step
         with console.Progress(total_steps, first_step) as progress, StopRequest() as stop, record:
             try:
-                if state.step == 0:
-                    step = 0
-                    accuracy = state.accuracy_before = evaluator.run(trainer, 0).record(0, record, progress)
                 for step in range(first_step, total_steps + 1):
                     fresh = functools.partial(order.batch, step) if config.grpo.replace_equal_groups else None
                     collected = trainer.collect(step, order.batch(step), fresh)
-                    if step == 1:
+                    if step == 1:  # an evaluation takes minutes, and moves nothing: the first look comes before it
                         health.first_look(collected, task)
+                        accuracy = state.accuracy_before = evaluator.run(trainer, 0).record(0, record, progress)
                     result = trainer.update(collected)
                     health.note(step, result)
                     state.step = step

@@ -680,7 +680,7 @@ RUNNING_TEXT = [
     ("The time is 3:30 PM", "3:30 PM", True),
     ("costs $5.50", "5.5", True),
     ("costs 5 dollars and 50 cents", "50", False),
-    ("costs 5,50 €", "5.5", False),
+    ("costs 5,50 €", "5.5", True),
     ("costs 1.234,50 €", "1234.5", True),
     ("version 2.0.1", "1", False),
     ("COVID-19", "19", False),

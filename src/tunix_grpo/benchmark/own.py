@@ -51,7 +51,7 @@ def serve(settings: Mapping[str, object], link: Link) -> None:
     config = asked.on(jax.default_backend())
     directory = resolve_directory(config.model)
     spec = read_spec(directory, config.model.family)
-    prompts, tokenizer = _prompts(config, spec, directory, config.prompts_per_step(devices.data_parallel))
+    prompts, tokenizer = make_prompts(config, spec, directory, config.prompts_per_step(devices.data_parallel))
 
     model = load_model(config.model, directory, devices.mesh, config.seed)
     ceilings = measure_ceilings(model.dtype)
@@ -90,7 +90,7 @@ def serve(settings: Mapping[str, object], link: Link) -> None:
         )
 
 
-def _prompts(
+def make_prompts(
     config: TimedConfig, spec: DecoderSpec, directory: Path, per_step: int
 ) -> tuple[PromptSet, EndlessTokenizer | NumberTokenizer]:
     """Returns the prompts of all steps, one after another, and what turns completions into text."""
@@ -98,7 +98,8 @@ def _prompts(
     width = config.generation.max_prompt_length
     if config.model.random_weights and config.model.tokenizer is None:
         return random_prompts(spec.vocab_size, count, width, config.seed), NumberTokenizer()
-    tokenizer = model_tokenizer(config.model.tokenizer, directory, spec.vocab_size)
+    words = config.task.template_variables, config.task.date
+    tokenizer = model_tokenizer(config.model.tokenizer, directory, spec.vocab_size, *words)
     return apple_prompts(tokenizer, count, width, config.seed), EndlessTokenizer(tokenizer)
 
 

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from tunix_grpo.config import relations, rules
 from tunix_grpo.config.loading import Loader
 from tunix_grpo.config.relations import Relation
-from tunix_grpo.config.rules import GROUP, Device, Flag, Path, Seed, Whole
+from tunix_grpo.config.rules import GROUP, Date, Device, Flag, Path, Seed, Values, Whole
 from tunix_grpo.config.schema import (
     BatchConfig,
     GenerationConfig,
@@ -59,6 +59,16 @@ class LengthsConfig(SamplingConfig):
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
+class TemplateConfig:
+    """The part of a task that a model's chat template reads."""
+
+    date: Date | None
+    """Day, YYYY-MM-DD, that a chat template which writes today's date is told; null is today."""
+    template_variables: Values | None = rules.hint("give names and values, as in {enable_thinking: false}, or null")
+    """Variables of the model's chat template, such as {enable_thinking: false}; null is none."""
+
+
+@dataclass(kw_only=True, slots=True, config=GROUP)
 class BenchmarkConfig(StepSize):
     """What is timed, on which work, and beside which other program."""
 
@@ -81,6 +91,7 @@ class BenchmarkConfig(StepSize):
     optimizer: OptimizerConfig
     grpo: GrpoConfig
     generation: LengthsConfig
+    task: TemplateConfig
     mesh: MeshConfig
 
     def on(self, platform: str) -> "TimedConfig":
@@ -103,6 +114,7 @@ class BenchmarkConfig(StepSize):
                 max_prompt_length=lengths.max_prompt_length or sizes["prompt"],
                 max_generation_steps=lengths.max_generation_steps or sizes["completion"],
             ),
+            task=self.task,
             seed=self.seed,
             warmup=self.warmup,
             steps=self.steps or sizes["steps"],
@@ -118,6 +130,7 @@ class TimedConfig(StepSize):
     optimizer: OptimizerConfig
     grpo: GrpoConfig
     generation: GenerationConfig
+    task: TemplateConfig
     seed: int
     warmup: int
     steps: int

@@ -30,6 +30,10 @@ from tunix_grpo.errors import ConfigError, one_line
 # Hydra 1.3 wants to be told the version whose defaults count; 1.4 has one set of defaults, and warns when told.
 _HYDRA_1_3 = hydra.__version__.startswith("1.3.")
 VERSION_BASE = {"version_base": "1.3"} if _HYDRA_1_3 else {}
+# It also asks which targets of a config may be called: who starts a program may name any, as in 1.3.
+ANY_TARGET = (
+    {} if _HYDRA_1_3 else {"execution_whitelist": getattr(hydra.utils, "UNSAFE_DISABLE_EXECUTION_CHECKS", None)}
+)
 OPTUNA = "hydra_plugins.tunix_grpo_optuna.sweeper.OptunaSweeper"
 _ONLY_SEARCHED = "an interval has no end of values; add +hparams_search=optuna, which chooses from it"
 _NOT_INSTALLED = "+hparams_search=optuna: Optuna is not installed; run pip install 'tunix-grpo[sweep]'"

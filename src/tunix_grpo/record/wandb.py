@@ -18,6 +18,7 @@ from typing import Any
 import wandb
 
 from tunix_grpo.config import Config
+from tunix_grpo.config.given import given_keys
 from tunix_grpo.errors import one_line
 from tunix_grpo.record.completion_tables import CompletionTables
 from tunix_grpo.record.run_config import public_config
@@ -32,7 +33,7 @@ TABLES_TIMEOUT_S = 15.0
 """How long the end of a run may wait for the last completions table."""
 GRACE_S = 5.0
 """How much longer than its own time limit a wandb call may take before it is given up."""
-_YES = ("1", "true", "yes", "on")
+_SWITCHING_OFF = {"WANDB_DISABLED": ("1", "true", "yes", "on"), "WANDB_MODE": ("disabled",)}
 _log = logging.getLogger(__name__)
 
 
@@ -43,7 +44,8 @@ class WandbTracker:
         """Starts the run, or goes on with `run_id`; files go to `<output_dir>/wandb`, or where WANDB_DIR says.
 
         A new run without a name is called after its folder, `2026-01-31/12-30-00`. Whatever a variable of wandb's own
-        says, such as WANDB_CONSOLE or WANDB_RUN_ID, holds.
+        says, such as WANDB_CONSOLE or WANDB_RUN_ID, holds; `tracker.wandb=true` on the command line wins over one that
+        switches it off.
 
         Raises:
             TrackerError: wandb is switched off in its own settings, or cannot even log offline.
@@ -136,10 +138,12 @@ def _end_side_process() -> None:
 
 def _reason_to_stay_offline() -> str | None:
     """Looks at wandb's own settings and for a key, without asking anybody."""
-    disabled = os.environ.get("WANDB_DISABLED", "")
-    if disabled.lower() in _YES:
-        raise TrackerError(f"W&B is switched off by its own settings (WANDB_DISABLED={disabled})")
-    settings = wandb.setup(wandb.Settings(silent=True)).settings
+    values = {name: os.environ.get(name, "") for name in _SWITCHING_OFF}
+    off = [f"{name}={value}" for name, value in values.items() if value.lower() in _SWITCHING_OFF[name]]
+    if off and "tracker.wandb" not in given_keys():
+        raise TrackerError(f"W&B is switched off by its own settings ({off[0]}); tracker.wandb=true wins over them")
+    mode: dict[str, Any] = {"mode": "online"} if values["WANDB_MODE"].lower() == "disabled" else {}
+    settings = wandb.setup(wandb.Settings(silent=True, **mode)).settings
     if settings.mode == "disabled":
         raise TrackerError("W&B is switched off by its own settings (WANDB_MODE=disabled)")
     if settings.mode in ("offline", "dryrun"):

@@ -6,7 +6,10 @@ there, those of TRL and verl are looked for, and what is found is said.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +26,7 @@ ROLES = {
     **dict.fromkeys(("user", "human"), "user"),
     **dict.fromkeys(("assistant", "gpt", "model"), "assistant"),
 }
+_TURNS = re.compile(r"""\s*\[\s*\{\s*(["'])(?:role|content|from|value)["']\s*:""")
 _ABSENT = object()
 _log = logging.getLogger(__name__)
 
@@ -103,6 +107,7 @@ def read_asked(value: Any, column: str) -> Asked:
     Raises:
         BadRowError: it is neither, or a conversation that does not end with a question.
     """
+    value = _turns_of_text(value, column)
     if isinstance(value, str) and value.strip():
         return Asked(value.strip(), None, None)
     if not isinstance(value, list) or not value or not all(isinstance(turn, Mapping) for turn in value):
@@ -141,7 +146,26 @@ def _look_up(row: Row, name: str) -> Any:
     return value
 
 
+def _turns_of_text(value: Any, column: str) -> Any:
+    """Returns the conversation that a text is in JSON, as tables hold them; any other value as it is.
+
+    Raises:
+        BadRowError: it is a conversation as Python prints it.
+    """
+    turns = _TURNS.match(value) if isinstance(value, str) else None
+    if turns is None:
+        return value
+    if turns.group(1) == "'":
+        reason = f"{column} is a conversation as Python prints it, not JSON: {shorten(value)}"
+        raise BadRowError(reason, way_out="save the data as JSON lines or parquet")
+    with contextlib.suppress(ValueError):  # a question may begin so
+        return json.loads(value)
+    return value
+
+
 def _ends_with_answer(value: Any) -> bool:
+    with contextlib.suppress(BadRowError):  # its row says so
+        value = _turns_of_text(value, "")
     last = value[-1] if isinstance(value, list) and value else None
     return isinstance(last, Mapping) and ROLES.get(str(last.get("role", last.get("from")))) == "assistant"
 

@@ -169,7 +169,9 @@ def _question(row: Row | BadRowError, columns: Columns) -> Question:
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float | Decimal) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, int):
+        return not isinstance(value, bool)  # of any size
+    return isinstance(value, float | Decimal) and math.isfinite(value)
 
 
 def _text(answer: object) -> str:

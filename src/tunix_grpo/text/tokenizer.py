@@ -20,7 +20,6 @@ from tunix_grpo.json_fields import Fields
 from tunix_grpo.text.rendering import Renderer
 from tunix_grpo.text.tags import TAGS
 
-_NAMED_TOKENS = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
 _NAMES_OF_PAD = ("pad", "reserved", "unused", "dummy")
 # Without any of these files transformers makes an empty tokenizer for some model types, without a word.
 _VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -112,14 +111,14 @@ class Tokenizer:
 
     @functools.cached_property
     def _frame(self) -> frozenset[int]:
-        """Holds the special tokens that are no text: stop and pad tokens, those with a name such as BOS, turn marks.
+        """Holds the special tokens that are no text: stop and pad tokens, BOS and the marks of turns.
 
-        All others are text: some tokenizers make special tokens of the tags that rewards and graders look for.
+        All others are text: some tokenizers make special tokens of the tags that rewards and graders look for. BOS and
+        marks stay out because the rewards of runs that go on have not seen them.
         """
-        named = {getattr(self._tokenizer, f"{name}_token_id") for name in _NAMED_TOKENS}
         marks = set(self.special_tokens_in(self._renderer.turn_start())) - set(TAGS)
         marks_ids = {i for i, token in self._tokenizer.added_tokens_decoder.items() if token.content in marks}
-        return frozenset({*self.stop_ids, self._pad_id, *marks_ids} | (named - {None}))
+        return frozenset({*self.stop_ids, self._pad_id, *marks_ids, self._tokenizer.bos_token_id} - {None})
 
     def _encode(self, text: str) -> list[int]:
         try:

@@ -12,12 +12,18 @@ MAX_MARKED_CHARS = 1000
 _MAX_STATEMENTS = 16  # `answer` this often is looked at, from the end on
 _LONGEST_SUBJECT = 60  # characters between `answer` and `is`
 
-_THINKING = re.compile(r"<(/?)(?:think|thinking|thought)>|\[(/?)THINK\]|(◁/?think▷)")
-_STATEMENT = re.compile(
-    rf"answers?(?![A-Za-z]| (?:choice|option|key|format|tag|sheet))"
-    rf"(?:[^.!?:=\n]{{0,{_LONGEST_SUBJECT}}}?(?:\b(?:is|are|was|be|equals|becomes)\b|[:=])|[ *_#]*\n)[\s:*=_]*",
+_THINKING = re.compile(
+    r"< ?(/?) ?(?:seed:)?(?:think|thinking|thoughts?) ?>|\[(/?)THINK\]|(◁/?think▷)|<\|(begin|end)_of_thought\|>",
     re.IGNORECASE,
 )
+_STATEMENT = re.compile(
+    rf"answers?(?![A-Za-z]| (?:choice|option|key|format|tag|sheet))"
+    rf"(?:[^.!?:=\n]{{0,{_LONGEST_SUBJECT}}}?(?:\b(?:is|are|was|be|equals|becomes)\b|[:=])|[ *_#]*\n)"
+    r"(?:[\s:*=_}…]|\.\.+)*",
+    re.IGNORECASE,
+)
+_CHOICE = re.compile(r"(?:[Oo]ption|[Cc]hoice) ?(?: is|:)[\s:*_]*(?=\(?[A-Z](?:[).:*]|\s*$|\s*\n))")
+_STATING_WORDS = ("answer", "Answer", "ANSWER", "option", "Option", "choice", "Choice")
 _NO_ANSWER = re.compile(
     r"(?:not|correct|right|wrong|incorrect|reasonable|clear|unclear|unknown|as follows|given|known|found|in the)\b",
     re.IGNORECASE,
@@ -90,11 +96,12 @@ def without_thinking(text: str) -> str:
 
     An end without a beginning closes a block that began in the prompt.
     """
-    if not any(word in text for word in ("think", "thought", "THINK")):
+    if not any(word in text for word in ("hink", "hought", "THINK", "THOUGHT")):
         return text
     kept, last, inside = [], 0, False
     for tag in _THINKING.finditer(text):
         closing = bool(tag.group(1) or tag.group(2) or (tag.group(3) or "").startswith("◁/"))
+        closing |= (tag.group(4) or "").lower() == "end"
         if closing:
             kept = kept if inside else []
             inside, last = False, tag.end()
@@ -141,13 +148,16 @@ def _before_cut_tag(text: str) -> str:
 
 def _stated(text: str) -> tuple[int, str] | None:
     """Returns where and what the last sentence of the form `the answer is ...` says the answer to be."""
-    limit = len(text)
+    limit, words = len(text), _STATING_WORDS
     for _ in range(_MAX_STATEMENTS):
-        start = max(text.rfind(word, 0, limit) for word in ("answer", "Answer", "ANSWER"))
-        if start < 0:
+        places = {word: text.rfind(word, 0, limit) for word in words}
+        words = tuple(word for word in words if places[word] >= 0)  # what is not there is not looked for again
+        if not words:
             return None
+        start = max(places.values())
         limit = start
-        found = _STATEMENT.match(text[start : start + 2 * _LONGEST_SUBJECT + MAX_MARKED_CHARS])
+        here = text[start : start + 2 * _LONGEST_SUBJECT + MAX_MARKED_CHARS]
+        found = _STATEMENT.match(here) or _CHOICE.match(here)
         if found is None:
             continue
         answer = _said(text[start + found.end() : start + found.end() + MAX_MARKED_CHARS])
@@ -170,6 +180,8 @@ def _said(text: str) -> str:
         end = found.start()
         break
     sentence = text[:end].strip()
+    while sentence.endswith("}") and sentence.count("}") > sentence.count("{"):  # {"answer": 5}
+        sentence = sentence[:-1].rstrip()
     cut = _CONTINUED.search(sentence)
     if cut is not None and any(map(str.isdigit, sentence[cut.start() :])):
         short = sentence[: cut.start()].strip()

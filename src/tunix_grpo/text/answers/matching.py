@@ -26,6 +26,7 @@ _EXPLAINED = re.compile(
 )
 _REMARK = re.compile(r"(?<=\S) (?:\([^()]*[^\W\d_][^()]*\)|\[[^\[\]]*[^\W\d_][^\[\]]*\])[.,;]?$")
 _NO_SENTENCE_END = re.compile(r"(?<![0-9!])!+$")
+_PAIR = re.compile(r"-?[1-9][0-9]*,-?[0-9]{1,2}")
 _SIDE = re.compile(r"[-+*/^(). 0-9A-Za-z]{0,40}")
 
 
@@ -41,8 +42,10 @@ def answers_match(given: str, gold: str) -> bool:
         return False
     given, whole = _without_reason(given), given
     gold = _without_reason(gold)
-    if _same_text(given, gold) or _same_text(whole, gold) or _same_choice(given, gold):
+    if _same_text(given, gold) or _same_text(whole, gold) or any(_same_choice(text, gold) for text in (given, whole)):
         return True
+    if _PAIR.fullmatch(gold) and "," not in given:
+        return False  # two numbers, or one with a decimal comma
     gold_quantity = _stated(gold, given)
     if gold_quantity is None or gold_quantity.named:
         return False
@@ -69,7 +72,7 @@ def _without_reason(text: str) -> str:
 
 def _comparable(text: str) -> str:
     """Returns a plain text in the form in which two texts are compared."""
-    text = " ".join(_CURRENCY.sub("", text.casefold()).split()).strip(WRAPPING).rstrip(".,;:?")
+    text = " ".join(_CURRENCY.sub("", text.casefold()).split()).strip(WRAPPING).rstrip(".,;:?").removeprefix("the ")
     text = _NO_SENTENCE_END.sub("", text).strip(WRAPPING)
     text = re.sub(r"\\(?:qty|middle)(?![a-z])", "", text)
     if text[:1] not in "([{":  # in brackets a comma separates members

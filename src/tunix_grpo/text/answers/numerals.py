@@ -1,4 +1,4 @@
-"""Numbers in English words: `seventy-two`, `one hundred and five`."""
+"""Numbers in English words: `seventy-two`, `one hundred and five`, `two thirds`, `two and a half`."""
 
 import re
 
@@ -10,13 +10,29 @@ _SMALL = _WORD.findall(
 _TENS = _WORD.findall("twenty thirty forty fifty sixty seventy eighty ninety")
 _VALUES = {word: value for value, word in enumerate(_SMALL)} | {word: 10 * n for n, word in enumerate(_TENS, start=2)}
 _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
+_PARTS = {"half": 2, "halves": 2, "quarter": 4, "quarters": 4} | {
+    name + plural: below
+    for below, name in enumerate(_WORD.findall("third fourth fifth sixth seventh eighth ninth tenth"), start=3)
+    for plural in ("", "s")
+}
+_FRACTION = re.compile(rf"\b(?:(an?|[0-9]+)[ -])?({'|'.join(_PARTS)})\b", re.IGNORECASE)
+_ONE = re.compile(r"\ba(?= (?:hundred|thousand|million|billion)\b)", re.IGNORECASE)
+_ORDINAL = re.compile(rf"[0-9]0(?:-(?:first|second)|[- ](?:{'|'.join(_PARTS)}))\b", re.IGNORECASE)
+_WHOLE_AND = re.compile(r"(?<=[0-9]) and (?=[0-9]+/[0-9])")
+_AND_A_PART = re.compile(rf"(?<=[0-9]) and (?:an? |one )?({'|'.join(_PARTS)})\b", re.IGNORECASE)
 _BETWEEN = re.compile(r" |-| and ")
 
 
 def with_digits(text: str) -> str:
-    """Writes the numbers of a text that has none in digits in digits; any other text stays as it is."""
+    """Writes the numbers of a text that has none in digits in digits; of any other text only `2 and a half`."""
     if any(map(str.isdigit, text)):
-        return text
+        return _AND_A_PART.sub(lambda found: f" 1/{_PARTS[found.group(1).lower()]}", text)
+    whole = _whole_numbers(text)
+    return text if _ORDINAL.search(whole) else _WHOLE_AND.sub(" ", _FRACTION.sub(_fraction, whole))
+
+
+def _whole_numbers(text: str) -> str:
+    text = _ONE.sub("one", text)
     pieces: list[str] = []
     last, run = 0, []
     for found in _WORD.finditer(text):
@@ -33,6 +49,15 @@ def with_digits(text: str) -> str:
         pieces += [text[last : run[0].start()], str(_value(run))]
         last = run[-1].end()
     return "".join([*pieces, text[last:]])
+
+
+def _fraction(found: re.Match[str]) -> str:
+    """Returns `2/3` for `2 thirds`, `1/2` for `half`; what may be an ordinal stays: `23 third`, `fifth`."""
+    count, part = found.group(1) or "", found.group(2).lower()
+    above = int(count) if count.isdigit() else 1
+    if (not count and part != "half") or (above == 1) == part.endswith("s"):
+        return found.group()
+    return f"{above}/{_PARTS[part]}"
 
 
 def _continues(run: list[re.Match[str]], word: str) -> bool:

@@ -16,7 +16,10 @@ _SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉"
 _INVISIBLE = "\u00ad\u061c\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\ufe0f\ufeff" + "".join(
     map(chr, (*range(0x202A, 0x202F), *range(0x2066, 0x206A)))
 )
+# Decoration; marks that call something wrong are none.
+_PICTURES = (set(range(0x2600, 0x2776)) | set(range(0x1F300, 0x1FB00))) - set(map(ord, "✕✖✗✘❌❎🚫👎"))
 _CHARACTERS = {
+    **dict.fromkeys(map(chr, _PICTURES), ""),
     **dict.fromkeys("−‒–‐‑﹣－➖", "-"),
     **dict.fromkeys("\u00a0\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000", " "),
     **dict.fromkeys("×✕✖⋅·∙", "*"),
@@ -27,6 +30,7 @@ _CHARACTERS = {
     **dict.fromkeys("％٪﹪", "%"),
     **dict.fromkeys("ℓ", "L"),
     **dict.fromkeys(_INVISIBLE, ""),
+    "…": "...",
     "º": "°",
     "˚": "°",
     "℃": "°C",
@@ -46,7 +50,7 @@ _BREAKS = re.compile(
     r"</?(?:answer|reasoning|s|p|br|div|center|h[1-6]|li|ul|ol|pre|eos|bos|pad|unk|end_of_turn|start_of_turn)"
     r"(?: [^<>]{0,80})?/?>|<\|[^<>|]{1,40}\|>|\[/?(?:INST|EOS)\]"
 )
-_PAIRED = re.compile(r"<([A-Za-z]{1,20})>([^<>]*)</\1>")  # <final>72</final>
+_PAIRED = re.compile(r"<([A-Za-z_]{1,20})>([^<>]*)</\1>")  # <final>72</final>
 _HTML = (
     (re.compile(r"<sup>([^<>]{1,20})</sup>"), r"^{\1}"),
     (re.compile(r"<sub>([^<>]{1,20})</sub>"), r"_{\1}"),
@@ -54,7 +58,7 @@ _HTML = (
 _LATEX = (
     (re.compile(r"~~[^~\n]*~~"), ""),  # struck out
     (re.compile(r"\\(?:left|right|[bB]igg?[lr]?|(?:display|text)style|[lL]arge|limits|mathstrut)(?![A-Za-z])"), ""),
-    (re.compile(r"\\begin\{(?:equation|align|gather|displaymath)\*?\}|\\end\{(?:equation|align|gather)\*?\}"), " "),
+    (re.compile(r"\\(?:begin|end)\{(?:equation|align(?:ed)?|gather(?:ed)?|split|displaymath)\*?\}"), " "),
     (re.compile(r"\{,\}|,\\!|(?<=[0-9])\\[,;: ] ?(?=[0-9]{3})"), ","),
     (re.compile(r"\\!"), ""),
     (re.compile(r"\\\\(?:\[[^\[\]]{0,10}\])?"), "\n"),
@@ -68,6 +72,8 @@ _LATEX = (
     (re.compile(r"\\(?:Rightarrow|rightarrow|implies|to|equiv)(?![A-Za-z])|=>|->"), "="),
     (re.compile(r"\\(?:colon|ratio)(?![A-Za-z])"), ":"),
     (re.compile(r"\\pi(?![A-Za-z])"), "π"),
+    (re.compile(r"\\pm(?![A-Za-z]) ?"), "±"),
+    (re.compile(r"\\div(?![A-Za-z])"), "÷"),
     (re.compile(r"\\infty(?![A-Za-z])"), "∞"),
     (re.compile(r"(?:\^ ?)?(?:\\(?:circ|degree)(?![A-Za-z])|\{ ?\\(?:circ|degree) ?\})"), "°"),
 )
@@ -78,7 +84,7 @@ _TEXT_COMMAND = re.compile(
 _MATHEMATICS = (
     (re.compile(r"(?<![A-Za-z])([APap])\. ?([Mm])(?![A-Za-z])\.?"), r"\1\2"),
     (re.compile(r" +(?=[\^_])"), ""),
-    (re.compile(r"\\[dtc]frac"), r"\\frac"),
+    (re.compile(r"\\(?:[dtcsx]|nice)frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\\frac *([0-9]) *([0-9])(?![0-9])"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\frac *([0-9]) *\{"), r"\\frac{\1}{"),
     (re.compile(r"(\\frac *\{[^{}]*\}) *([0-9])"), r"\1{\2}"),
@@ -86,11 +92,24 @@ _MATHEMATICS = (
     (re.compile(r"(?:√|(?<![\\A-Za-z])sqrt) ?\(([^()]*)\)"), r"\\sqrt{\1}"),
     (re.compile(r"√ ?([0-9]+(?:\.[0-9]+)?|[a-z])"), r"\\sqrt{\1}"),
     (re.compile(r"∛ ?([0-9]+)"), r"\\sqrt[3]{\1}"),
+    (re.compile(r"(?<=[0-9]) ?\^ ?\{?o\}?(?![A-Za-z0-9])"), "°"),
     (re.compile(r"\\sqrt ?([0-9a-z])"), r"\\sqrt{\1}"),
     (re.compile(r"(?<=[0-9)}]) ?\*\* ?(?=[-+(0-9])"), "^"),
     (re.compile(r"\*\*|__"), ""),
     (re.compile(r"([\^_])\{ *([0-9]+|[A-Za-z]) *\}"), r"\1\2"),
 )
+# 0.1\overline{6}, 0.(3); its whole part, what does not repeat, and what does.
+_REPEATING = re.compile(
+    r"(?<![0-9,.])([0-9]{1,12})?\.([0-9]{0,12}?)"
+    r"(?:\\(?:overline|bar|dot) ?\{? ?([0-9]{1,12}) ?\}?|\(([0-9]{1,12})\)(?![0-9/*^(!.])|((?:[0-9]\u0305){1,12}))"
+)
+_TIME_OF_DAY = (
+    (re.compile(r"(?<![0-9.])([0-9]{1,2})\.([0-5][0-9])(?= ?[ap]m\b)", re.IGNORECASE), r"\1:\2"),
+    (re.compile(r"^\W*(?:12(?::00)? )?noon\W*$", re.IGNORECASE), "12:00 pm"),
+    (re.compile(r"^\W*(?:12(?::00)? )?midnight\W*$", re.IGNORECASE), "12:00 am"),
+)
+# Scripts that put no space between a word and a number.
+_UNSPACED = re.compile(r"(?<=[\u0e00-\u0e4e\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3])(?=-?[0-9])")
 _DOLLARS = re.compile(r"(?<!\\)\$\$?")
 _SPACES = re.compile(r"[^\S\n]+")
 _BRACES = re.compile("[{}]")
@@ -131,12 +150,14 @@ def plain(text: str) -> str:
         text = _PAIRED.sub(r" \2 ", _BREAKS.sub("\n", _MARKUP.sub("", text)))
     if "$" in text:
         text = _without_mathematics_signs(text)
+    if "." in text:
+        text = _REPEATING.sub(_repeating, text)
     if "\\" in text or "~" in text or "{,}" in text or "->" in text or "=>" in text:
         for pattern, replacement in _LATEX:
             text = pattern.sub(replacement, text)
         for _ in range(2):  # a text command may stand in another
             text = _TEXT_COMMAND.sub(r" \1 ", text)
-    for pattern, replacement in _MATHEMATICS:
+    for pattern, replacement in (*_MATHEMATICS, *_TIME_OF_DAY):
         text = pattern.sub(replacement, text)
     return _SPACES.sub(" ", text).strip(WRAPPING)
 
@@ -145,11 +166,20 @@ def _without_foreign_characters(text: str) -> str:
     """Writes digits of all scripts, fractions, powers, signs and spaces in ASCII where ASCII has them."""
     text = re.sub(f"[{_SUPERSCRIPTS}]+⁄[{_SUBSCRIPTS}]+", lambda found: " " + _digits(found.group()), text)
     text = re.sub(f"[⁺⁻]?[{_SUPERSCRIPTS}]+", lambda found: "^{" + _digits(found.group()) + "}", text)
-    return text.translate({ord(character): _ascii(character) for character in set(text) if not character.isascii()})
+    text = text.translate({ord(character): _ascii(character) for character in set(text) if not character.isascii()})
+    return _UNSPACED.sub(" ", text)
 
 
 def _digits(text: str) -> str:
     return unicodedata.normalize("NFKC", text).translate(str.maketrans({"⁄": "/", "−": "-"}))
+
+
+def _repeating(found: re.Match[str]) -> str:
+    """Returns the fraction that a decimal with a repeating end is."""
+    whole, once = found.group(1) or "0", found.group(2)
+    period = (found.group(3) or found.group(4) or found.group(5)).replace("\u0305", "")
+    above = int(whole + once + period) - int(whole + once)
+    return f"\\frac{{{above}}}{{{'9' * len(period)}{'0' * len(once)}}}"
 
 
 def _ascii(character: str) -> str:

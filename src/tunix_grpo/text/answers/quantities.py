@@ -17,6 +17,7 @@ _VALUE_COMMANDS = frozenset({"\\frac", "\\sqrt"})
 _NEGATIVE = frozenset({"minus", "negative"})
 _POWERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3", "squared": "^2", "cubed": "^3"}
 _LETTER = re.compile(r"[^\W\d_]")
+_DECADE = re.compile(r"(?:19[0-9]|20[1-9])0")
 _LONGEST_SYMBOL = 4  # letters: a longer word behind a number without a space is a noun, `72apples`
 
 
@@ -67,9 +68,13 @@ def read_quantity(text: str) -> Quantity | None:
 
 
 def _unwrapped(tokens: list[Token]) -> list[Token]:
-    """Returns the tokens without brackets around all of them."""
+    """Returns the tokens without brackets around all of them, and without one at an end that has no partner."""
     first, last = 0, len(tokens)
     partner = Reader(tokens).partner
+    if tokens and tokens[0].kind in ("(", "[", "{") and 0 not in partner:
+        first = 1
+    if tokens and tokens[-1].kind in (")", "]", "}") and last - 1 not in partner.values():
+        last -= 1
     while last - first > 2 and partner.get(first) == last - 1:
         first, last = first + 1, last - 1
     return tokens[first:last]
@@ -96,6 +101,8 @@ def _read_before(reader: Reader, quantity: Quantity) -> int | None:
         elif token.kind == WORD:
             if not _note_word_before(reader, index, quantity, words):
                 return None
+        elif token.kind == "%" and following == NUMBER and reader.glued(index + 1):  # %25
+            quantity.percent = True
         elif token.kind not in _PUNCTUATION and token.kind != "≈":
             return None
     else:
@@ -120,7 +127,7 @@ def _note_word_before(reader: Reader, index: int, quantity: Quantity, words: lis
     if is_next and kind in units.CURRENCIES and len(word) > 1 and (token.text.isupper() or word == "rs"):  # USD 5
         quantity.measures.add(str(kind))
         return True
-    if is_next and (reader.glued(index + 1) or (len(word) == 1 and word not in units.IDLE)):  # x5, x 5
+    if is_next and (reader.glued(index + 1) or (len(word) == 1 and word not in units.IDLE and _is_symbol(word))):
         return False
     words.append(word)
     return True
@@ -186,6 +193,12 @@ class _Behind:
             self.quantity.percent = True
             self.index += word == "per"
             return True
+        if word == "below" and reader.text(self.index + 1).lower() == "zero":
+            self.quantity.negative ^= True
+            self.index += 1
+            return True
+        if first and glued and word == "s" and _DECADE.fullmatch(reader.text(self.index - 1)):
+            return False
         kind = units.measure(token.text)
         if first and glued and kind is None and len(word) <= _LONGEST_SYMBOL and _is_symbol(word):  # 2x, 5th
             return False

@@ -7,7 +7,7 @@ from tunix_grpo.text.answers import units
 from tunix_grpo.text.answers.plain import CURRENCY_SIGNS, plain
 from tunix_grpo.text.answers.quantities import read_quantity
 from tunix_grpo.text.answers.tokens import COMMAND, NUMBER, WORD, tokens_of
-from tunix_grpo.text.answers.values import Reader
+from tunix_grpo.text.answers.values import Reader, Reading
 from tunix_grpo.text.answers.widening import joined, widened
 
 LONGEST_TAIL = 1000  # characters before the last digit that are looked at
@@ -47,7 +47,9 @@ def last_number(text: str) -> str | None:
             index = _after_name(reader, index)
             continue
         first, is_label = _with_prefix(reader, index)
-        end = _with_unit(reader, reading.end)
+        if is_label and reader.kind(index + 1) == ":" and not reader.glued(index + 2):  # Step 2: 5
+            reading = Reading(index + 1, None)
+        end = _with_part(reader, _with_unit(reader, reading.end))
         first = joined(reader, last, first, end)
         if reader.text(end).lower() == "is" and reader.text(end + 1).lower() in units.CHANGING_BEHIND:  # 5 is wrong
             end, is_label = end + 2, True
@@ -95,6 +97,8 @@ def _may_begin(reader: Reader, index: int) -> bool:
         return False
     if kind == NUMBER or reader.text(index) in ("\\frac", "\\sqrt"):
         return not (kind == NUMBER and (behind in (WORD, "_", "^") and not _is_currency(reader, index - 1)))
+    if kind == "(" and behind in (NUMBER, ")"):  # 2(5)
+        return False
     return kind in ("(", "{") and behind not in (WORD, "_", "^", COMMAND, "]") and _opens_number(reader, index)
 
 
@@ -131,6 +135,14 @@ def _with_prefix(reader: Reader, index: int) -> tuple[int, bool]:
         return index - 2, True
     is_label = word in units.CHANGING_NEXT or word in units.CHANGING_BEFORE
     return index - is_label, is_label
+
+
+def _with_part(reader: Reader, end: int) -> int:
+    """Returns the end of a value together with `squared`, `thirds` or `and a half` behind it."""
+    if reader.text(end).lower() in units.RAISING:
+        return end + 1
+    words = [reader.text(end + place).lower() for place in range(3)]
+    return end + 3 if words[:2] == ["and", "a"] and words[2] in ("half", "quarter", "third") else end
 
 
 def _with_unit(reader: Reader, end: int) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 MAX_EXPONENT = 300
+_DECIMAL_COMMA = re.compile(r"[0-9]+,[0-9]{1,2}")
 
 NUMBER, WORD, COMMAND, LINE = "number", "word", "command", "line"
 _TOKEN = re.compile(
@@ -12,12 +13,13 @@ _TOKEN = re.compile(
     r"0,[0-9]+(?![0-9]|,)"  # 0,5
     r"|[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]|,[0-9])(?:\.[0-9]+)?"  # 1,234.5
     r"|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9]|,[0-9])(?:\.[0-9]+)?"  # 12,34,567
+    r"|(?<![,.(\[{])[0-9]+,[0-9]{1,2}(?![0-9,)\]}\\])"  # 3,14
     r"|[0-9]{1,3}(?: [0-9]{3})+(?! ?[0-9/])(?:[.,][0-9]+)?"  # 1 234
     r"|[0-9]{1,3}(?:'[0-9]{3})+(?![0-9])(?:\.[0-9]+)?"  # 1'234
     r"|[0-9]{1,3}(?:_[0-9]{3})+(?![0-9_])(?:\.[0-9]+)?"  # 1_234
     r"|[0-9]{1,3}(?:\.[0-9]{3}){2,}(?![0-9.])(?:,[0-9]+)?"  # 1.234.567
     r"|[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]{1,2}(?![0-9])"  # 1.234,56
-    r"|[0-9]+(?:\.[0-9]+)?|\.[0-9]+"
+    r"|[0-9]+(?:\.[0-9]+)?|(?<![Rr]s)\.[0-9]+"  # Rs.500
     r")(?P<exponent>[eE][+-]?[0-9]+(?![A-Za-z0-9]))?"
     r"|(?P<command>\\[A-Za-z]+)|(?P<word>[^\W\d_]+(?:'[^\W\d_]+)*)|(?P<line>\n)|(?P<other>.))"
 )
@@ -67,6 +69,6 @@ def number_of(text: str) -> Fraction | None:
         mantissa = mantissa.replace(".", "").replace(",", ".")  # 1.234,56
     elif points > 1:
         mantissa = mantissa.replace(".", "")  # 1.234.567
-    elif commas == 1 and " " in text:
-        mantissa = mantissa.replace(",", ".")  # 1 234,56
+    elif commas == 1 and (" " in text or _DECIMAL_COMMA.fullmatch(mantissa)):
+        mantissa = mantissa.replace(",", ".")  # 1 234,56; 3,14
     return Fraction(mantissa.replace(",", "").removesuffix(".")) * Fraction(10) ** int(exponent or 0)

@@ -112,7 +112,7 @@ CHANGING_BEFORE = _words(
 )
 # So do these right before it: `step 5`, `over 5`, `root 5`.
 CHANGING_NEXT = _words(
-    """no over under above below beyond least most root sqrt log ln sin cos tan point times plus squared
+    """no over under above below beyond least most root sqrt log ln sin cos tan point times plus squared past 第
     step steps equation example problem question case figure table section chapter route page line part item
     option choice exercise"""
 )
@@ -121,6 +121,8 @@ CHANGING_BEHIND = _words(
     """or not isnt arent wrong incorrect false squared cubed factorial plus minus divided multiplied halves
     thirds fourths fifths sixths eighths tenths hundredths thousandths infinity pi mod modulo choose sqrt st nd rd th"""
 )
+# These belong to the number before them: `5 squared`, `2 thirds`.
+RAISING = _words("squared cubed factorial halves thirds fourths fifths sixths eighths tenths hundredths thousandths")
 # Say nothing about what is counted.
 IDLE = _words(
     """a an the of in total for all altogether per each every is are was were be has have had there it its he she

@@ -1,7 +1,7 @@
 """The grammar of a value: which number, ratio or time the tokens of a plain text spell.
 
     value    = [sign] [currency] term [':' number ...]
-    term     = factor {'*' factor}            exact only as number * 10^n
+    term     = factor {('*' | '÷') factor}    exact only as number * 10^n
     factor   = mixed | atom ['/' atom]
     mixed    = whole fraction                 2 1/2, 2\\frac{1}{2}
     atom     = base ['^' exponent]
@@ -108,7 +108,7 @@ class Reader:
         return Reading(reading.end, value)
 
     def _is_product(self, index: int) -> bool:
-        if self.kind(index) == "*":
+        if self.kind(index) in ("*", "÷"):
             return True
         between = self.text(index) in ("x", "X") and self.kind(index + 1) == NUMBER
         return between and self.glued(index) == self.glued(index + 1)

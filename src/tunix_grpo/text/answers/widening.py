@@ -1,10 +1,10 @@
 """From a number in running text to the larger expression that it is only a piece of."""
 
 from tunix_grpo.text.answers import units
-from tunix_grpo.text.answers.tokens import COMMAND, NUMBER, WORD
+from tunix_grpo.text.answers.tokens import COMMAND, LINE, NUMBER, WORD, number_of
 from tunix_grpo.text.answers.values import Reader
 
-_OPERATORS = ("+", "-", "*", "/")
+_OPERATORS = ("+", "-", "*", "÷", "/")
 _RELATIONS = ("<", ">", "≤", "≥", "≠", "±")
 _FUNCTIONS = frozenset({"sin", "cos", "tan", "log", "ln", "exp", "sqrt"})
 _MEMBERS = (NUMBER, COMMAND, ",", ";", ".", "^", "_", "∞", "\\", *_OPERATORS)
@@ -13,7 +13,7 @@ _MEMBERS = (NUMBER, COMMAND, ",", ";", ".", "^", "_", "∞", "\\", *_OPERATORS)
 def widened(reader: Reader, first: int, end: int) -> tuple[int, int]:
     """Returns the tokens of the pair, set, interval, inequality or formula with letters that a number stands in.
 
-    A number in none of them stays as it is; `10-5` has no letters.
+    Of numbers alone it is a sum or a range: `12 + 4`, `5-10`. A number in none of them stays as it is, as in `10-5`.
     """
     members = _in_brackets(reader, first, end)
     if members is not None:
@@ -23,15 +23,33 @@ def widened(reader: Reader, first: int, end: int) -> tuple[int, int]:
     if reader.kind(start - 1) == reader.kind(stop) == "|" and reader.glued(start) and reader.glued(stop):
         return start - 1, stop + 1  # |5|
     is_argument = reader.kind(start - 1) == "(" and reader.kind(stop) == ")" and reader.glued(start - 1)
-    if is_argument and reader.kind(start - 2) in (WORD, COMMAND):
-        return start - 2, stop + 1  # f(5)
-    return (start, stop) if has_letters or stop > end else (first, end)
+    if is_argument and reader.kind(start - 2) in (WORD, COMMAND, NUMBER):
+        return start - 2, stop + 1  # f(5), 2(5)
+    is_larger = has_letters or stop > end or _is_sum(reader, start, first) or _is_range(reader, first)
+    return (start, stop) if is_larger else (first, end)
+
+
+def _is_sum(reader: Reader, start: int, first: int) -> bool:
+    """Says whether the terms before a number are added, multiplied or, with spaces, subtracted."""
+    return any(
+        reader.kind(index) in ("+", "*", "÷") or (reader.kind(index) == "-" and not reader.glued(index))
+        for index in range(start + 1, first)
+    )
+
+
+def _is_range(reader: Reader, first: int) -> bool:
+    """Says whether a number is the upper end of a range: `5-10`."""
+    if reader.kind(first - 1) != "-" or reader.kind(first) != NUMBER or reader.kind(first - 2) != NUMBER:
+        return False
+    lower, upper = number_of(reader.text(first - 2)), number_of(reader.text(first))
+    return reader.glued(first) and lower is not None and upper is not None and lower < upper
 
 
 def joined(reader: Reader, last: tuple[int, int], first: int, end: int) -> int:
     """Returns the first token of a value together with the value before it, where both are said in one breath.
 
-    `2 and 3`, `x = 2 or x = 3`, `1 hour and 30 minutes`, `1 h 30 min`.
+    `2 and 3`, `x = 2 or x = 3`, `5 to 10`, `5 by 3`, `1, 2.`, `1 hour and 30 minutes`, `1 h 30 min`; not
+    `from 5 to 10`, `step 1, 2`.
 
     Args:
         last: tokens of the value before, with its unit.
@@ -40,7 +58,12 @@ def joined(reader: Reader, last: tuple[int, int], first: int, end: int) -> int:
     if reader.kind(first - 1) == "=" and _is_letter(reader, first - 2):
         begin = first - 2
     between = reader.text(begin - 1).lower()
-    if last[1] == begin - 1 and between in ("and", "or"):
+    if last[1] == begin - 1 and between in ("and", "or", "by", "x", "*"):
+        return last[0]
+    if last[1] == begin - 1 and between == "to" and reader.text(last[0] - 1).lower() != "from":
+        return last[0]
+    ends = reader.kind(end) in ("", LINE) or (reader.kind(end) == "." and reader.kind(end + 1) in ("", LINE))
+    if last[1] == begin - 1 and between == "," and ends and reader.kind(last[0]) != WORD:
         return last[0]
     both_measured = all(units.measure(reader.text(place - 1)) is not None for place in (last[1], end))
     return last[0] if both_measured and last[1] == first else first
