@@ -1,6 +1,8 @@
 """What the tests share; jax is told of the CPU and its cache before anything imports it."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,10 +15,15 @@ from tunix_grpo.config import Config, load
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
+TINY = ROOT / "src" / "tunix_grpo" / "assets" / "tiny"
 
 
-# The files that take longest, longest first: two workers take a file each, and small ones fill up the end.
-LONGEST = ("test_train", "test_golden", "test_generate", "test_old_runs", "test_export", "test_trainer")
+# The files that take ten seconds and more, longest first: two workers take a file each, small ones fill up the end.
+LONGEST = (
+    *("test_train", "test_golden", "test_generate", "test_export", "test_generation", "test_composing", "test_model"),
+    *("test_decoder", "test_trainer", "test_old_runs", "test_tunix_plugin", "test_loss", "test_cli", "test_config"),
+    *("test_benchmark", "test_health", "test_start", "test_sampling", "test_tasks", "test_quantization"),
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -27,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("jax")))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("WANDB_MODE", "offline")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -51,6 +59,21 @@ def optimised() -> Iterator[None]:
 def jax_cache() -> str:
     """Folder of compiled programs that all tests share; programs take it as `jax_cache=`."""
     return os.environ["JAX_COMPILATION_CACHE_DIR"]
+
+
+@pytest.fixture(scope="session")
+def two_layer_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Settings for the bundled model's shape and tokenizer with two layers and random weights: quick to compile.
+
+    For runs that nothing is to be learned in. They stand behind `model=tiny`.
+    """
+    folder = tmp_path_factory.mktemp("two_layers")
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(TINY / name, folder)
+    config = json.loads((TINY / "config.json").read_text())
+    config |= {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    return f"model.path={folder}", "model.random_weights=true"
 
 
 @pytest.fixture

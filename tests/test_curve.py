@@ -113,7 +113,7 @@ def test_a_picture_that_cannot_be_written_is_a_warning_and_the_next_is_tried(tmp
     """A folder stands where the picture belongs."""
     write_lines(tmp_path, TRAINED)
     (tmp_path / "learning_curve.png").mkdir()
-    tracker = CurveTracker(tmp_path / "metrics.jsonl", tmp_path)
+    tracker = CurveTracker(tmp_path / "metrics.jsonl", tmp_path, every_s=0)
     tracker.log_metrics(0, {"eval/accuracy": 0.4})
     assert caplog.messages == [
         f"{tmp_path}/learning_curve.png could not be written ([Errno 21] Is a directory: "
@@ -122,3 +122,16 @@ def test_a_picture_that_cannot_be_written_is_a_warning_and_the_next_is_tried(tmp
     (tmp_path / "learning_curve.png").rmdir()
     tracker.log_metrics(2, {"eval/accuracy": 0.9})
     assert imread(tmp_path / "learning_curve.png").shape[2] == 4
+
+
+def test_evaluations_that_come_soon_are_drawn_at_the_end(tmp_path: Path):
+    write_lines(tmp_path, TRAINED)
+    picture = tmp_path / "learning_curve.png"
+    tracker = CurveTracker(tmp_path / "metrics.jsonl", tmp_path, every_s=3600)
+    tracker.log_metrics(0, {"eval/accuracy": 0.4})
+    assert not picture.exists()
+    tracker.close()
+    assert imread(picture).shape[2] == 4
+    picture.unlink()
+    tracker.close()
+    assert not picture.exists()  # nothing new to be drawn

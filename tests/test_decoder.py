@@ -6,6 +6,7 @@ Tolerance: 1e-4 on float32 logits of about 3 in size; the two sum in different o
 from __future__ import annotations
 
 import os
+import types
 from pathlib import Path
 
 import jax
@@ -24,6 +25,7 @@ from helpers.logits import (
 )
 from helpers.models import VARIANTS, load, write_model
 from tunix_grpo.decoder.forward import forward, head_logits, text_positions
+from tunix_grpo.decoder.layer import rotary_angles
 from tunix_grpo.decoder.spec import Rope
 from tunix_grpo.model.config_json import spec_from_config
 from tunix_grpo.model.layout import leaves
@@ -159,3 +161,11 @@ def test_old_and_new_rope_keys_mean_the_same():
     assert spec_from_config(old) == spec_from_config(new)
     assert spec_from_config(old).ropes[5] == Rope(theta=1e6, factor=8.0)
     assert spec_from_config(old).windows == (5, 5, 5, 5, 5, None, 5)
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_rotary_tables_stand_in_the_order_of_the_layers(step):
+    """Not in that of a set, which another process has in another order: its programs would not be found compiled."""
+    ropes = [Rope(theta=10.0 * number) for number in range(1, 9)][::step]
+    spec = types.SimpleNamespace(ropes=(*ropes, *ropes[::-1]), head_dim=4)
+    assert list(rotary_angles(spec, jnp.zeros((1, 1), jnp.int32))) == ropes

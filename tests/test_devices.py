@@ -29,6 +29,7 @@ for device, fsdp, tp, jax_cache in json.loads(sys.argv[1]):
         continue
     import jax
     results.append([dict(opened.mesh.shape), opened.data_parallel, opened.kind, jax.config.jax_compilation_cache_dir])
+    jax.jit(lambda x: x + 1)(1.0)
 print(json.dumps(results))
 """
 
@@ -96,6 +97,7 @@ def test_mesh_and_cache_folder(tmp_path):
         f"jax_cache={shared}: others may write to it; give a folder of your own, or jax_cache=null",
         f"jax_cache={taken}: cannot be used (File exists); give another folder, or jax_cache=null",
     ]
+    assert list(new.glob("*-cache"))  # also of a program that took milliseconds to compile
     assert [stat.S_IMODE(folder.stat().st_mode) for folder in (new, wide, shared)] == [0o700, 0o700, 0o1777]
 
 

@@ -250,6 +250,7 @@ def run_folder(tmp_path_factory, request) -> Path:
     words = [
         "model=tiny",
         "task=arithmetic",
+        "task.num_questions=500",
         "training.device=cpu",
         "training.num_batches=3",
         "training.micro_batch_size=2",

@@ -1,4 +1,4 @@
-"""What is said of a run's completions: counts of hand-made steps, and whole runs of the bundled model."""
+"""What is said of a run's completions: counts of hand-made steps, and whole runs of a small random model."""
 
 from __future__ import annotations
 
@@ -163,13 +163,13 @@ HOPELESS = "none of the 8 completions is right"
 
 
 @pytest.fixture
-def started(compose, caplog, capsys):
+def started(compose, two_layer_model, caplog, capsys):
     """Trains with RUN and more settings; gives what was printed and what was logged of the run's health."""
 
     def start(*overrides: str) -> tuple[str, list[str]]:
         caplog.set_level(logging.INFO)
         caplog.clear()
-        train(compose(*RUN, *overrides))
+        train(compose(*RUN, *two_layer_model, *overrides))
         return capsys.readouterr().out, [each.message for each in caplog.records if each.name.endswith("health")]
 
     return start

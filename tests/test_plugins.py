@@ -86,14 +86,14 @@ def config_of(folder: Path, *words: str) -> Config:
     return load(composed([*checked[:-2], f"output_dir='{folder}'"], [CONF, folder], "config"))
 
 
-def test_a_run_with_a_task_a_reward_and_a_tracker_from_outside(outside, jax_cache):
+def test_a_run_with_a_task_a_reward_and_a_tracker_from_outside(outside, two_layer_model, jax_cache):
     words = [
         "task.name=parity.py:build",
         "task.limit=40",
         "reward=[correctness,short]",
         "tracker.custom=notes.py:Notes",
     ]
-    config = config_of(outside, *SMALL, *words, "checkpoint_dir=ckpts", f"jax_cache={jax_cache}")
+    config = config_of(outside, *SMALL, *two_layer_model, *words, "checkpoint_dir=ckpts", f"jax_cache={jax_cache}")
     assert config.task.name == f"{outside}/parity.py:build"
     assert (config.task.limit, config.task.heldout_fraction, config.task.note) == (40, 0.25, None)
     assert train(config).steps == 2

@@ -81,7 +81,9 @@ def projections(layer: Weights, names: tuple[str, ...], x: jax.Array, widths: tu
 def rotary_angles(spec: DecoderSpec, positions: jax.Array) -> dict[Rope, tuple[jax.Array, jax.Array]]:
     """Returns (sin, cos), each float32[B, T, 1, H / 2], for each kind of rotary embedding that the layers use."""
     tables = {}
-    for rope in set(spec.ropes):
+    # In the order of the layers. That of a set differs between processes, and so would their programs: none would be
+    # found in the folder of compiled ones.
+    for rope in dict.fromkeys(spec.ropes):
         angle = positions[..., None].astype(jnp.float32) * rope_frequencies(rope, spec.head_dim)
         tables[rope] = (jnp.sin(angle)[:, :, None], jnp.cos(angle)[:, :, None])
     return tables

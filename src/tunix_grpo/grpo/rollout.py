@@ -7,6 +7,7 @@ i), so that two runs with one seed are equal and a resumed run continues with th
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -20,7 +21,7 @@ from tunix_grpo.decoder.generation import Drawn, Sampling, generate
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import Completions, left_padded
 from tunix_grpo.model.layout import LeafTree
-from tunix_grpo.model.model import Model
+from tunix_grpo.model.model import Model, ModelForm
 
 
 def train_sampling(config: TrainerConfig) -> Sampling:
@@ -108,6 +109,33 @@ class Drawing:
         return Rollout(batch, lengths, ~stopped, texts, token_ids, drawn.logps)
 
 
+# Of the module, not of a sampler, so that the jobs of a sweep in one process share what is compiled.
+@functools.partial(jax.jit, static_argnames=("form", "config", "stop_ids", "pad_id"))
+def _drawn(
+    form: ModelForm,
+    trained: LeafTree,
+    frozen: Weights,
+    tokens: jax.Array,
+    valid: jax.Array,
+    keys: jax.Array,
+    config: Sampling,
+    *,
+    stop_ids: tuple[int, ...],
+    pad_id: int,
+) -> Drawn:
+    return generate(
+        form.spec,
+        form.decoder_weights(trained, frozen),
+        tokens,
+        valid,
+        keys,
+        config,
+        stop_ids=stop_ids,
+        pad_id=pad_id,
+        attention_form=form.attention_form,
+    )
+
+
 class Sampler:
     """Draws completions with whatever weights it is given."""
 
@@ -117,12 +145,11 @@ class Sampler:
             prompt_width: prompts are padded to this many tokens, so that one program serves all.
             seed: of the run.
         """
-        self._model = model
+        self._form = model.form
         self._tokenizer = tokenizer
         self._mesh = mesh
         self._width = prompt_width
         self._seed = seed
-        self._generate = jax.jit(self._drawn, static_argnames="config")
 
     def sample(
         self,
@@ -155,17 +182,6 @@ class Sampler:
         sharding = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec("fsdp"))
         tokens, valid = jax.device_put((tokens, valid), sharding)
         keys = row_keys(self._seed, step, len(prompts) * config.num_generations, extra_round)
-        return Drawing(tokens, valid, self._generate(*weights, tokens, valid, keys, config=config), self._tokenizer)
-
-    def _drawn(self, trained, frozen, tokens, valid, keys, *, config: Sampling) -> Drawn:
-        return generate(
-            self._model.spec,
-            self._model.decoder_weights(trained, frozen),
-            tokens,
-            valid,
-            keys,
-            config,
-            stop_ids=self._tokenizer.stop_ids,
-            pad_id=self._tokenizer.pad_id(),
-            attention_form=self._model.attention_form,
-        )
+        stops, pad_id = tuple(self._tokenizer.stop_ids), self._tokenizer.pad_id()
+        drawn = _drawn(self._form, *weights, tokens, valid, keys, config, stop_ids=stops, pad_id=pad_id)
+        return Drawing(tokens, valid, drawn, self._tokenizer)

@@ -29,6 +29,37 @@ from tunix_grpo.model.quantization import quantize_projection
 
 
 @dataclasses.dataclass(frozen=True)
+class ModelForm:
+    """What decides which program a model's arrays are given to. Hashable, to be a static argument of compiled programs.
+
+    Attributes:
+        spec: shapes and choices of the arithmetic.
+        all_trained: all leaves are trained, not adapters or none.
+        lora_scale: alpha / rank, 0 without LoRA.
+        dtype: of the computation.
+        attention_form: how `attention.attend` computes the passes over whole rows on this device.
+    """
+
+    spec: DecoderSpec
+    all_trained: bool
+    lora_scale: float
+    dtype: jnp.dtype
+    attention_form: str
+
+    def decoder_weights(self, trained: LeafTree, frozen: Weights) -> Weights:
+        """Returns the decoder's weights; differentiable in `trained`.
+
+        Args:
+            trained: as `Model.trained` holds it.
+            frozen: as `Model.frozen` gives it.
+        """
+        if self.all_trained:
+            return whole_weights(self.spec, trained, self.dtype)
+        pairs = adapter_pairs(self.spec, trained, self.lora_scale, self.dtype)
+        return with_adapters(self.spec, frozen, pairs)
+
+
+@dataclasses.dataclass(frozen=True)
 class Model:
     """A loaded model.
 
@@ -56,6 +87,11 @@ class Model:
         return FUSED if forms == {FUSED} else PLAIN
 
     @property
+    def form(self) -> ModelForm:
+        """The model without its arrays."""
+        return ModelForm(self.spec, self._all_trained, self.lora_scale, self.dtype, self.attention_form)
+
+    @property
     def frozen(self) -> Weights:
         """What a program needs beside the trained leaves: nothing where all are trained."""
         return {} if self._all_trained else self.reference
@@ -72,10 +108,7 @@ class Model:
             frozen: in place of `self.frozen`; a compiled program gives both, so that they are inputs, not constants.
         """
         trained = self.trained if trained is None else trained
-        if self._all_trained:
-            return whole_weights(self.spec, trained, self.dtype)
-        pairs = adapter_pairs(self.spec, trained, self.lora_scale, self.dtype)
-        return with_adapters(self.spec, self.frozen if frozen is None else frozen, pairs)
+        return self.form.decoder_weights(trained, self.frozen if frozen is None else frozen)
 
     def array(self, leaf: Leaf) -> Array:
         """Returns a leaf as Tunix's module holds it; of a quantized one the numbers that it stands for."""

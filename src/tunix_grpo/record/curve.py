@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,33 +33,44 @@ class Series:
 
 
 class CurveTracker:
-    """Draws the learning curve anew after every evaluation, from what the run has logged by then.
+    """Draws the learning curve anew after an evaluation and at the end, from what the run has logged by then.
 
     A picture that cannot be drawn or written is a warning, and the next one is tried again.
     """
 
-    def __init__(self, history: Path, output_dir: Path) -> None:
+    def __init__(self, history: Path, output_dir: Path, *, every_s: float) -> None:
         """
         Args:
             history: what the run has logged over all its starts.
             output_dir: the run folder; the picture is its learning_curve.png.
+            every_s: seconds between two pictures, and before the first one; an evaluation within them is drawn later.
         """
         self._history, self._picture = history, output_dir / "learning_curve.png"
+        self._every_s, self._drawn_at, self._behind = every_s, time.monotonic(), False
 
     def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
-        """Draws, if these are the metrics of an evaluation."""
+        """Draws, if these are the metrics of an evaluation and the last picture is old enough."""
         del step
-        if "eval/accuracy" in metrics:
-            try:
-                write_learning_curve(self._history, self._picture)
-            except Exception as error:  # those of matplotlib and of the disk have no common base
-                _log.warning("%s could not be written (%s); training goes on", self._picture, one_line(error))
+        self._behind |= "eval/accuracy" in metrics
+        if time.monotonic() - self._drawn_at >= self._every_s:
+            self._draw()
 
     def log_completions(self, step: int, records: list[CompletionRecord]) -> None:
         """Does nothing: the curve shows no completions."""
 
     def close(self, *, failed: bool = False) -> None:
-        """Does nothing: no file stays open between two pictures."""
+        """Draws what is not drawn yet."""
+        del failed
+        self._draw()
+
+    def _draw(self) -> None:
+        if not self._behind:
+            return
+        try:
+            write_learning_curve(self._history, self._picture)
+        except Exception as error:  # those of matplotlib and of the disk have no common base
+            _log.warning("%s could not be written (%s); training goes on", self._picture, one_line(error))
+        self._drawn_at, self._behind = time.monotonic(), False
 
 
 def write_learning_curve(metrics_file: Path, output: Path) -> None:

@@ -21,6 +21,7 @@ from tunix_grpo.record.metrics import is_metric
 from tunix_grpo.record.tracker import CompletionRecord, Resumable, Tracker, TrackerError
 from tunix_grpo.run.places import HISTORY
 
+_PICTURE_EVERY_S = 10.0  # a picture takes about half a second
 _log = logging.getLogger(__name__)
 
 
@@ -115,7 +116,7 @@ def build_trackers(config: Config, *, resume_step: int, wandb_run_id: str | None
             except TrackerError as error:
                 _log.warning("%s", error)
     wandb_run_id = next((copy.run_id for copy in copies.values() if isinstance(copy, Resumable)), wandb_run_id)
-    curve = CurveTracker(history, output_dir)
+    curve = CurveTracker(history, output_dir, every_s=_PICTURE_EVERY_S)
     return TrackerGroup([over_all_starts, local, curve, *copies.values(), *own], wandb_run_id=wandb_run_id)
 
 
