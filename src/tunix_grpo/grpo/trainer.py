@@ -32,15 +32,7 @@ from tunix_grpo.grpo.minibatches import Part, cut_step, minibatch_order
 from tunix_grpo.grpo.replacement import Groups, replace_equal_groups, right_answers
 from tunix_grpo.grpo.rollout import Drawing, Rollout, RowTokenizer, Sampler, train_sampling
 from tunix_grpo.grpo.step import Clock, Collected, MicroBatch, StepResult
-from tunix_grpo.grpo.updates import (
-    Update,
-    apply_gradient,
-    laid_out,
-    no_sums,
-    require_finite,
-    sampling_metrics,
-    update_metrics,
-)
+from tunix_grpo.grpo.updates import Update, apply_gradient, laid_out, no_sums, require_finite, update_metrics
 from tunix_grpo.model.layout import LeafTree
 from tunix_grpo.model.model import Model
 from tunix_grpo.rewards.base import Reward, Samples
@@ -239,8 +231,7 @@ class Trainer:
             for micro, trained in zip(micros, [logps for minibatch in old for logps in minibatch], strict=True)
         ]
         passes, differences = jax.device_get((passes, differences))
-        with_kl = self._config.grpo.beta > 0
-        return update_metrics(passes, with_kl=with_kl) | sampling_metrics(differences)
+        return update_metrics(passes, differences, with_kl=self._config.grpo.beta > 0)
 
     def _old_logps(self, done: Collected) -> list[list[jax.Array]]:
         """Returns, by minibatch and micro batch, log-probabilities under the weights that sampled.

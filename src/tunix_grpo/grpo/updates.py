@@ -70,13 +70,16 @@ class Update(NamedTuple):
     norm: jax.Array
 
 
-def update_metrics(passes: Sequence[Sequence[Update]], *, with_kl: bool) -> dict[str, float]:
+def update_metrics(
+    passes: Sequence[Sequence[Update]], differences: Sequence[tuple[jax.Array, ...]], *, with_kl: bool
+) -> dict[str, float]:
     """Returns the numbers of a step's updates, by the names of `record.metrics.METRICS`.
 
     Clip ratios and the mean ratio are of the last pass, in which they are largest; all others of the first.
 
     Args:
         passes: of each pass over the completions the update from each minibatch, on the host.
+        differences: of each micro batch, as `loss.sampling_difference` gives them, on the host.
         with_kl: the loss has a KL term.
     """
     first, last = _added(passes[0]), _added(passes[-1])
@@ -93,15 +96,11 @@ def update_metrics(passes: Sequence[Sequence[Update]], *, with_kl: bool) -> dict
     }
     if with_kl:
         metrics["kl"] = first["kl"] / first["tokens"]
-    return metrics
+    return metrics | _sampling_metrics(differences)
 
 
-def sampling_metrics(differences: Sequence[tuple[jax.Array, jax.Array, jax.Array]]) -> dict[str, float]:
-    """Returns how far the sampler's log-probabilities are from the trainer's.
-
-    Args:
-        differences: of each micro batch, as `loss.sampling_difference` gives them, on the host.
-    """
+def _sampling_metrics(differences: Sequence[tuple[jax.Array, ...]]) -> dict[str, float]:
+    """Returns how far the sampler's log-probabilities are from the trainer's."""
     total, largest, tokens = (np.asarray(column, np.float64) for column in zip(*differences, strict=True))
     return {
         "sampling/sampling_logp_difference/mean": float(total.sum() / tokens.sum()),
