@@ -16,7 +16,7 @@ PACKAGE = ROOT / "src" / "tunix_grpo"
 # neighbours.
 FLOORS = (
     ("errors", "seeds", "files", "without_torch"),
-    ("config", "console", "json_fields", "workers"),
+    ("config", "console", "json_fields", "sandbox", "workers"),
     ("decoder", "text"),
     ("model", "tasks"),
     ("rewards", "run"),
