@@ -48,6 +48,7 @@ SMALLER = {
     r"reward\.limits": f"{TINY} {FEW} checkpoint_dir=seventh",
     r"reward\.custom\.messages": f"{TINY} {FEW} checkpoint_dir=eighth",
     r"run_training\.py reward\.custom": f"{TINY} {FEW} checkpoint_dir=another",
+    r"task\.path=programs": f"model=tiny {FEW} checkpoint_dir=ninth",
     r"run_training\.py task\.name": f"model=tiny {FEW} checkpoint_dir=third",
     r"task=reasoning_gym": f"{FEW} task.num_questions=60 generation.max_prompt_length=200 checkpoint_dir=fifth",
     r"run_training\.py --config-dir": f"{TINY} {FEW} checkpoint_dir=fourth",
@@ -119,6 +120,12 @@ def place(tmp_path_factory) -> Path:
     )
     (folder / "answers.jsonl").write_text(
         "".join(f'{{"question": "{n} + 1?", "completion": "{n + 1}", "answer": "{n + 1}"}}\n' for n in range(8))
+    )
+    (folder / "programs.jsonl").write_text(
+        "".join(
+            f'{{"text": "Write f(x), x + {n}.", "code": "f = {n}.__add__", "test_list": ["assert f(1) == {n + 1}"]}}\n'
+            for n in range(40)
+        )
     )
     for page in PAGES:
         for name, text in shown_files(page).items():

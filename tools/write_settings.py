@@ -70,6 +70,8 @@ def kind_of(hint: Any) -> str:
         return "names and values"
     if get_origin(hint) is Literal:
         return ", ".join(f"`{word}`" for word in members)
+    if get_origin(hint) is list:
+        return "list"
     if NoneType in members:
         (inner,) = (member for member in members if member is not NoneType)
         return f"{kind_of(inner)} or `null`"

@@ -24,7 +24,7 @@ FREE = frozenset(
     }
 )
 # What of any reward, and of reward.limits, it may change.
-FREE_OF_A_REWARD = frozenset({"time_limit", "workers", "isolate"})
+FREE_OF_A_REWARD = frozenset({"time_limit", "workers", "isolate", "allow_unlimited"})
 
 
 def decides_the_course(key: str) -> bool:

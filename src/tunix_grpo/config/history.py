@@ -26,6 +26,7 @@ BEFORE: dict[str, Json] = {
     "training.remat": "none",  # an update kept all that its layers had computed
     "tracker.custom": None,
     "reward.math": None,
+    "reward.python_tests": None,
     "reward.limits.time_limit": None,
     "reward.limits.on_error": "stop",
     "reward.limits.on_timeout": "stop",

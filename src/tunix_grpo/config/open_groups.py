@@ -20,13 +20,14 @@ from tunix_grpo.config.parts import (
     UserReward,
     WeightedReward,
 )
+from tunix_grpo.config.python_tests import PythonTestsReward
 from tunix_grpo.config.rules import GROUP, Flag, Number, Text, Whole
 from tunix_grpo.config.sentences import MISSING, UNKNOWN, Entry, field_names, show
 from tunix_grpo.config.suggestions import did_you_mean
 from tunix_grpo.errors import UserError
 
 # The rewards of the package that have settings beside their weight.
-_REWARD_SETTINGS: dict[str, type[WeightedReward]] = {"math": MathReward}
+_REWARD_SETTINGS: dict[str, type[WeightedReward]] = {"math": MathReward, "python_tests": PythonTestsReward}
 # What the plain types of a builder's keys accept.
 _ACCEPTED = {int: Whole, float: Number, bool: Flag, str: Text}
 

@@ -32,6 +32,7 @@ REWARDS = {
     "format": "tunix_grpo.rewards.format:build_format_reward",
     "correctness": "tunix_grpo.rewards.correctness:build_correctness_reward",
     "math": "tunix_grpo.rewards.math:build_math_reward",
+    "python_tests": "tunix_grpo.rewards.python_tests:build_python_tests_reward",
 }
 
 

@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from tunix_grpo.config import Policy
 from tunix_grpo.errors import UserError
@@ -105,6 +105,19 @@ class Failure(NamedTuple):
 Value: TypeAlias = float | None | Scored | Failure
 # What `score_completions` calls; it checks the values, since functions of users return anything.
 RewardFunction: TypeAlias = Callable[[Samples], object]
+
+
+@runtime_checkable
+class ChecksTask(Protocol):
+    """A reward function that reads more of the data than columns by name."""
+
+    def check(self, task: Task) -> None:
+        """Checks that a task has what the reward reads.
+
+        Raises:
+            UserError: a row has it not.
+        """
+        ...
 
 
 class RewardError(UserError, RuntimeError):

@@ -8,7 +8,7 @@ from typing import Any
 from tunix_grpo.config import OutsideReward, UserReward, plugins
 from tunix_grpo.config.suggestions import did_you_mean
 from tunix_grpo.errors import UserError
-from tunix_grpo.rewards.base import Reward
+from tunix_grpo.rewards.base import ChecksTask, Reward
 from tunix_grpo.rewards.isolated import IsolatedFunction
 from tunix_grpo.rewards.user_function import FIXED_COLUMNS, UserFunction
 from tunix_grpo.tasks.base import Task
@@ -85,11 +85,14 @@ def outside_reward(name: str, settings: OutsideReward, workers: int) -> Reward:
 
 
 def require_columns(rewards: Sequence[Reward], task: Task) -> None:
-    """Checks that the data has the columns that rewards cannot do without, before anything is loaded for them.
+    """Checks that the data has what rewards cannot do without, before anything is loaded for them.
 
     Raises:
-        UserError: a column is in no question.
+        UserError: a column is in no question, or a row lacks what a reward reads.
     """
+    for reward in rewards:
+        if isinstance(reward.function, ChecksTask):
+            reward.function.check(task)
     if not any(reward.columns for reward in rewards):
         return
     there = dict.fromkeys(key for side in (task.train, task.heldout) for each in side for key in each.extra or ())
