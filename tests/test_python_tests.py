@@ -199,6 +199,8 @@ CASES = {
     "no Python": (STDIN, fenced("print("), 0.0, {"no_python"}),
     "takes too long": (STDIN, fenced("x = input()\nwhile x == '2': pass\nprint(2)"), 0.5, {"timeout"}),
     "prints too much": (STDIN, fenced("print('x' * 10**6)"), 0.0, {"limit"}),
+    "half a character": (ASSERTS, fenced("def f(x): return 2 * x # \ud800"), 0.0, {"error"}),
+    "half a character in a program": (STDIN, fenced("print(1) # \ud800"), 0.0, {"no_python"}),
     "aborts": (STDIN, fenced("import os\nos.abort()"), 0.0, {"crash"}),
 }
 

@@ -532,6 +532,14 @@ def test_another_system_is_refused(monkeypatch):
         find_unlimited(Sandbox(LIMITS, workers=1))
 
 
+def test_trouble_of_the_sandbox_itself_is_no_fault_of_a_program():
+    sandbox = Sandbox(LIMITS, workers=1)
+    assert sandbox.run(calls("", ["assert f()"])).ends == ["error"]
+    job = Job(code="", inputs=[None], count=1)
+    with pytest.raises(SandboxError, match="has failed: AttributeError: 'NoneType' object has no attribute 'encode'"):
+        sandbox.run(job)
+
+
 def test_a_sandbox_that_cannot_start_says_why(monkeypatch):
     monkeypatch.setattr(starting, "_PROGRAM", "raise SystemExit('it is broken')")
     with pytest.raises(SandboxError, match="cannot be started: it is broken"):

@@ -57,4 +57,4 @@ class PythonTestsReward(WeightedReward):
     """Completions whose code runs side by side, 1 or more."""
     allow_unlimited: Unlimited
     """What programs may do where the system cannot forbid it: files: read and change files of yours; network;
-    processes: start some that stay, and end yours. Else the run is refused there."""
+    processes: start some that stay, and end yours, of root all. Else the run is refused there."""

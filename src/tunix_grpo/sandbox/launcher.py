@@ -132,6 +132,10 @@ def _beside(job: dict[str, Any], folder: str) -> int:
 def _supervise(job: dict[str, Any], place: Place) -> None:
     try:
         Supervisor(job, place, sys.stdin.buffer, sys.stdout.buffer).run()
+    except BrokenPipeError:
+        pass  # the run does not listen any more
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)
     finally:
         os._exit(0)
 

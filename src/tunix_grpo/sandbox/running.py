@@ -187,7 +187,10 @@ class _Conversation:
                 rest = STOPPED
                 break
         if self.means is None:
-            raise SandboxError(f"the sandbox of programs cannot be started: {self._complaint()}")
+            complaint = self._said() or self.starter.complaint() or "it says nothing"
+            raise SandboxError(f"the sandbox of programs cannot be started: {complaint}")
+        if None in self.ends and rest == "crash" and (complaint := self._said()):
+            raise SandboxError(f"the sandbox of programs has failed: {complaint}")
         return Outcome([end or rest for end in self.ends], self.means)
 
     def _take(self, report: dict[str, Any]) -> bool:
@@ -210,10 +213,11 @@ class _Conversation:
             *lines, received = (received + data).split(b"\n")
             yield from map(json.loads, lines)
 
-    def _complaint(self) -> str:
+    def _said(self) -> str:
+        """Returns the last that the launcher said of its own trouble; empty where it had none."""
         self.launched.end()
         lines = self.launched.stderr.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else self.starter.complaint() or "it says nothing"
+        return lines[-1] if lines else ""
 
 
 def _read(launched: Launched, seconds: float) -> Iterator[bytes]:

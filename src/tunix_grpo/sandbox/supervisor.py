@@ -52,7 +52,7 @@ class Supervisor:
         """Runs the code as a program with a text as its input; returns how it ended and what it printed."""
         reading, writing = os.pipe()
         given = os.memfd_create("input")
-        _write_all(given, text.encode())
+        _write_all(given, text.encode(errors="replace"))
         os.lseek(given, 0, os.SEEK_SET)
         pid = os.fork()
         if pid == 0:
