@@ -68,6 +68,16 @@ def leaderboard(folder: Path) -> list[dict[str, str]]:
         (["--config-dir", "d", "-cn", "mine"], {"config_dir": "d", "config_name": "mine"}),
         (["hydra.searchpath=[file://a,pkg://b]"], {"searchpath": ["file://a", "pkg://b"]}),
         (["--wrong", "a=1"], {"words": ["--wrong", "a=1"]}),
+        # Between options Hydra 1.3 takes only settings of one place.
+        (["a=1", "-m", "b=1,2", "-r", "c=3"], {"arguments": ["a=1", "b=1,2", "c=3", "-m", "-r"]}),
+        (["a=1", "-cd", "d", "b=2"], {"arguments": ["a=1", "b=2", "-cd", "d"], "problem": ""}),
+        (["--resolve"], {"problem": "--resolve: it says how settings are shown; add --cfg job"}),
+        (["--resolve", "--cfg", "job"], {"problem": ""}),
+        (
+            ["-m", "-c", "job"],
+            {"problem": "--multirun and --cfg: Hydra does one of them at a time; leave out the others"},
+        ),
+        (["-m", "-c", "job", "--help"], {"problem": ""}),
     ],
 )
 def test_the_options_of_hydra_are_read(words, expected):
@@ -121,6 +131,9 @@ def test_a_main_config_names_further_places(door, mine):
     ("words", "problem"),
     [
         (["hydra.searchpath=[file:///nowhere]"], "hydra.searchpath=[file:///nowhere]: there is no such folder"),
+        (["--info", "grpo.beta=1"], "argument --info/-i: invalid choice: 'grpo.beta=1'"),
+        (["--cfg"], "argument --cfg/-c: expected one argument"),
+        (["--resolve"], "--resolve: it says how settings are shown; add --cfg job"),
         (["hydra.searchpath=[pkg://no.such]"], "hydra.searchpath=[pkg://no.such]: there is no such folder"),
         (["--config-path", "conf"], "--config-path conf: must be an absolute folder"),
         (

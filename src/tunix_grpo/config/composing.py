@@ -51,8 +51,10 @@ def checked_command_line(words: Sequence[str], config_dir: Path, config_name: st
     Raises:
         ConfigError: lists all that is wrong.
     """
-    words = normalise(words, load)
-    options = hydra_options(words)
+    options = hydra_options(normalise(words, load))
+    words = options.arguments
+    if options.problem:
+        raise ConfigError([options.problem])
     config_name = options.config_name or config_name
     config_dirs = folders_with_groups(options, config_dir, config_name)
     groups = list_groups(config_dirs)
@@ -86,7 +88,7 @@ def checked_command_line(words: Sequence[str], config_dir: Path, config_name: st
     if problems:
         raise ConfigError(problems)
     # Hydra 1.4 reads the words of a sweep only where --multirun stands beside them.
-    return ["--multirun", *words] if sweep.asked_for and not options.multirun else words
+    return ["--multirun", *words] if sweep.asked_for and not (options.multirun or options.only_shown) else words
 
 
 def folders_with_groups(options: HydraOptions, config_dir: Path, config_name: str) -> list[Path]:
