@@ -136,6 +136,8 @@ def test_several_steps_count_as_one():
         ((), 1.5),
         (("reward=[correctness]", "reward.correctness.weight=2"), 2.0),
         (("reward.format.weight=-0.5",), 1.0),
+        (("reward=[correctness,overlong]",), 1.0),
+        (("reward=[correctness,overlong]", "reward.overlong.weight=-2"), 3.0),
         (("reward.custom.path=mine.py", "reward.custom.function=mine"), None),
         (("reward.custom.path=mine.py", "reward.custom.function=mine", "reward.custom.weight=0"), 1.5),
     ],

@@ -32,6 +32,11 @@ REWARDS = {
     "format": "tunix_grpo.rewards.format:build_format_reward",
     "correctness": "tunix_grpo.rewards.correctness:build_correctness_reward",
     "math": "tunix_grpo.rewards.math:build_math_reward",
+    "length": "tunix_grpo.rewards.length:build_length_reward",
+    "overlong": "tunix_grpo.rewards.overlong:build_overlong_reward",
+    "repetition": "tunix_grpo.rewards.repetition:build_repetition_reward",
+    "regex": "tunix_grpo.rewards.regex:build_regex_reward",
+    "json_schema": "tunix_grpo.rewards.json_schema:build_json_schema_reward",
 }
 
 

@@ -8,12 +8,13 @@ import logging
 from collections.abc import Iterable, Iterator
 
 from tunix_grpo import console
-from tunix_grpo.config import Config
+from tunix_grpo.config import Config, selected_rewards
+from tunix_grpo.config.rewards import FormatReward
 from tunix_grpo.errors import UserError
 from tunix_grpo.grpo.trainer import Collected, StepResult
 from tunix_grpo.record.facts import Facts, count_facts, largest_reward, over_steps, with_updates
 from tunix_grpo.record.findings import Finding, findings
-from tunix_grpo.rewards.format import EXACT, format_score
+from tunix_grpo.rewards.format import ASKED, EXACT, Form, form_of, format_score
 from tunix_grpo.tasks.base import Task
 from tunix_grpo.text.prompt_set import Batch
 
@@ -27,6 +28,7 @@ class Health:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._largest = largest_reward(config.reward)
+        self._form = wanted_form(config)
         self._said: set[str] = set()
         self._recent: collections.deque[Facts] = collections.deque(maxlen=IN_A_ROW)
 
@@ -39,9 +41,8 @@ class Health:
         wanted = self._config.training.first_look
         if wanted == "off" or step > 1:
             return
-        facts = _looked_at(
-            count_facts(done.rollout, done.rewards, batch.num_generations, self._largest), batch, done, task
-        )
+        counted = count_facts(done.rollout, done.rewards, batch.num_generations, self._largest)
+        facts = _looked_at(counted, batch, done, task, self._form)
         found = findings(facts, self._config)
         hopeless = [finding for finding in found if finding.hopeless]
         console.start_table(first_look_rows(facts, hopeless), "first look, before the first update")
@@ -92,8 +93,16 @@ def _verdict(facts: Facts, hopeless: list[Finding]) -> str:
     return f"yes: rewards differ {where}"
 
 
-def _looked_at(facts: Facts, batch: Batch, done: Collected, task: Task) -> Facts:
+def wanted_form(config: Config) -> Form:
+    """Returns the form that the format reward wants; the one that the package's system prompt asks for without it."""
+    wanted = selected_rewards(config.reward).get("format")
+    return form_of(wanted.reasoning, wanted.answer) if isinstance(wanted, FormatReward) else ASKED
+
+
+def _looked_at(facts: Facts, batch: Batch, done: Collected, task: Task, form: Form) -> Facts:
     """Adds what only the texts tell: how many are right, as an evaluation counts, and how many have the asked form."""
     texts, questions = done.rollout.texts, batch.per_completion(batch.questions)
     right = sum(task.score(text, asked) == 1.0 for text, asked in zip(texts, questions, strict=True))
-    return dataclasses.replace(facts, right=right, formed=sum(format_score(text) == EXACT for text in texts))
+    pairs = zip(batch.per_completion(batch.texts), texts, strict=True)
+    formed = sum(format_score(text, form, prompt) == EXACT for prompt, text in pairs)
+    return dataclasses.replace(facts, right=right, formed=formed)
