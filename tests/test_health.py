@@ -138,6 +138,7 @@ def test_several_steps_count_as_one():
         (("reward.format.weight=-0.5",), 1.0),
         (("reward=[correctness,overlong]",), 1.0),
         (("reward=[correctness,overlong]", "reward.overlong.weight=-2"), 3.0),
+        (("reward=[correctness,http]", "reward.http.url=http://localhost/"), None),
         (("reward.custom.path=mine.py", "reward.custom.function=mine"), None),
         (("reward.custom.path=mine.py", "reward.custom.function=mine", "reward.custom.weight=0"), 1.5),
     ],

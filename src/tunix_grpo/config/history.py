@@ -32,6 +32,8 @@ BEFORE: dict[str, Json] = {
     "reward.repetition": None,
     "reward.regex": None,
     "reward.json_schema": None,
+    "reward.judge": None,
+    "reward.http": None,
     "reward.format.reasoning": "reasoning",
     "reward.format.answer": "answer",
     "reward.limits.time_limit": None,

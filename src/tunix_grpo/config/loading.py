@@ -21,9 +21,9 @@ from tunix_grpo.errors import ConfigError, UserError
 logger = logging.getLogger(__name__)
 
 # Texts of rewards that are no values of YAML.
-VERBATIM = ("reward.format.reasoning", "reward.format.answer", "reward.regex.pattern")
+VERBATIM = ("reward.format.reasoning", "reward.format.answer", "reward.regex.pattern", "reward.judge.score_pattern")
 # What others define, and may name as we do.
-_WHOLE = ("reward.json_schema.schema",)
+_WHOLE = ("reward.json_schema.schema", "reward.judge.body")
 ALIASES = ("seed", "device", "checkpoint_dir")
 Check: TypeAlias = Callable[[Mapping[str, object]], Iterable[str]]
 Schema = TypeVar("Schema")

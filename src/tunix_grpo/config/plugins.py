@@ -37,6 +37,8 @@ REWARDS = {
     "repetition": "tunix_grpo.rewards.repetition:build_repetition_reward",
     "regex": "tunix_grpo.rewards.regex:build_regex_reward",
     "json_schema": "tunix_grpo.rewards.json_schema:build_json_schema_reward",
+    "judge": "tunix_grpo.rewards.judge:build_judge_reward",
+    "http": "tunix_grpo.rewards.http:build_http_reward",
 }
 
 

@@ -17,7 +17,7 @@ from tunix_grpo.text.prompt_set import PromptSet
 
 # What says where a model comes from. Moved files are the same model, so these are not compared: they name it again.
 _SOURCE = ("path", "kaggle_id", "hub_id", "revision", "tokenizer", "family", "random_weights")
-_REWARD_FILES = (("json_schema", "path"),)
+_REWARD_FILES = (("judge", "prompt_file"), ("json_schema", "path"))
 _EDGE = 1 << 16  # bytes of a weight file that are read at either end to tell it from another
 
 
