@@ -33,6 +33,7 @@ NOT_HERE = {
     r"^make tensorboard": "serves until it is stopped",
     r"^pip install": "downloads packages",
     r"peer=trl": "TRL is no dependency",
+    r"reward\.(judge|http)\.": "asks a service that is not here",
     r"model=gemma3|run_training\.py$": "downloads Gemma 3",
 }
 TINY = "model=tiny task=arithmetic"
@@ -50,6 +51,7 @@ SMALLER = {
     r"reward\.custom\.messages": f"{TINY} {FEW} checkpoint_dir=eighth",
     r"run_training\.py reward\.custom": f"{TINY} {FEW} checkpoint_dir=another",
     r"task\.path=programs": f"model=tiny {FEW} checkpoint_dir=ninth",
+    r"run_training\.py reward=\[correctness,overlong": f"{TINY} {FEW} checkpoint_dir=tenth",
     r"run_training\.py task\.name": f"model=tiny {FEW} checkpoint_dir=third",
     r"task=reasoning_gym": f"{FEW} task.num_questions=60 generation.max_prompt_length=200 checkpoint_dir=fifth",
     r"run_training\.py --config-dir": f"{TINY} {FEW} checkpoint_dir=fourth",

@@ -72,7 +72,7 @@ FORMATS = [
 @pytest.mark.parametrize(("completion", "score"), FORMATS)
 def test_format(completion, score):
     assert format_score(completion) == score
-    assert build_format_reward()(samples([completion])) == [score]
+    assert build_format_reward(reasoning="reasoning", answer="answer")(samples([completion])) == [score]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from settings_schemas import PROGRAMS, Program, builder_descriptions, descriptio
 from tunix_grpo.config import open_groups, plugins, rules
 from tunix_grpo.config.composing import composed
 from tunix_grpo.config.parts import RewardLimits
+from tunix_grpo.config.rewards import Url, Variable
 from tunix_grpo.config.schema import Config
 from tunix_grpo.config.sentences import schema_entries, show
 
@@ -60,6 +61,8 @@ _KINDS: dict[Any, str] = {
     rules.Reference: "`FILE.py:NAME`",
     rules.Modules: "`all`, `attention`, `mlp` or a regular expression",
     rules.Step: "`latest`, `best` or a number",
+    Url: "address",
+    Variable: "name of an environment variable",
 }
 
 

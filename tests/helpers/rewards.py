@@ -8,7 +8,7 @@ from tunix_grpo.rewards.base import Reward
 from tunix_grpo.rewards.builders import build_rewards
 
 LIMITS = {"time_limit": None, "on_error": "stop", "on_timeout": "stop"}
-_FURTHER = {"math": {"timeout_s": 5.0, "workers": 2}}
+_FURTHER = {"math": {"timeout_s": 5.0, "workers": 2}, "format": {"reasoning": "reasoning", "answer": "answer"}}
 OWN = {**LIMITS, "per": "auto", "messages": False, "isolate": False}
 
 

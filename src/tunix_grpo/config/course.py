@@ -24,7 +24,19 @@ FREE = frozenset(
     }
 )
 # What of any reward, and of reward.limits, it may change.
-FREE_OF_A_REWARD = frozenset({"time_limit", "workers", "isolate", "allow_unlimited"})
+FREE_OF_A_REWARD = frozenset(
+    {
+        "time_limit",
+        "workers",
+        "isolate",
+        "allow_unlimited",
+        "concurrency",
+        "request_timeout_s",
+        "retries",
+        "api_key_env",
+        "cache_dir",
+    }
+)
 
 
 def decides_the_course(key: str) -> bool:

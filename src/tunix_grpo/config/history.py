@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from tunix_grpo.config import plugins
 from tunix_grpo.config.loading import load
 from tunix_grpo.config.open_groups import as_written
 from tunix_grpo.config.parts import RewardsConfig, TaskConfig
@@ -27,6 +28,15 @@ BEFORE: dict[str, Json] = {
     "tracker.custom": None,
     "reward.math": None,
     "reward.python_tests": None,
+    "reward.length": None,
+    "reward.overlong": None,
+    "reward.repetition": None,
+    "reward.regex": None,
+    "reward.json_schema": None,
+    "reward.judge": None,
+    "reward.http": None,
+    "reward.format.reasoning": "reasoning",
+    "reward.format.answer": "answer",
     "reward.limits.time_limit": None,
     "reward.limits.on_error": "stop",
     "reward.limits.on_timeout": "stop",
@@ -107,7 +117,10 @@ def with_former_values(cfg: DictConfig) -> DictConfig:
     cfg = cfg.copy()
     for key in BEFORE.keys() & set(load.settings()):
         group, _, name = key.rpartition(".")
-        if name not in ((OmegaConf.select(cfg, group) or ()) if group else cfg):
+        inside = OmegaConf.select(cfg, group) if group else cfg
+        if inside is None and group.removeprefix("reward.") in plugins.REWARDS:
+            continue  # the reward is not selected
+        if name not in (inside or ()):
             OmegaConf.update(cfg, key, BEFORE[key], force_add=True)
     for name, reward in cfg.get("reward", {}).items():
         if isinstance(reward, DictConfig) and "weight" in reward and "function" not in reward:
@@ -123,3 +136,13 @@ def with_former_entries(saved: Mapping[str, Json], wanted: Iterable[str]) -> dic
     A wanted key that is no setting of the table stays away, so that a comparison shows it.
     """
     return {key: BEFORE[key] for key in wanted if key in BEFORE} | dict(saved)
+
+
+def former_of_a_reward(setting: str) -> dict[str, Json]:
+    """Returns what a reward did before it had the settings that are younger than it, by their names.
+
+    Args:
+        setting: its key, such as reward.format.
+    """
+    inside = {key.removeprefix(f"{setting}."): value for key, value in BEFORE.items() if key.startswith(f"{setting}.")}
+    return OF_A_REWARD | inside

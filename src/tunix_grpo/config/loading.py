@@ -21,6 +21,10 @@ from tunix_grpo.errors import ConfigError, UserError
 
 logger = logging.getLogger(__name__)
 
+# Texts of rewards that are no values of YAML.
+VERBATIM = ("reward.format.reasoning", "reward.format.answer", "reward.regex.pattern", "reward.judge.score_pattern")
+# What others define, and may name as we do.
+_WHOLE = ("reward.json_schema.schema", "reward.judge.body")
 ALIASES = ("seed", "device", "checkpoint_dir")
 Check: TypeAlias = Callable[[Mapping[str, object]], Iterable[str]]
 Schema = TypeVar("Schema")
@@ -176,6 +180,9 @@ def plain(
 
 def leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:
     """Yields dotted keys and values of a config, or of the plain content that was to become one."""
+    if key in _WHOLE:
+        yield key, value
+        return
     if isinstance(value, dict):
         inside = value
     elif is_dataclass(value):
@@ -199,4 +206,5 @@ load = Loader(
     remarks=(partial(relations.check_relations, relations.WARNINGS),),
     open_groups={"task": open_groups.TASK, "reward": open_groups.REWARD},
     aliases=ALIASES,
+    verbatim=VERBATIM,
 )

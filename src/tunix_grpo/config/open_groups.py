@@ -11,7 +11,6 @@ from pydantic_core import ErrorDetails
 
 from tunix_grpo.config import plugins
 from tunix_grpo.config.parts import (
-    MathReward,
     NamedFunction,
     NamedFunctions,
     OutsideReward,
@@ -20,14 +19,12 @@ from tunix_grpo.config.parts import (
     UserReward,
     WeightedReward,
 )
-from tunix_grpo.config.python_tests import PythonTestsReward
+from tunix_grpo.config.rewards import REWARD_SETTINGS
 from tunix_grpo.config.rules import GROUP, Flag, Number, Text, Whole
 from tunix_grpo.config.sentences import MISSING, UNKNOWN, Entry, field_names, show
 from tunix_grpo.config.suggestions import did_you_mean
 from tunix_grpo.errors import UserError
 
-# The rewards of the package that have settings beside their weight.
-_REWARD_SETTINGS: dict[str, type[WeightedReward]] = {"math": MathReward, "python_tests": PythonTestsReward}
 # What the plain types of a builder's keys accept.
 _ACCEPTED = {int: Whole, float: Number, bool: Flag, str: Text}
 
@@ -164,7 +161,7 @@ def _reward_keys() -> list[str]:
 
 def reward_settings(name: str) -> type[WeightedReward]:
     """Returns the section of a reward of the package."""
-    return _REWARD_SETTINGS.get(name, WeightedReward)
+    return REWARD_SETTINGS.get(name, WeightedReward)
 
 
 def as_written(base: type) -> OpenGroup:

@@ -66,6 +66,10 @@ class WeightedReward(RewardLimits):
     weight: Number = rules.number()
     """Factor of this reward in the total; any finite number, 0 only records it."""
 
+    def bounds(self) -> tuple[float, float] | None:
+        """Returns the smallest and the largest value that the reward has before its weight; None where unknown."""
+        return 0.0, 1.0
+
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
 class MathReward(WeightedReward):
@@ -88,6 +92,9 @@ class UserReward(WeightedReward):
     """Gives prompts and completions as lists of messages, as TRL does for conversational data; false gives text."""
     isolate: Flag
     """Calls the function in processes of its own, which are killed when it hangs or crashes."""
+
+    def bounds(self) -> None:
+        """Returns None: the function is the user's."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)

@@ -33,6 +33,13 @@ REWARDS = {
     "correctness": "tunix_grpo.rewards.correctness:build_correctness_reward",
     "math": "tunix_grpo.rewards.math:build_math_reward",
     "python_tests": "tunix_grpo.rewards.python_tests:build_python_tests_reward",
+    "length": "tunix_grpo.rewards.length:build_length_reward",
+    "overlong": "tunix_grpo.rewards.overlong:build_overlong_reward",
+    "repetition": "tunix_grpo.rewards.repetition:build_repetition_reward",
+    "regex": "tunix_grpo.rewards.regex:build_regex_reward",
+    "json_schema": "tunix_grpo.rewards.json_schema:build_json_schema_reward",
+    "judge": "tunix_grpo.rewards.judge:build_judge_reward",
+    "http": "tunix_grpo.rewards.http:build_http_reward",
 }
 # grpo.advantage -> function(float64[P, G] rewards) -> float64[P, G]
 ADVANTAGES = {

@@ -7,6 +7,7 @@ from tunix_grpo.config import plugins
 from tunix_grpo.config.sentences import show
 from tunix_grpo.errors import UserError
 
+MAX_TOKENS = "generation.max_generation_steps"
 WEIGHTS = ("model.path", "model.hub_id", "model.kaggle_id")
 NO_SIGNAL = "all completions of a prompt will be the same, so there is nothing to learn from"
 
@@ -67,6 +68,23 @@ def delta_above_the_clip(delta: float | None, epsilon: float, epsilon_high: floa
     return None
 
 
+def penalty_fits(max_length: int | None, cache: int | None, max_tokens: int) -> str | None:
+    """Checks that the penalty of long completions begins at a length above 0."""
+    longest = max_tokens if max_length is None else max_length
+    if cache is not None and cache > longest:
+        return (
+            f"the penalty would grow over more tokens than there are; set reward.overlong.cache={longest // 5} or null"
+        )
+    return None
+
+
+def penalty_is_reached(max_length: int | None, max_tokens: int) -> str | None:
+    """Notices that no completion can be as long as the penalty's end."""
+    if max_length is not None and max_length > max_tokens:
+        return "no completion gets so long; usual is reward.overlong.max_length=null"
+    return None
+
+
 def warm_enough(temperature: float) -> str | None:
     """Notices that the completions of a prompt will all be the same."""
     return f"{NO_SIGNAL}; usual is 1.0" if temperature == 0 else None
@@ -109,10 +127,12 @@ ERRORS = (
     Relation(("task.name", "task.path", "task.dataset"), data_exists),
     Relation(("scheduler.name", "scheduler.final_ratio"), constant_schedule),
     Relation(("grpo.delta", "grpo.epsilon", "grpo.epsilon_high"), delta_above_the_clip),
+    Relation(("reward.overlong.max_length", "reward.overlong.cache", MAX_TOKENS), penalty_fits),
 )
 WARNINGS = (
     Relation(("generation.temperature",), warm_enough),
     Relation(("generation.top_k",), wide_enough),
+    Relation(("reward.overlong.max_length", MAX_TOKENS), penalty_is_reached),
     Relation(("model.revision", "model.path"), revision_is_read),
     Relation(("model.revision", "model.kaggle_id"), revision_is_of_the_hub),
     Relation(("evaluation.num_questions", "task.num_questions", "task.heldout_fraction"), enough_heldout),

@@ -143,6 +143,11 @@ def hint(text: str) -> Any:
     return Field(json_schema_extra={"hint": text})
 
 
+def hidden() -> Any:
+    """Declares a value that no message shows: somebody may have given a secret in its place."""
+    return Field(json_schema_extra={"hidden": True})
+
+
 def words_or(matches: Callable[[str], object], kind: str, *words: str) -> AfterValidator:
     """Accepts one of the given words, or a text for which `matches` is true and does not raise.
 

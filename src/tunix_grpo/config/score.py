@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from tunix_grpo.config import open_groups, relations, rules
 from tunix_grpo.config.given import given_keys
 from tunix_grpo.config.history import read_run_config
-from tunix_grpo.config.loading import Loader
+from tunix_grpo.config.loading import VERBATIM, Loader
 from tunix_grpo.config.parts import RewardsConfig
 from tunix_grpo.config.relations import Relation
 from tunix_grpo.config.rules import GROUP, Count, Flag, Name, Number, Whole
@@ -92,5 +92,6 @@ load = Loader(
         relations.check_references,
     ),
     open_groups={"reward": open_groups.REWARD},
+    verbatim=VERBATIM,
     complete=with_run,
 )

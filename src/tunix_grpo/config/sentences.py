@@ -39,7 +39,7 @@ class Entry(NamedTuple):
     optional: bool
 
     def extra(self, name: str) -> Any:
-        """Returns `hint` or `usual` of the field, as `rules.number` and `rules.hint` were given it."""
+        """Returns `hint`, `usual` or `hidden` of the field, as `rules` declares it."""
         extra = self.field.json_schema_extra
         return extra.get(name) if isinstance(extra, dict) else None
 
@@ -97,7 +97,8 @@ def sentence(key: str, error: ErrorDetails, entry: Entry | None, known: Sequence
     """
     if entry is None:
         return f"{key}: unknown setting{PACKAGE_HINT if key == 'experiment' else did_you_mean(key, known)}"
-    kind, given, context = error["type"], f"{key}={show(error['input'])}", error.get("ctx", {})
+    given = f"{key}={'***' if entry.extra('hidden') else show(error['input'])}"
+    kind, context = error["type"], error.get("ctx", {})
     hint = f"; {entry.extra('hint')}" if entry.extra("hint") else ""
     if kind == MISSING:
         return f"{key}: has no value; give {key}=VALUE, {entry.wanted()}"

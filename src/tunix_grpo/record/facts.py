@@ -14,7 +14,6 @@ from tunix_grpo.rewards.scoring import RewardTable
 
 FOR_THE_ANSWER = ("correctness", "math")
 """The package's rewards that are for a right answer alone."""
-_UP_TO_ONE = frozenset({"format", *FOR_THE_ANSWER})  # rewards in [0, 1] before their weights
 _ROUNDING = 1e-9  # of a sum of weights, far below any difference of rewards that a weight makes
 
 
@@ -119,9 +118,15 @@ def over_steps(steps: Sequence[Facts]) -> Facts:
 
 
 def largest_reward(rewards: RewardsConfig) -> float | None:
-    """Returns the largest total that a completion can get; None where a reward is of no known range."""
-    weights = counted_weights(rewards)
-    return sum(max(weight, 0.0) for weight in weights.values()) if weights.keys() <= _UP_TO_ONE else None
+    """Returns the largest total that a completion can get; None where a reward's bounds are not known."""
+    largest = 0.0
+    for reward in selected_rewards(rewards).values():
+        if reward.weight != 0:
+            bounds = reward.bounds()
+            if bounds is None:
+                return None
+            largest += max(reward.weight * bound for bound in bounds)
+    return largest
 
 
 def counted_weights(rewards: RewardsConfig) -> dict[str, float]:

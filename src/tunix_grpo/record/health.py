@@ -8,13 +8,14 @@ import logging
 from collections.abc import Iterable, Iterator
 
 from tunix_grpo import console
-from tunix_grpo.config import Config
+from tunix_grpo.config import Config, selected_rewards
+from tunix_grpo.config.rewards import FormatReward
 from tunix_grpo.errors import UserError
 from tunix_grpo.grpo.replacement import Groups
 from tunix_grpo.grpo.step import Collected, StepResult
 from tunix_grpo.record.facts import Facts, count_facts, largest_reward, over_steps, with_updates
 from tunix_grpo.record.findings import Finding, findings
-from tunix_grpo.rewards.format import EXACT, format_score
+from tunix_grpo.rewards.format import ASKED, EXACT, Form, form_of, format_score
 from tunix_grpo.tasks.base import Task
 
 _log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class Health:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._largest = largest_reward(config.reward)
+        self._form = wanted_form(config)
         self._said: set[str] = set()
         self._recent: collections.deque[Facts] = collections.deque(maxlen=IN_A_ROW)
 
@@ -41,7 +43,7 @@ class Health:
             return
         first = done.sampled
         counted = count_facts(first.rollout, first.rewards, first.batch.num_generations, self._largest)
-        facts = _looked_at(counted, first, task)
+        facts = _looked_at(counted, first, task, self._form)
         found = findings(facts, self._config)
         hopeless = [finding for finding in found if finding.hopeless]
         console.start_table(first_look_rows(facts, hopeless), "first look, before the first update")
@@ -92,8 +94,16 @@ def _verdict(facts: Facts, hopeless: list[Finding]) -> str:
     return f"yes: rewards differ {where}"
 
 
-def _looked_at(facts: Facts, first: Groups, task: Task) -> Facts:
+def wanted_form(config: Config) -> Form:
+    """Returns the form that the format reward wants; the one that the package's system prompt asks for without it."""
+    wanted = selected_rewards(config.reward).get("format")
+    return form_of(wanted.reasoning, wanted.answer) if isinstance(wanted, FormatReward) else ASKED
+
+
+def _looked_at(facts: Facts, first: Groups, task: Task, form: Form) -> Facts:
     """Adds what only the texts tell: how many are right, as an evaluation counts, and how many have the asked form."""
     texts, questions = first.rollout.texts, first.batch.per_completion(first.batch.questions)
     right = sum(task.score(text, asked) == 1.0 for text, asked in zip(texts, questions, strict=True))
-    return dataclasses.replace(facts, right=right, formed=sum(format_score(text) == EXACT for text in texts))
+    pairs = zip(first.batch.per_completion(first.batch.texts), texts, strict=True)
+    formed = sum(format_score(text, form, prompt) == EXACT for prompt, text in pairs)
+    return dataclasses.replace(facts, right=right, formed=formed)

@@ -64,6 +64,7 @@ METRICS: dict[str, str] = {
     "perf/peak_memory_gb": "highest device memory use so far, in units of 10^9 bytes",
     "perf/compilations": "programs compiled since the start; it should stop growing",
     "grader/unanswered": "judgements of math-verify that took too long or crashed since the start; they count as wrong",
+    "json_schema/unanswered": "checks of JSON that took too long or crashed since the start; they count as not valid",
     "eval/accuracy": "share of held-out questions answered right, greedy decoding",
     "eval/reward": "mean total reward on the held-out questions, greedy decoding",
     "eval/truncated": "share of held-out completions cut at max_generation_steps",

@@ -8,14 +8,16 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from tunix_grpo.config import Config
+from tunix_grpo.config import Config, RewardsConfig, selected_rewards
 from tunix_grpo.config.course import COURSE, FREE, FREE_OF_A_REWARD
-from tunix_grpo.config.history import OF_A_REWARD
+from tunix_grpo.config.history import former_of_a_reward
+from tunix_grpo.config.rules import BUNDLED
 from tunix_grpo.files import Json
 from tunix_grpo.text.prompt_set import PromptSet
 
 # What says where a model comes from. Moved files are the same model, so these are not compared: they name it again.
 _SOURCE = ("path", "kaggle_id", "hub_id", "revision", "tokenizer", "family", "random_weights")
+_REWARD_FILES = (("judge", "prompt_file"), ("json_schema", "path"))
 _EDGE = 1 << 16  # bytes of a weight file that are read at either end to tell it from another
 
 
@@ -27,6 +29,18 @@ def identity(config: Config, model_directory: Path, prompts: PromptSet, prompts_
         "task prompts": _digest("\0".join(prompts.texts).encode()),
         "prompts per step": prompts_per_step,
         "grpo.num_generations": config.grpo.num_generations,
+        **reward_files(config.reward),
+    }
+
+
+def reward_files(rewards: RewardsConfig) -> dict[str, Json]:
+    """Returns the digest of every file that says what a selected reward wants, by its setting."""
+    selected = selected_rewards(rewards)
+    named = {f"reward.{name}.{key}": getattr(selected.get(name), key, None) for name, key in _REWARD_FILES}
+    return {
+        f"content of {setting}": _digest(Path(file).read_bytes())
+        for setting, file in named.items()
+        if file is not None and not file.startswith(BUNDLED)
     }
 
 
@@ -56,19 +70,22 @@ def settings(config: Config) -> dict[str, Json]:
     }
     del flat["task.name"], flat["task.date"]  # `identity` has the name, and the prompts show the date
     del flat["reward.limits"]  # each reward has what it has of them
+    functions = flat["reward.functions"].items()
+    flat["reward.functions"] = {name: _of_a_reward(f"reward.functions.{name}", each) for name, each in functions}
     return {
-        key: _of_a_reward(value) if key.startswith("reward.") else value
+        key: _of_a_reward(key, value) if key.startswith("reward.") and key != "reward.functions" else value
         for key, value in flat.items()
         if key not in FREE
     }
 
 
-def _of_a_reward(value: Json) -> Json:
-    """Returns what is compared of a reward's settings: what is as it was before rewards had them is left out."""
+def _of_a_reward(setting: str, value: Json) -> Json:
+    """Returns what is compared of a reward's settings: what is as it was before the reward had them is left out."""
     if not isinstance(value, dict):
         return value
+    former = former_of_a_reward(setting)
     kept = {key: each for key, each in value.items() if key not in FREE_OF_A_REWARD}
-    return {key: _of_a_reward(each) for key, each in kept.items() if key not in OF_A_REWARD or each != OF_A_REWARD[key]}
+    return {key: each for key, each in kept.items() if key not in former or each != former[key]}
 
 
 def without_folders(values: Mapping[str, Json]) -> dict[str, Json]:
