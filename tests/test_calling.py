@@ -106,6 +106,7 @@ def test_a_program_that_fills_memory_is_replaced(tmp_path):
     reward = own_reward(tmp_path, textwrap.dedent(source), isolate=True)
     first = pid_of(reward)
     score_completions([reward], samples())
+    assert workers.counts()["perf/worker_restarts"] == 1
     assert pid_of(reward) != first and not is_there(first)
 
 

@@ -63,6 +63,7 @@ METRICS: dict[str, str] = {
     "perf/tokens_per_second": "completion tokens generated per second of the whole step",
     "perf/peak_memory_gb": "highest device memory use so far, in units of 10^9 bytes",
     "perf/compilations": "programs compiled since the start; it should stop growing",
+    "perf/worker_restarts": "processes of rewards that were replaced since they had grown; absent without one",
     "grader/unanswered": "judgements of math-verify that took too long or crashed since the start; they count as wrong",
     "json_schema/unanswered": "checks of JSON that took too long or crashed since the start; they count as not valid",
     "eval/accuracy": "share of held-out questions answered right, greedy decoding",

@@ -190,12 +190,18 @@ class Worker:
 
 
 def counts() -> dict[str, float]:
-    """Returns how many questions to workers got no reply so far, by the name of the metric; empty if none was asked."""
+    """Returns how many questions to workers got no reply so far, by the name of the metric; empty if none was asked.
+
+    `perf/worker_restarts` counts the programs that were replaced since they had grown, where there were any.
+    """
     asked = [worker for worker in _started if worker.asked and worker.metric]
-    return {
+    found: dict[str, float] = {
         metric: sum(worker.unanswered for worker in asked if worker.metric == metric)
         for metric in sorted({worker.metric for worker in asked})
     }
+    if restarts := sum(worker.restarts for worker in _started):
+        found["perf/worker_restarts"] = restarts
+    return found
 
 
 @contextlib.contextmanager
