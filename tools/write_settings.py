@@ -68,6 +68,8 @@ def kind_of(hint: Any) -> str:
     members = get_args(hint)
     if hint == rules.Values:
         return "names and values"
+    if hint == rules.Band:
+        return "two numbers"
     if get_origin(hint) is Literal:
         return ", ".join(f"`{word}`" for word in members)
     if NoneType in members:

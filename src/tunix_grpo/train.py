@@ -30,6 +30,7 @@ from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.model import load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.record.health import Health
+from tunix_grpo.record.ledger import write_ledger
 from tunix_grpo.record.metrics import completion_records, step_metrics
 from tunix_grpo.record.run_config import write_config
 from tunix_grpo.record.summary import Summary, show_summary, start_rows
@@ -39,9 +40,10 @@ from tunix_grpo.rewards.custom import require_columns
 from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.devices import CompilationCounter, open_devices
 from tunix_grpo.run.rescue import save_where_possible
-from tunix_grpo.run.start import find_start, last_saved, save_run, this_run, with_date
+from tunix_grpo.run.start import find_start, last_saved, save_run, saved_ledger, this_run, with_date
 from tunix_grpo.run.stopping import StopRequest
 from tunix_grpo.tasks.builders import build_task, validate_task
+from tunix_grpo.text.levels import start_levels
 from tunix_grpo.text.order import PromptOrder
 from tunix_grpo.text.prompt_set import prompt_set, prompt_width
 from tunix_grpo.text.tokenizer import model_tokenizer
@@ -84,7 +86,6 @@ def train(config: Config) -> Summary:
 
         # --- where to start ---
         prompts_per_step = config.prompts_per_step(devices.data_parallel)
-        order = PromptOrder(training_set, prompts_per_step, config.grpo.num_generations, config.seed)
         total_steps = config.total_steps(len(training_set), devices.data_parallel)
         run = this_run(config, directory, training_set, prompts_per_step)
         state = find_start(checkpoints, saved, run, config, total_steps)
@@ -92,13 +93,26 @@ def train(config: Config) -> Summary:
             _log.info("nothing to do: %s already holds step %d of %d", checkpoints.root, state.step, total_steps)
             return Summary(steps=state.step, accuracy_before=state.accuracy_before, accuracy_after=None)
 
+        # --- which questions are asked ---
+        ledger = saved_ledger(checkpoints, state, run, training_set)
+        levels = start_levels(ledger, training_set, heldout_set)
+        order = PromptOrder(
+            prompts=training_set,
+            prompts_per_step=prompts_per_step,
+            num_generations=config.grpo.num_generations,
+            seed=config.seed,
+            data=config.data,
+            ledger=ledger,
+            levels=levels,
+        )
+
         # --- the model, its trainer, its judge ---
         model = load_model(config.model, directory, devices.mesh, config.seed)
         schedule = build_schedule(config.optimizer, config.scheduler, total_steps * config.grpo.updates_per_step)
         optimizer = build_optimizer(config.optimizer, schedule)
         width = prompt_width(config.generation.max_prompt_length, training_set, heldout_set)
-        each = config.reward.normalisation == "per_reward"
-        trainer = Trainer(config, devices.mesh, model, tokenizer, task, rewards, optimizer, width, each)
+        each, follows = config.reward.normalisation == "per_reward", order.needs_the_ledger()
+        trainer = Trainer(config, devices.mesh, model, tokenizer, task, rewards, optimizer, width, each, follows)
         if state.step > 0:
             trainer.restore(*checkpoints.restore(state.step, trainer.params, trainer.optimizer_state))
         batch_size = batch_size_for(config.evaluation.batch_size, len(heldout_set), devices.data_parallel)
@@ -126,6 +140,8 @@ def train(config: Config) -> Summary:
                         health.first_look(collected, task)
                     result = trainer.update(collected)
                     health.note(step, result)
+                    level = order.metrics()
+                    order.note(step, collected.groups.outcomes)
                     state.step = step
                     state.num_tokens += result.num_tokens
                     metrics = {}
@@ -135,6 +151,7 @@ def train(config: Config) -> Summary:
                             "num_tokens": state.num_tokens,
                             "perf/compilations": compilations.count,
                             "timing/save": saving,
+                            **level,
                             **workers.counts(),
                         }
                         saving = 0.0
@@ -144,12 +161,13 @@ def train(config: Config) -> Summary:
                     if due(step, config.training.eval_interval_steps, total_steps):
                         accuracy = evaluator.run(trainer, step).record(step, record, progress)
                     if stop or due(step, config.training.save_interval_steps, total_steps):
-                        saving += save_run(checkpoints, run, state, trainer.params, trainer.optimizer_state)
+                        saving += save_run(checkpoints, run, state, ledger, trainer.params, trainer.optimizer_state)
+                        write_ledger(ledger, training_set, Path(config.output_dir))
                     if stop:
                         break
             except UserError as error:  # a reward that fails, a gradient that is not finite, a full disk
                 last_step = {"params": trainer.params, "optimizer_state": trainer.optimizer_state}
-                save = functools.partial(save_run, run=run, state=state, **last_step)
+                save = functools.partial(save_run, run=run, state=state, ledger=ledger, **last_step)
                 new = state.step >= first_step
                 where = save_where_possible(error, save, checkpoints, Path(config.output_dir)) if new else ""
                 raise UserError(f"step {step}: {error}{where}") from error

@@ -16,6 +16,7 @@ from tunix_grpo.config.parts import (
 )
 from tunix_grpo.config.schema import (
     Config,
+    DataConfig,
     EvaluationConfig,
     GenerationConfig,
     GrpoConfig,
@@ -30,6 +31,7 @@ from tunix_grpo.config.schema import (
 __all__ = [
     "Config",
     "CustomReward",
+    "DataConfig",
     "EvaluationConfig",
     "GenerationConfig",
     "GrpoConfig",

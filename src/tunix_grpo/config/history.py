@@ -37,6 +37,9 @@ BEFORE: dict[str, Json] = {
     "reward.custom.isolate": False,
     "reward.workers": 1,
     "reward.functions": {},
+    "data.order": "uniform",
+    "data.band": [0.05, 0.95],  # which uniform does not read
+    "task.highest_level": None,
     "task.validate": False,
     "task.max_unmatched": 1.0,  # golds were taken as they came
     "task.date": None,  # chat templates took the day from the clock at every start

@@ -100,6 +100,16 @@ def iso_date(value: str) -> str:
     return value
 
 
+def band(value: object) -> list[float]:
+    """Returns the ends of a range in [0, 1], each written in any way that means a number."""
+    ends = [as_float(end) for end in value] if isinstance(value, list | tuple) else []
+    numbers = [end for end in ends if isinstance(end, float)]
+    if len(ends) != 2 or len(numbers) != 2 or not 0 <= numbers[0] < numbers[1] <= 1:
+        raise ValueError("must be two numbers from 0 to 1, the lower one first; usual is [0.05, 0.95]")
+    return numbers
+
+
+Band = Annotated[list[float], BeforeValidator(band)]
 Date = Annotated[Text, AfterValidator(iso_date)]
 
 # YAML reads a bare off as false.

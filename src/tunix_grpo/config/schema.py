@@ -15,6 +15,7 @@ from tunix_grpo.config.algorithm import GrpoConfig
 from tunix_grpo.config.parts import RewardsConfig, TaskConfig, TrackerConfig
 from tunix_grpo.config.rules import (
     GROUP,
+    Band,
     Count,
     Device,
     Flag,
@@ -166,6 +167,17 @@ class GenerationConfig(SamplingConfig):
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
+class DataConfig:
+    """In which order the training questions are asked."""
+
+    order: Literal["uniform", "hard_first", "band"]
+    """uniform: pass after pass, each shuffled; hard_first: in each pass those with the lowest success rate first; band:
+    mostly those whose success rate lies in data.band."""
+    band: Band
+    """Lowest and highest estimated success rate of the questions that order=band asks, two numbers in [0, 1]."""
+
+
+@dataclass(kw_only=True, slots=True, config=GROUP)
 class MeshConfig:
     """How the devices share the work."""
 
@@ -249,6 +261,7 @@ class Config(StepSize):
     grpo: GrpoConfig
     generation: GenerationConfig
     task: TaskConfig
+    data: DataConfig
     reward: RewardsConfig
     tracker: TrackerConfig
     mesh: MeshConfig

@@ -17,7 +17,10 @@ import numpy as np
 
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.grpo.rollout import Rollout
+from tunix_grpo.rewards.correctness import CORRECTNESS
 from tunix_grpo.rewards.scoring import RewardTable
+from tunix_grpo.tasks.base import Task
+from tunix_grpo.text.ledger import Outcomes
 from tunix_grpo.text.prompt_set import Batch
 
 
@@ -36,6 +39,7 @@ class Groups:
     Attributes:
         equal: bool[P], those that teach nothing.
         replaced: how many took the place of equal ones.
+        outcomes: right answers by question, of all groups that were sampled; None where nobody wants to know.
         extra_rounds: how often fresh prompts were sampled.
         given_back_tokens: prompt and completion tokens of the groups that were sampled and are not here.
     """
@@ -44,6 +48,7 @@ class Groups:
     rollout: Rollout
     rewards: RewardTable
     equal: np.ndarray
+    outcomes: Outcomes | None = None
     replaced: int = 0
     extra_rounds: int = 0
     given_back_tokens: int = 0
@@ -75,9 +80,23 @@ class Groups:
         rollout = _rollout_with(self.rollout, fresh.rollout, source, rows)
         rewards = self.rewards.with_rows(fresh.rewards, rows.tolist())
         equal = np.concatenate([self.equal, fresh.equal])[source]
-        new = Groups(batch, rollout, rewards, equal, self.replaced + count, self.extra_rounds + 1)
+        outcomes = None if self.outcomes is None or fresh.outcomes is None else self.outcomes.and_those(fresh.outcomes)
+        new = Groups(batch, rollout, rewards, equal, outcomes, self.replaced + count, self.extra_rounds + 1)
         given_back = self.num_tokens() + fresh.num_tokens() - new.num_tokens()
         return dataclasses.replace(new, given_back_tokens=self.given_back_tokens + given_back)
+
+
+def right_answers(batch: Batch, rollout: Rollout, rewards: RewardTable, task: Task | None) -> Outcomes | None:
+    """Returns which completions are right: as the reward for correctness has it, or else the task.
+
+    Args:
+        task: None leaves it unasked; the outcomes are None then where no such reward is selected.
+    """
+    scores = rewards.parts.get(CORRECTNESS)
+    if scores is None and task is not None:
+        questions = batch.per_completion(batch.questions)
+        scores = [task.score(text, asked) for text, asked in zip(rollout.texts, questions, strict=True)]
+    return None if scores is None else Outcomes.of(batch.rows, scores)
 
 
 def replace_equal_groups(

@@ -29,7 +29,7 @@ from tunix_grpo.grpo.advantages import Advantages, advantage_of
 from tunix_grpo.grpo.algorithms import AGGREGATIONS, objective_of
 from tunix_grpo.grpo.loss import LossInputs, LossSums, completion_logprobs, grpo_loss, sampling_difference
 from tunix_grpo.grpo.minibatches import Part, cut_step, minibatch_order
-from tunix_grpo.grpo.replacement import Groups, replace_equal_groups
+from tunix_grpo.grpo.replacement import Groups, replace_equal_groups, right_answers
 from tunix_grpo.grpo.rollout import Drawing, Rollout, RowTokenizer, Sampler, train_sampling
 from tunix_grpo.grpo.step import Clock, Collected, MicroBatch, StepResult
 from tunix_grpo.grpo.updates import (
@@ -65,14 +65,16 @@ class Trainer:
         optimizer: optax.GradientTransformation,
         prompt_width: int,
         normalise_each: bool = False,
+        count_right: bool = False,
     ):
         """
         Args:
             prompt_width: tokens that prompts are padded to.
             normalise_each: normalises each reward within its group before they are summed.
+            count_right: asks the task which completions are right, where no reward does.
         """
         self._config, self._mesh, self._model, self._task, self._rewards = config, mesh, model, task, rewards
-        self._sampling = train_sampling(config)
+        self._sampling, self._asked = train_sampling(config), task if count_right else None
         weights = {reward.name: reward.weight for reward in rewards}
         self._advantages = Advantages(advantage_of(config.grpo.advantage), weights if normalise_each else None)
         self._objective = objective_of(config.grpo)
@@ -126,7 +128,8 @@ class Trainer:
                 token_ids=rollout.token_ids,
             )
         )
-        return Groups(batch, rollout, rewards, self._advantages.equal(rewards, batch.num_generations))
+        equal = self._advantages.equal(rewards, batch.num_generations)
+        return Groups(batch, rollout, rewards, equal, right_answers(batch, rollout, rewards, self._asked))
 
     def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int) -> Rollout:
         """Samples from the current weights."""

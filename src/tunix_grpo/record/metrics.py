@@ -47,6 +47,7 @@ METRICS: dict[str, str] = {
     "groups/replaced": "groups of equal rewards whose place those of fresh prompts took",
     "groups/given_up": "groups of equal rewards that are left after grpo.max_extra_rounds",
     "groups/extra_rounds": "further batches of prompts that were sampled in the step",
+    "task/level": "level of the questions that the step asked; absent where questions have none",
     "loss": "GRPO loss; near 0 is normal, the reward is what to watch",
     "grad_norm": "global norm of the gradient before clipping",
     "learning_rate": "learning rate of the step's last update",

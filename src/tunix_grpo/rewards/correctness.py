@@ -2,6 +2,9 @@
 
 from tunix_grpo.rewards.base import RewardFunction, Samples
 
+CORRECTNESS = "correctness"
+"""Its name among the parts of a total."""
+
 
 def build_correctness_reward() -> RewardFunction:
     """Returns the reward: the task's score of each completion, in [0, 1]; 1.0 is right."""

@@ -17,9 +17,11 @@ from tunix_grpo.files import Json
 from tunix_grpo.run.checkpoints import Checkpoints, differences
 from tunix_grpo.run.identity import identity, model_identity, model_source, settings, without_folders
 from tunix_grpo.run.places import free_folder
+from tunix_grpo.text.ledger import Ledger
 from tunix_grpo.text.prompt_set import PromptSet
 
 _log = logging.getLogger(__name__)
+_QUESTIONS = "task prompts"  # of a run's identity
 _ANOTHER_FOLDER = (
     "another folder with checkpoint_dir=DIR (checkpoint_dir='${output_dir}/checkpoints' is a new one for every run)"
 )
@@ -134,7 +136,7 @@ def find_start(
         return RunState(total_steps=total_steps, date=config.task.date)
     before, state = saved
     changes = run.differences(before)
-    if "task prompts" in changes and state.date != config.task.date:
+    if _QUESTIONS in changes and state.date != config.task.date:
         changes |= differences({"task.date": state.date}, {"task.date": config.task.date})
     # With other settings and no step left, there is nothing that going on could mean.
     if changes and (resume != "changed" or changes.keys() & run.belongs or state.step >= total_steps):
@@ -151,10 +153,28 @@ def find_start(
     return dataclasses.replace(state, total_steps=total_steps, date=config.task.date)
 
 
-def save_run(checkpoints: Checkpoints, run: Run, state: RunState, params: object, optimizer_state: object) -> float:
+def saved_ledger(checkpoints: Checkpoints, state: RunState, run: Run, prompts: PromptSet) -> Ledger:
+    """Returns what the checkpoint that a run starts from knows of its questions.
+
+    It is empty at the start of a run, after a checkpoint that is older than the ledger, and where the questions are
+    others.
+    """
+    if state.step == 0:
+        return Ledger(len(prompts))
+    saved = checkpoints.run_of(state.step)
+    if saved["identity"].get(_QUESTIONS) != run.identity[_QUESTIONS]:
+        _log.warning("the questions are others: what was known of the former ones is left out of the ledger")
+        return Ledger(len(prompts))
+    return Ledger.read(len(prompts), saved.get("ledger"))
+
+
+def save_run(
+    checkpoints: Checkpoints, run: Run, state: RunState, ledger: Ledger, params: object, optimizer_state: object
+) -> float:
     """Saves the state of the last full step; returns the seconds that it took."""
     begun = time.perf_counter()
-    checkpoints.save(state.step, params, optimizer_state, run.saved() | {"state": dataclasses.asdict(state)})
+    content = run.saved() | {"state": dataclasses.asdict(state), "ledger": ledger.saved()}
+    checkpoints.save(state.step, params, optimizer_state, content)
     return time.perf_counter() - begun
 
 

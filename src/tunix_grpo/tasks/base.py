@@ -37,12 +37,15 @@ class Question:
         extra: further columns, for the task's own scorer and for a user's reward function.
         turns: the conversation that ends with the question, `{"role": ..., "content": ...}` each, the data's own
             system message first if it has one; None where the question is all that is said.
+        level: of difficulty, where training questions have one: training asks those of one level at a time, from
+            that of the held-out questions on, and goes up and down with success. None: all are asked alike.
     """
 
     question: str
     answer: str
     extra: dict[str, Any] | None = None
     turns: tuple[dict[str, str], ...] | None = None
+    level: int | None = None
 
     def whole(self) -> str:
         """Returns all that is asked: the question, behind the turns before it; a system message does not count."""

@@ -33,12 +33,14 @@ class Batch:
         texts: P prompts as text.
         ids: P prompts as token ids.
         num_generations: G, completions that each prompt gets.
+        rows: the P indices into the set that the prompts come from.
     """
 
     questions: list
     texts: list[str]
     ids: list[list[int]]
     num_generations: int
+    rows: list[int]
 
     def __len__(self) -> int:
         """Returns P."""
@@ -60,7 +62,8 @@ class Batch:
             return [both[index] for index in source]
 
         questions, texts = taken(self.questions, fresh.questions), taken(self.texts, fresh.texts)
-        return Batch(questions, texts, taken(self.ids, fresh.ids), self.num_generations)
+        ids, rows = taken(self.ids, fresh.ids), taken(self.rows, fresh.rows)
+        return Batch(questions, texts, ids, self.num_generations, rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +99,7 @@ class PromptSet:
             [self.texts[row] for row in rows],
             [self.ids[row] for row in rows],
             num_generations,
+            [int(row) for row in rows],
         )
 
 
