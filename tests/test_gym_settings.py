@@ -11,10 +11,11 @@ from tunix_grpo.tasks.reasoning_gym_task import build_reasoning_gym
 EASY = {"min_terms": 2, "max_terms": 2, "max_digits": 1}
 
 
-def build(dataset="chain_sum", level=None, settings=None, mixture=None, num_questions=40, seed=0):
+def build(dataset="chain_sum", level=None, highest_level=None, settings=None, mixture=None, num_questions=40, seed=0):
     return build_reasoning_gym(
         dataset=dataset,
         level=level,
+        highest_level=highest_level,
         settings=settings,
         mixture=mixture,
         num_questions=num_questions,
@@ -140,3 +141,46 @@ def test_settings_beside_a_mixture_belong_into_it():
 def test_no_data_set_at_all():
     with pytest.raises(TaskError, match="task.dataset=null and task.mixture=null: no questions"):
         build(dataset=None)
+
+
+def questions_at(task, level: int) -> list[str]:
+    return [question.question for question in task.train if question.level == level]
+
+
+def test_levels_that_training_goes_through():
+    """Every level has the questions that `task.level` has; the held-out ones are of the first alone."""
+    task = build(level=1, highest_level=2, num_questions=61)
+    assert {question.level for question in task.train} == {0, 1, 2}
+    assert {question.level for question in task.heldout} == {1}
+    alone = build(level=2, num_questions=20)
+    assert questions_at(task, 2) == [question.question for question in alone.train]
+    for question in (*task.train, *task.heldout):
+        assert task.score(f"<answer>{question.answer}</answer>", question) == 1.0
+    assert not {q.question for q in task.train} & {q.question for q in task.heldout}
+
+
+def test_levels_that_a_data_set_does_not_accept_are_left_out_in_so_many_words(caplog):
+    task = build("caesar_cipher", highest_level=3)
+    assert {question.level for question in task.train} == {0, 1}
+    assert "level 2 of caesar_cipher is left out: rotation must be in range [1,25]" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"highest_level": 11}, "task.highest_level=11: the curriculum of chain_sum has the levels 0 to 10"),
+        ({"level": 3, "highest_level": 2}, "task.level=3 and task.highest_level=2: training starts at the first"),
+        ({"dataset": "acre", "highest_level": 1}, "task.highest_level=1: acre has no curriculum"),
+        ({"dataset": "chain_sums", "highest_level": 1}, "task.dataset=chain_sums is not a data set of reasoning_gym"),
+        ({"highest_level": 9, "num_questions": 19}, "task.num_questions=19 is too few for 10 levels; give 20 or more"),
+        ({"mixture": {"gcd": 1}, "highest_level": 1}, "task.highest_level=1 is of one data set, and task.mixture has"),
+        (
+            {"highest_level": 1, "settings": {"min_terms": 9}},
+            "task.level=0 and task.settings={min_terms: 9}: chain_sum does not accept it",
+        ),
+    ],
+)
+def test_levels_that_cannot_be_gone_through(given, words):
+    with pytest.raises(TaskError) as raised:
+        build(**given)
+    assert str(raised.value).startswith(words)

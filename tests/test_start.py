@@ -13,7 +13,8 @@ from tunix_grpo.config.history import BEFORE
 from tunix_grpo.errors import NotContinued, UserError
 from tunix_grpo.run.checkpoints import MANIFEST, Checkpoints
 from tunix_grpo.run.identity import identity
-from tunix_grpo.run.start import RunState, find_start, last_saved, this_run, with_date
+from tunix_grpo.run.start import RunState, find_start, last_saved, saved_ledger, this_run, with_date
+from tunix_grpo.text.ledger import Ledger, Outcomes
 from tunix_grpo.text.prompt_set import PromptSet
 
 STATE = RunState(
@@ -227,6 +228,31 @@ def test_an_older_version_s_checkpoint_lacks_what_was_added_later(compose, check
     assert 'model.dtype: "auto" -> "bfloat16"' in str(
         refusal(checkpoints, compose(*LORA, "model.dtype=bfloat16"), directory)
     )
+
+
+# --- what is known of the questions ---
+
+
+def ledger_of(checkpoints, config, directory, prompts=PROMPTS):
+    state = start(checkpoints, config, directory, prompts=prompts)
+    return saved_ledger(checkpoints, state, this_run(config, directory, prompts, 8), prompts)
+
+
+def test_a_ledger_goes_on_unless_the_questions_are_others_or_there_was_none(compose, checkpoints, tmp_path, caplog):
+    config, directory = compose(*LORA, "training.resume=changed"), model_directory(tmp_path / "model")
+    ledger = Ledger(2)
+    ledger.note(20, Outcomes.of([1], [1.0, 0.0, None]))
+    assert ledger_of(checkpoints, config, directory).saved() == Ledger(2).saved()
+    save(checkpoints, config, directory)  # as earlier versions saved
+    assert ledger_of(checkpoints, config, directory).saved() == Ledger(2).saved()
+    save(checkpoints, config, directory, dataclasses.replace(STATE, step=21), ledger=ledger.saved())
+    assert caplog.messages == []
+    banded = compose(*LORA, "training.resume=changed", "data.order=band")
+    assert ledger_of(checkpoints, banded, directory).saved() == ledger.saved()
+    assert [word for word in caplog.messages if "ledger" in word] == []
+    others = PromptSet(["3+3?"], ["<3+3?>"], [[3]], 0)
+    assert ledger_of(checkpoints, config, directory, others).saved() == Ledger(1).saved()
+    assert "the ledger of tries and successes starts anew" in caplog.text
 
 
 # --- the day that chat templates are told ---

@@ -22,8 +22,9 @@ from tunix_grpo.tasks.arithmetic import all_questions
 from tunix_grpo.tasks.base import Question, TaskError, is_heldout, split_questions
 from tunix_grpo.tasks.builders import build_task
 from tunix_grpo.tasks.expressions import is_formula, is_literal
+from tunix_grpo.tasks.gym_entries import make_entries
 from tunix_grpo.tasks.gym_settings import UNSUPPORTED
-from tunix_grpo.tasks.reasoning_gym_task import CHECKS, ReasoningGymTask, is_harmless, make_entries
+from tunix_grpo.tasks.reasoning_gym_task import CHECKS, ReasoningGymTask, is_harmless
 
 SOURCE = Path(__file__).resolve().parent.parent / "src"
 ANY_NUMBER = {"num_questions": None, "heldout_fraction": 0.1}
@@ -33,7 +34,11 @@ KEYS = {
     "arithmetic": {"max_operand": 20, **ANY_NUMBER},
     "gsm8k": {"path": None, "dataset": None, **COLUMNS, **ANY_NUMBER, **GRADER},
     "jsonl": {**COLUMNS, **ANY_NUMBER, **GRADER},
-    "reasoning_gym": {"num_questions": 30, "heldout_fraction": 0.1, **dict.fromkeys(("level", "settings", "mixture"))},
+    "reasoning_gym": {
+        "num_questions": 30,
+        "heldout_fraction": 0.1,
+        **dict.fromkeys(("level", "highest_level", "settings", "mixture")),
+    },
 }
 
 
@@ -72,7 +77,7 @@ fixed = dict(heldout_fraction=0.1, num_questions=20, seed=0)
 columns = dict(question_column="question", answer_column="answer", grader="number", grader_timeout_s=5)
 build_jsonl(path={path!r}, **columns, **fixed)
 build_gsm8k(path={path!r}, dataset=None, **columns, **fixed)
-build_reasoning_gym(dataset="gcd", level=None, settings=None, mixture=None, **fixed)
+build_reasoning_gym(dataset="gcd", level=None, highest_level=None, settings=None, mixture=None, **fixed)
 import datasets
 print([name for name in ("jax", "torch") if name in sys.modules])
 """
@@ -397,9 +402,9 @@ def test_reasoning_gym_chain_sum():
 
 def test_reasoning_gym_questions_are_a_function_of_the_seed():
     """Here of a data set that depends on the process's hash seed and on the global random state."""
-    entries = make_entries("list_functions", seed=3, size=20)
-    assert make_entries("list_functions", seed=3, size=20) == entries
-    neighbours = make_entries("list_functions", seed=4, size=20)
+    (entries,) = make_entries("list_functions", seed=3, size=20)
+    assert make_entries("list_functions", seed=3, size=20, settings=[{}, {}]) == [entries, entries]
+    (neighbours,) = make_entries("list_functions", seed=4, size=20)
     assert not {entry["question"] for entry in entries} & {entry["question"] for entry in neighbours}
 
 

@@ -222,6 +222,29 @@ def test_every_algorithm_learns_and_resumes(compose, tmp_path, name):
     assert trained("stopped", 30) == rows
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("data.order=band", "reward=[format]"),  # the task itself is asked which are right
+        ("data.order=hard_first", "reward=[correctness]", "grpo.replace_equal_groups=true", "grpo.max_extra_rounds=2"),
+    ],
+    ids=["band", "hard_first, replacing"],
+)
+def test_resume_is_exact_where_the_order_follows_the_ledger(run, tmp_path, overrides):
+    overrides = (*overrides, "task.num_questions=12", "task.heldout_fraction=0.4", "reward.custom.weight=0")
+    run("whole", *overrides)
+    shutil.copytree(tmp_path / "whole", tmp_path / "stopped")
+    shutil.rmtree(tmp_path / "stopped" / "checkpoints" / "actor" / "4")
+    run("stopped", *overrides)
+    assert record(tmp_path / "stopped") == record(tmp_path / "whole")
+    known, again = (lines(tmp_path / name, "ledger.jsonl") for name in ("whole", "stopped"))
+    assert known == again
+    completions = record(tmp_path / "whole")[1]
+    replaced = 2 * len(completions) if "grpo.replace_equal_groups=true" in overrides else 0
+    assert sum(line["tries"] for line in known) == len(completions) + replaced
+    assert max(line["tries"] for line in known) > 4
+
+
 def test_the_record_is_complete(run_finished, tmp_path):
     summary = run_finished("run")
     folder = tmp_path / "run"

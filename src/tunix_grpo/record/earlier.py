@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-RECORD = ("metrics.jsonl", "completions.jsonl", "learning_curve.png", "tensorboard", "config.yaml")
+RECORD = ("metrics.jsonl", "completions.jsonl", "ledger.jsonl", "learning_curve.png", "tensorboard", "config.yaml")
 EARLIER = "earlier"
 _log = logging.getLogger(__name__)
 

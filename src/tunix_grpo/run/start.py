@@ -162,10 +162,11 @@ def saved_ledger(checkpoints: Checkpoints, state: RunState, run: Run, prompts: P
     if state.step == 0:
         return Ledger(len(prompts))
     saved = checkpoints.run_of(state.step)
-    if saved["identity"].get(_QUESTIONS) != run.identity[_QUESTIONS]:
-        _log.warning("the questions are others: what was known of the former ones is left out of the ledger")
-        return Ledger(len(prompts))
-    return Ledger.read(len(prompts), saved.get("ledger"))
+    ledger = saved.get("ledger")
+    if ledger is not None and saved["identity"][_QUESTIONS] != run.identity[_QUESTIONS]:
+        _log.warning("the training questions are others than before: the ledger of tries and successes starts anew")
+        ledger = None
+    return Ledger.read(len(prompts), ledger)
 
 
 def save_run(

@@ -6,6 +6,7 @@ The data set's own config class checks the values; what it says becomes one sent
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, get_type_hints
@@ -15,6 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 from tunix_grpo.config.suggestions import did_you_mean
 from tunix_grpo.errors import one_line
 from tunix_grpo.tasks.base import TaskError
+
+logger = logging.getLogger(__name__)
 
 # Mixtures of other data sets, which `task.mixture` makes with a scorer for each.
 UNSUPPORTED = frozenset({"composite"})
@@ -51,17 +54,42 @@ def make_part(dataset: str, level: int | None, settings: Mapping[str, Any] | Non
     Raises:
         TaskError: there is no such data set, level or setting, or its config class refuses a value.
     """
-    from reasoning_gym.factory import DATASETS
-
-    known = sorted(set(DATASETS) - UNSUPPORTED)
-    if dataset not in known:
-        raise TaskError(
-            f"{place}.dataset={dataset} is not a data set of reasoning_gym"
-            f"{did_you_mean(dataset, known)}; there are {', '.join(known)}"
-        )
+    _require_known(dataset, place)
     values = _level_values(dataset, level, place) | _typed(dataset, settings or {}, f"{place}.settings")
     _require_accepted(dataset, values, _shown(place, level, settings))
     return Part(dataset, dataset, values)
+
+
+def parts_by_level(
+    dataset: str, level: int | None, highest: int, settings: Mapping[str, Any] | None
+) -> tuple[int, dict[int, Part]]:
+    """Returns the level that training starts at, and the data set at each level from 0 to the highest.
+
+    Levels that its config class refuses are left out, which is said: the curricula of some data sets lead there.
+
+    Args:
+        level: the first, None is 0.
+
+    Raises:
+        TaskError: there is no such level, or the data set does not accept the one that training starts at.
+    """
+    start = level or 0
+    if not 0 <= start <= highest:
+        raise TaskError(
+            f"task.level={level} and task.highest_level={highest}: training starts at the first and goes no higher "
+            f"than the second; give task.highest_level={start} or more"
+        )
+    _require_known(dataset, "task")
+    _require_level(dataset, highest, "task.highest_level")
+    levels = {start: make_part(dataset, start, settings)}
+    for other in range(highest + 1):
+        values = _level_values(dataset, other, "task.level") | _typed(dataset, settings or {}, "task.settings")
+        refusal = _refusal(dataset, values)
+        if refusal is None:
+            levels[other] = Part(dataset, dataset, values)
+        else:
+            logger.warning("level %d of %s is left out: %s", other, dataset, refusal)
+    return start, dict(sorted(levels.items()))
 
 
 def mixture_parts(mixture: Mapping[str, Any]) -> list[Part]:
@@ -110,21 +138,42 @@ def part_sizes(parts: list[Part], num_questions: int) -> list[int]:
 
 def _level_values(dataset: str, level: int | None, place: str) -> dict[str, Any]:
     """Returns the settings that a level of the data set's curriculum stands for."""
-    from reasoning_gym.factory import create_curriculum, has_curriculum
+    from reasoning_gym.factory import create_curriculum
 
     if level is None:
         return {}
-    if not has_curriculum(dataset):
-        raise TaskError(f"{place}.level={level}: {dataset} has no curriculum; give {place}.settings instead")
+    _require_level(dataset, level, f"{place}.level")
     curriculum = create_curriculum(dataset)
-    highest = max((len(attribute.levels) for attribute in curriculum.attributes.values()), default=1) - 1
-    if isinstance(level, bool) or not isinstance(level, int) or not 0 <= level <= highest:
-        raise TaskError(f"{place}.level={level}: the curriculum of {dataset} has the levels 0 to {highest}")
     curriculum.set_global_level(level)
     config: Any = curriculum.generate_configuration()
     fields = [vars(attribute) for attribute in curriculum.attributes.values()]
     names = [fields_of[key] for fields_of in fields for key in _FIELDS_OF_ATTRIBUTES if key in fields_of]
     return {name: getattr(config, name) for name in names}
+
+
+def _require_known(dataset: str, place: str) -> None:
+    """Raises TaskError where reasoning_gym has no such data set."""
+    from reasoning_gym.factory import DATASETS
+
+    known = sorted(set(DATASETS) - UNSUPPORTED)
+    if dataset not in known:
+        raise TaskError(
+            f"{place}.dataset={dataset} is not a data set of reasoning_gym"
+            f"{did_you_mean(dataset, known)}; there are {', '.join(known)}"
+        )
+
+
+def _require_level(dataset: str, level: object, setting: str) -> None:
+    """Raises TaskError where a data set has no such level."""
+    from reasoning_gym.factory import create_curriculum, has_curriculum
+
+    if not has_curriculum(dataset):
+        place = setting.rpartition(".")[0]
+        raise TaskError(f"{setting}={level}: {dataset} has no curriculum; give {place}.settings instead")
+    curriculum = create_curriculum(dataset)
+    highest = max((len(attribute.levels) for attribute in curriculum.attributes.values()), default=1) - 1
+    if isinstance(level, bool) or not isinstance(level, int) or not 0 <= level <= highest:
+        raise TaskError(f"{setting}={level}: the curriculum of {dataset} has the levels 0 to {highest}")
 
 
 def _typed(dataset: str, settings: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -164,6 +213,13 @@ def _converted(value: Any, hint: Any, default: Any, setting: str) -> Any:
 
 def _require_accepted(dataset: str, values: dict[str, Any], shown: str) -> None:
     """Raises TaskError for values that the data set's config class does not accept together."""
+    refusal = _refusal(dataset, values)
+    if refusal is not None:
+        raise TaskError(f"{shown}: {dataset} does not accept it ({refusal}); give other settings")
+
+
+def _refusal(dataset: str, values: dict[str, Any]) -> str | None:
+    """Returns why the data set's config class does not accept values together, or None."""
     from reasoning_gym.factory import DATASETS
 
     try:
@@ -171,7 +227,8 @@ def _require_accepted(dataset: str, values: dict[str, Any], shown: str) -> None:
         if hasattr(config, "validate"):  # a few classes have nothing to check
             config.validate()
     except Exception as error:  # a failed assertion, a comparison with None
-        raise TaskError(f"{shown}: {dataset} does not accept it ({one_line(error)}); give other settings") from error
+        return one_line(error)
+    return None
 
 
 def _shown(place: str, level: int | None, settings: Mapping[str, Any] | None) -> str:

@@ -16,23 +16,28 @@ REPORT_INTERVAL_S = 30.0
 
 
 def main(name: str, seed: int, size: int, settings: str, output: str) -> None:
-    """Writes the list of entries to a file, and progress to the standard error stream.
+    """Writes lists of entries to a file, and progress to the standard error stream.
 
     Args:
-        settings: a file that the task has pickled: settings of the data set by name.
+        size: entries in each list.
+        settings: a file that the task has pickled: of each list, settings of the data set by name.
     """
-    seeds.seed_globally(seed)
     with open(settings, "rb") as file:
         given = pickle.load(file)
-    dataset = reasoning_gym.create_dataset(name, seed=seed, size=size, **given)
-    entries, reported = [], time.monotonic()
-    for index in range(size):
-        entries.append(dataset[index])
-        if time.monotonic() - reported > REPORT_INTERVAL_S:
-            reported = time.monotonic()
-            print(f"{index + 1} of {size} questions made", file=sys.stderr, flush=True)
+    lists, reported = [], time.monotonic()
+    for each in given:
+        seeds.seed_globally(seed)
+        dataset = reasoning_gym.create_dataset(name, seed=seed, size=size, **each)
+        entries = []
+        for index in range(size):
+            entries.append(dataset[index])
+            if time.monotonic() - reported > REPORT_INTERVAL_S:
+                reported = time.monotonic()
+                made = len(lists) * size + index + 1
+                print(f"{made} of {len(given) * size} questions made", file=sys.stderr, flush=True)
+        lists.append(entries)
     with open(output, "wb") as file:
-        pickle.dump(entries, file)
+        pickle.dump(lists, file)
 
 
 if __name__ == "__main__":

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
-import pickle
 import re
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated
 
-from tunix_grpo import seeds
 from tunix_grpo.config import rules
 from tunix_grpo.config.rules import Name, Values, Whole
 from tunix_grpo.tasks import expressions
@@ -28,7 +21,8 @@ from tunix_grpo.tasks.base import (
     split_questions,
     without_heldout,
 )
-from tunix_grpo.tasks.gym_settings import Part, make_part, mixture_parts, part_sizes
+from tunix_grpo.tasks.gym_entries import Entry, make_entries
+from tunix_grpo.tasks.gym_settings import Part, make_part, mixture_parts, part_sizes, parts_by_level
 from tunix_grpo.text.answers import answers_match, extract_answer
 
 logger = logging.getLogger(__name__)
@@ -36,11 +30,8 @@ logger = logging.getLogger(__name__)
 if TYPE_CHECKING:  # reasoning_gym loads matplotlib
     from reasoning_gym.dataset import ProceduralDataset
 
-Entry: TypeAlias = dict[str, Any]  # as reasoning_gym declares it: each data set has columns of its own
-
 MAX_ANSWER_CHARS = 1000
 COIN_TOLERANCE = Fraction(1, 10**4)
-ENTRIES_PROGRAM = Path(__file__).with_name("make_entries.py")
 
 # Their scorers give every answer full marks (0.1.25: bool("False") is true there).
 UNSCORED = frozenset({"game_of_life_halting"})
@@ -103,22 +94,40 @@ class MixtureTask:
         return self.parts[question.extra["part"]].score(completion, question)
 
 
+@dataclass(frozen=True, slots=True)
+class LevelsTask:
+    """Questions of one data set at several levels, each scored by the data set at its level."""
+
+    name: str
+    levels: dict[int, ReasoningGymTask]
+    train: list[Question]
+    heldout: list[Question]
+
+    def score(self, completion: str, question: Question) -> float:
+        """Returns the data set's own score, in [0, 1]."""
+        assert question.level is not None  # every question of this task has one
+        return self.levels[question.level].score(completion, question)
+
+
 def build_reasoning_gym(
     *,
     dataset: Annotated[Name | None, rules.hint("give task.dataset=NAME, such as task.dataset=chain_sum")],
     level: Annotated[Whole | None, rules.number(minimum=0, hint="null is the data set's own defaults")],
+    highest_level: Annotated[Whole | None, rules.number(minimum=0, hint="null keeps the level")],
     settings: Values | None,
     mixture: Values | None,
     num_questions: NumQuestions,
     heldout_fraction: HeldoutFraction,
     seed: int,
-) -> ReasoningGymTask | MixtureTask:
+) -> ReasoningGymTask | MixtureTask | LevelsTask:
     """Builds the task. Questions that the data set makes twice are kept once.
 
     Args:
         dataset: Name of one of reasoning_gym's data sets (chain_sum, leg_counting, countdown, ...), read when
             `mixture` is null.
         level: Level of the data set's own curriculum, from 0, the easiest; null is the data set's defaults.
+        highest_level: The level goes up and down with success, from 0 to this one; it starts at `level` (null: 0),
+            where the held-out questions stay. null keeps the level.
         settings: Settings of the data set, such as {min_terms: 2, max_terms: 2}; they win over the level's.
         mixture: Several data sets, name: weight, or name: {weight, dataset, level, settings}; null is one.
         num_questions: Questions in all, 2 or more.
@@ -128,7 +137,15 @@ def build_reasoning_gym(
     if mixture is None:
         if dataset is None:
             raise TaskError("task.dataset=null and task.mixture=null: no questions; give task.dataset=chain_sum")
-        return _build_part(make_part(dataset, level, settings), num_questions, heldout_fraction, seed)
+        if highest_level is None:
+            return _build_part(make_part(dataset, level, settings), num_questions, heldout_fraction, seed)
+        start, levels = parts_by_level(dataset, level, highest_level, settings)
+        return _build_levels(start, levels, num_questions, heldout_fraction, seed)
+    if highest_level is not None:
+        raise TaskError(
+            f"task.highest_level={highest_level} is of one data set, and task.mixture has several; "
+            "give task.highest_level=null, or task.mixture=null"
+        )
     if settings is not None or level is not None:
         given = "task.settings" if settings is not None else "task.level"
         raise TaskError(
@@ -152,10 +169,38 @@ def build_reasoning_gym(
     return MixtureTask("reasoning_gym", tasks, train, heldout)
 
 
+def _build_levels(
+    start: int, levels: dict[int, Part], num_questions: int, heldout_fraction: float, seed: int
+) -> LevelsTask:
+    """Returns the questions of all levels to train on, as many of each, and those of the first to evaluate on.
+
+    The questions of a level are those that the data set has with `task.level`, whatever the others are.
+    """
+    size = num_questions // len(levels)
+    if size < 2:
+        raise TaskError(
+            f"task.num_questions={num_questions} is too few for {len(levels)} levels; give {2 * len(levels)} or more"
+        )
+    dataset = levels[start].dataset
+    entries = make_entries(dataset, seed=seed, size=size, settings=[part.settings for part in levels.values()])
+    tasks = {
+        level: _of_entries(part, made, heldout_fraction, seed)
+        for (level, part), made in zip(levels.items(), entries, strict=True)
+    }
+    heldout = [replace(question, level=start) for question in tasks[start].heldout]
+    train = [replace(question, level=level) for level, task in tasks.items() for question in task.train]
+    return LevelsTask("reasoning_gym", tasks, without_heldout(train, heldout), heldout)
+
+
 def _build_part(part: Part, num_questions: int, heldout_fraction: float, seed: int) -> ReasoningGymTask:
+    (entries,) = make_entries(part.dataset, seed=seed, size=num_questions, settings=[part.settings])
+    return _of_entries(part, entries, heldout_fraction, seed)
+
+
+def _of_entries(part: Part, entries: list[Entry], heldout_fraction: float, seed: int) -> ReasoningGymTask:
     import reasoning_gym
 
-    entries = make_entries(part.dataset, seed=seed, size=num_questions, settings=part.settings)
+    num_questions = len(entries)
     questions = list({entry["question"]: _question(entry) for entry in entries}.values())
     if len(questions) < num_questions:
         logger.info("%d of the %d questions of %s are different", len(questions), num_questions, part.dataset)
@@ -171,37 +216,6 @@ def _build_part(part: Part, num_questions: int, heldout_fraction: float, seed: i
 
 def _of_part(name: str, question: Question) -> Question:
     return replace(question, extra={**(question.extra or {}), "part": name})
-
-
-def make_entries(name: str, *, seed: int, size: int, settings: dict[str, Any] | None = None) -> list[Entry]:
-    """Returns a data set's entries, the same ones in every process; see `make_entries.py`."""
-    logger.info("making %d questions of %s (task.num_questions)", size, name)
-    # Entry i is made from seed + i: neighbouring seeds would share nearly all entries.
-    start = seeds.python_random("reasoning_gym", seed).getrandbits(31)
-    with tempfile.TemporaryDirectory() as folder:
-        output, given = Path(folder) / "entries", Path(folder) / "settings"
-        given.write_bytes(pickle.dumps(settings or {}))
-        # -P keeps the modules beside the program from hiding others of the same name.
-        command = [sys.executable, "-P", ENTRIES_PROGRAM, name, str(start), str(size), given, output]
-        last_line = ""
-        with subprocess.Popen(
-            command,
-            env={**os.environ, "PYTHONHASHSEED": "0"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            assert process.stderr is not None  # it is a pipe
-            for line in process.stderr:
-                last_line = line.strip() or last_line
-                if last_line.endswith("questions made"):
-                    logger.info("%s", last_line)
-        if process.returncode != 0:
-            raise TaskError(
-                f"task.dataset={name} could not be made by reasoning_gym: {last_line}; "
-                "take other task.settings or another task.dataset"
-            )
-        return pickle.loads(output.read_bytes())
 
 
 def is_harmless(name: str, answer: str, entry: Entry) -> bool:
