@@ -64,9 +64,12 @@ def test_outcomes_count_what_the_task_scores_one_and_leave_out_what_was_not_judg
 
 
 def test_estimates_are_means_of_the_beta_distribution():
-    """Two tries decide nothing: either way, the question stays in the usual band."""
-    assert [known(0, 0), known(2, 0), known(2, 2), known(8, 2)] == pytest.approx([1 / 2, 0.5 / 3, 2.5 / 3, 2.5 / 9])
-    assert known(8, 0) > 0.05 > known(16, 0)
+    """Two tries decide nothing, eight do, of the usual band."""
+    assert [known(0, 0), known(2, 0), known(2, 2), known(8, 2)] == pytest.approx(
+        [1 / 2, 0.4 / 2.8, 2.4 / 2.8, 2.4 / 8.8]
+    )
+    assert known(2, 0) > 0.05 > known(8, 0)
+    assert known(2, 2) < 0.95 < known(8, 8)
 
 
 def test_estimates_forget_and_totals_do_not():
@@ -158,6 +161,8 @@ def test_band_tries_new_questions_with_half_of_a_step_and_fills_up_with_the_near
     order = order_of(100, "band", step_size=8)
     answered(order, 1, 0.5)
     assert sum(order.ledger.asked[row] == 0 for row in order.batch(2).rows) == 4
+    order.ledger.note(2, Outcomes(np.arange(90), np.full(90, G), np.full(90, G)))
+    assert sum(order.ledger.asked[row] == 0 for row in order.batch(3).rows) == 2
     outside, everything = order_of(12, "band", step_size=8, band=(0.4, 0.6)), np.arange(12)
     right = np.where(everything < 7, 3, 0)
     outside.ledger.note(1, Outcomes(everything, np.full(12, 12), right))

@@ -2,7 +2,7 @@
 
 A step is
 
-  1. the prompts of the step, a function of seed and step: `PromptOrder.batch`;
+  1. the prompts of the step, a function of seed, step and ledger: `PromptOrder.batch`;
   2. G completions of each: `Sampler.sample`;
   3. what they are worth, and how much better than the others of their group: `score_completions`, `group_advantages`;
      `Trainer.collect` calls 2 and 3, and `Health.first_look` shows in step 1 whether something can be learned;

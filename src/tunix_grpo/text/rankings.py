@@ -14,8 +14,9 @@ from tunix_grpo.text.ledger import Ledger
 
 UNSOLVED = 16
 """Tries without a success after which a question waits for the end of its pass."""
-UNTRIED_SHARE = 2
-"""One prompt in so many is an untried question, as long as there are any."""
+UNTRIED_SHARE, UNTRIED_SHARE_IF_FEW = 2, 4
+"""One prompt in so many is an untried question, as long as there are any. The second holds while less than half of
+those tried lie in the band: then an untried one is worth less than one of these."""
 RETEST_SHARE = 8
 """One prompt in so many is a question outside of the band: it may have come back, since the model has changed."""
 
@@ -64,10 +65,11 @@ def band(
     nearest = np.flatnonzero(outside)[np.argsort(distance[outside], kind="stable")]
     kinds = by_age[inside[by_age]], np.flatnonzero(untried), by_age[outside[by_age]], nearest
     queues = _Queues(*(iter(places[:enough].tolist()) for places in kinds))
+    new_one_in = UNTRIED_SHARE if inside.sum() >= outside.sum() else UNTRIED_SHARE_IF_FEW
     picked: list[int] = []
     for block in range(step - 1, step - 1 + rounds):
         retests = _share(block, prompts_per_round, RETEST_SHARE)
-        fresh = min(_share(block, prompts_per_round, UNTRIED_SHARE), prompts_per_round - retests)
+        fresh = min(_share(block, prompts_per_round, new_one_in), prompts_per_round - retests)
         picked += queues.take(prompts_per_round, fresh, retests)
     return candidates[picked]
 
