@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tunix_grpo.config import DataConfig
+from tunix_grpo.grpo.replacement import right_answers
 from tunix_grpo.record.ledger import write_ledger
-from tunix_grpo.tasks.base import Question
+from tunix_grpo.rewards.scoring import RewardTable
+from tunix_grpo.tasks.base import ExactTask, Question
 from tunix_grpo.text.ledger import MEMORY, Ledger, Outcomes
 from tunix_grpo.text.levels import WINDOW, start_levels
 from tunix_grpo.text.order import PromptOrder
@@ -61,6 +64,19 @@ def known(tries: int, successes: int) -> float:
 def test_outcomes_count_what_the_task_scores_one_and_leave_out_what_was_not_judged():
     found = Outcomes.of([7, 2], [1.0, 0.5, 1.0, None, 0.0, 0.99])
     assert [column.tolist() for column in (found.rows, found.tries, found.successes)] == [[7, 2], [3, 2], [2, 0]]
+
+
+def test_right_is_what_the_reward_says_or_else_the_task_and_nobody_is_asked_twice():
+    batch = prompts(3).batch([2, 0], 2)
+    rollout = SimpleNamespace(texts=[f"<answer>{n}</answer>" for n in (2, 1, 0, 0)])
+    task = ExactTask("numbers", [], [])
+    scored = RewardTable([0.0] * 4, {"correctness": [0.0, 1.0, 0.0, 0.5]})
+    unscored = RewardTable([0.0] * 4, {"format": [1.0] * 4})
+    for rewards, asked, successes in ((scored, task, [1, 0]), (unscored, task, [1, 2])):
+        found = right_answers(batch, rollout, rewards, asked)
+        assert found is not None
+        assert [found.rows.tolist(), found.tries.tolist(), found.successes.tolist()] == [[2, 0], [2, 2], successes]
+    assert right_answers(batch, rollout, unscored, None) is None
 
 
 def test_estimates_are_means_of_the_beta_distribution():

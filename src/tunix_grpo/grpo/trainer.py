@@ -69,9 +69,8 @@ class Trainer:
         self._sampling, self._asked = train_sampling(config), task if count_right else None
         weights = {reward.name: reward.weight for reward in rewards}
         self._advantages = Advantages(advantage_of(config.grpo.advantage), weights if normalise_each else None)
-        self._objective = objective_of(config.grpo)
-        group, devices = config.grpo.num_generations, mesh.shape["fsdp"]
-        self._micro_prompts = config.training.micro_batch_size * devices
+        self._objective, group = objective_of(config.grpo), config.grpo.num_generations
+        self._micro_prompts = config.training.micro_batch_size * mesh.shape["fsdp"]
         self._sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
         tokens = config.training.micro_batch_size * (prompt_width + group * config.generation.max_generation_steps)
         self.remat = choose_remat(config.training.remat, model.spec, tokens, model.dtype)
@@ -120,8 +119,8 @@ class Trainer:
                 token_ids=rollout.token_ids,
             )
         )
-        equal = self._advantages.equal(rewards, batch.num_generations)
-        return Groups(batch, rollout, rewards, equal, right_answers(batch, rollout, rewards, self._asked))
+        outcomes = right_answers(batch, rollout, rewards, self._asked)
+        return Groups(batch, rollout, rewards, self._advantages.equal(rewards, batch.num_generations), outcomes)
 
     def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int) -> Rollout:
         """Samples from the current weights."""
