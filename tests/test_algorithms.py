@@ -274,6 +274,13 @@ def test_a_preset_sets_what_it_says_and_an_override_wins(compose, preset):
         assert compose(*words).grpo.beta == 0.3
 
 
+def test_dapo_punishes_length_beside_whatever_rewards_are_selected(compose):
+    assert compose().reward.overlong is None
+    assert compose("algorithm=dapo", "reward=[correctness]").reward.overlong.weight == 1.0
+    assert compose("algorithm=dapo", "reward.overlong.weight=0.3").reward.overlong.weight == 0.3
+    assert compose("reward.overlong=null", "algorithm=dapo").reward.overlong is None
+
+
 def test_the_default_is_grpo(compose):
     assert compose() == compose("algorithm=grpo")
     assert in_words(compose().grpo) == (

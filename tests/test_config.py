@@ -23,7 +23,15 @@ OPTION_FILES = sorted(
 )
 EXPERIMENTS = sorted(file.stem for file in CONF.glob("experiment/*.yaml"))
 # What an option cannot do without.
-NEEDS = {"hf": ["model.path=/some/model"], "jsonl": ["task.path=/some/file.jsonl"]}
+NEEDS = {
+    "hf": ["model.path=/some/model"],
+    "jsonl": ["task.path=/some/file.jsonl"],
+    "http": ["reward.http.url=http://localhost:8000"],
+    "judge": ["reward.judge.base_url=http://localhost:8000/v1", "reward.judge.model=judge"],
+    "length": ["reward.length.target=100"],
+    "regex": ["reward.regex.pattern=a"],
+    "json_schema": ["reward.json_schema.schema={type: object}"],
+}
 
 
 @pytest.fixture

@@ -19,9 +19,10 @@ from helpers.trainer import NumberTokenizer, mean_token, number_prompts, small_t
 from tunix_grpo.decoder.forward import forward, head_logits
 from tunix_grpo.errors import UserError
 from tunix_grpo.model.lora import target_pattern
+from tunix_grpo.model.tunix_modules import trained_leaves
 from tunix_grpo.rewards.base import Reward
 from tunix_grpo.tasks.base import ExactTask
-from tunix_grpo.tunix_plugin import plug_in, trained_leaves, tunix_module
+from tunix_grpo.tunix_plugin import plug_in, tunix_module
 
 PROMPTS = number_prompts(8)
 SETTINGS = ("model=hf", "device=cpu", "grpo.num_generations=4", "training.micro_batch_size=2")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +34,9 @@ from tunix_grpo.grpo.algorithms import AGGREGATIONS, Objective, objective_of
 from tunix_grpo.grpo.loss import LossInputs, completion_logprobs, grpo_loss
 from tunix_grpo.grpo.rollout import Sampler
 from tunix_grpo.model.decoder_form import adapter_pairs, whole_weights, with_adapters
-from tunix_grpo.model.layout import LeafTree, flattened, leaves
+from tunix_grpo.model.layout import flattened, leaves
 from tunix_grpo.model.model import Model
-from tunix_grpo.model.tunix_modules import module_with
+from tunix_grpo.model.tunix_modules import arrays_of, module_with, trained_leaves
 from tunix_grpo.rewards.base import Reward, Samples
 from tunix_grpo.rewards.scoring import score_completions
 from tunix_grpo.tasks.base import Question, Task
@@ -114,16 +114,6 @@ def tunix_module(model: Model) -> nnx.Module:
     """Returns Tunix's own module with a model's weights, adapters beside what they adapt; it shares no array."""
     arrays = {leaf.path: model.array(leaf) for leaf in leaves(model.spec)}
     return module_with(model.spec, arrays | flattened(model.trained))
-
-
-def trained_leaves(module: nnx.Module) -> LeafTree:
-    """Returns what is trained in Tunix's module, as `Model.trained` holds it: adapters, or all where there are none."""
-    return _arrays(module, nnx.LoRAParam) or _arrays(module, nnx.Param)
-
-
-def _arrays(module: nnx.Module, kind: type[nnx.Variable]) -> LeafTree:
-    leaves_of_kind: Any = nnx.to_pure_dict(nnx.state(module, kind))  # flax does not say what the dictionary holds
-    return leaves_of_kind
 
 
 @dataclasses.dataclass(slots=True)
@@ -242,9 +232,9 @@ def _logprobs(
 
     The module's own arrays are read: `model.frozen` would be a constant inside of Tunix's compiled step.
     """
-    weights = whole_weights(model.spec, _arrays(module, nnx.Param), model.dtype)
+    weights = whole_weights(model.spec, arrays_of(module, nnx.Param), model.dtype)
     if not of_base and model.lora_scale > 0:
-        adapters = _arrays(module, nnx.LoRAParam)
+        adapters = arrays_of(module, nnx.LoRAParam)
         pairs = adapter_pairs(model.spec, adapters, model.lora_scale, model.dtype)
         weights = with_adapters(model.spec, weights, pairs)
     return completion_logprobs(model.spec, weights, batch, temperature, attention_form=model.attention_form)

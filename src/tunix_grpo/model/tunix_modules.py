@@ -16,7 +16,7 @@ from flax import nnx
 
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.model.finding import find_family
-from tunix_grpo.model.layout import Array, Path, leaves
+from tunix_grpo.model.layout import Array, LeafTree, Path, leaves
 
 
 class _OneKey(nnx.RngStream):
@@ -70,3 +70,14 @@ def _child(module: Any, name: str | int) -> Any:
 def _path(parts: Iterable[object]) -> Path:
     """Returns flax's path of a leaf as ours."""
     return tuple(part if isinstance(part, int) else str(part) for part in parts)
+
+
+def trained_leaves(module: nnx.Module) -> LeafTree:
+    """Returns what is trained in Tunix's module, as `Model.trained` holds it: adapters, or all where there are none."""
+    return arrays_of(module, nnx.LoRAParam) or arrays_of(module, nnx.Param)
+
+
+def arrays_of(module: nnx.Module, kind: type[nnx.Variable]) -> LeafTree:
+    """Returns the arrays of one kind in a module, by their path."""
+    leaves_of_kind: Any = nnx.to_pure_dict(nnx.state(module, kind))  # flax does not say what the dictionary holds
+    return leaves_of_kind
