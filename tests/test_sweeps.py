@@ -19,6 +19,7 @@ def named(job: list[str], sweep: list[str] = SWEEP) -> str:
         (["training.num_batches=20", *JOB[:1], *JOB[2:]], "optimizer.learning_rate=0.001,model=tiny"),  # goes on
         ([*JOB, "tracker.wandb=false", "training.save_interval_steps=5"], "optimizer.learning_rate=0.001,model=tiny"),
         ([*JOB, "grpo.beta=0.1"], "optimizer.learning_rate=0.001,grpo.beta=0.1,model=tiny"),  # another training
+        ([*JOB, "algorithm=dapo"], "optimizer.learning_rate=0.001,algorithm=dapo,model=tiny"),
         ([*JOB, "+experiment=demo"], "optimizer.learning_rate=0.001,experiment=demo,model=tiny"),
         (["training.seed=1"], "seed=1"),
         (["training.num_batches=1"], ""),
@@ -26,6 +27,7 @@ def named(job: list[str], sweep: list[str] = SWEEP) -> str:
 )
 def test_the_name_has_what_decides_what_is_learned(job, name):
     sweep = [*SWEEP, "tracker.wandb=false", "training.save_interval_steps=5", "grpo.beta=0.1", "+experiment=demo"]
+    sweep.append("algorithm=dapo")
     assert named(job, sweep) == name
 
 

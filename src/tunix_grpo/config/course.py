@@ -2,7 +2,7 @@
 
 # Groups that decide what is learned; all others say where and how a run computes and what it leaves behind.
 COURSE = ("optimizer", "scheduler", "grpo", "generation", "reward", "task", "data")
-_WHOLE_RUNS = ("model", "training", "experiment", "seed")  # what else may decide it: a model, batches, the seed
+_WHOLE_RUNS = ("model", "training", "experiment", "algorithm", "seed")  # what else may decide it
 # What of these groups a run may change at every start.
 FREE = frozenset(
     {
