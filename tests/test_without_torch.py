@@ -78,6 +78,8 @@ class Tracker: ...
         (["model.family={file}:FAMILY"], True),
         (["task.name={file}:build"], True),
         (["tracker.custom={file}:Tracker"], True),
+        (["grpo.advantage={file}:length"], True),
+        (["grpo.ratio={file}:length"], True),
         (["reward.custom.path={file}", "reward.custom.function=length"], True),
         (["+reward.own.function={file}:length", "+reward.own.weight=1"], True),
     ],

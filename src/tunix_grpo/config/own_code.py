@@ -6,7 +6,8 @@ from hydra.types import RunMode
 from tunix_grpo.config import plugins
 from tunix_grpo.config.loading import leaves
 
-_REFERENCES = ("model.family", "task.name", "tracker.custom")  # each may be FILE.py:NAME
+# Each may be FILE.py:NAME.
+_REFERENCES = ("model.family", "task.name", "tracker.custom", "grpo.advantage", "grpo.ratio")
 
 
 def may_run_own_code(config: object) -> bool:
