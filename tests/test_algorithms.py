@@ -324,6 +324,14 @@ def raises(rewards):
 
 def plain(logps, old_logps, advantages, mask):
     return -jnp.exp(logps - old_logps) * advantages[:, None]
+
+
+def of_rows(logps, old_logps, advantages, mask):
+    return -advantages
+
+
+def unlike(logps, old_logps, advantages, mask):
+    return -jnp.exp(logps - old_logps) * advantages
 """
 
 
@@ -360,6 +368,15 @@ def test_a_ratio_of_the_users_own(own):
     assert mine == pytest.approx(theirs, abs=1e-7)
     assert theirs == pytest.approx(-0.077916703, abs=2e-7)
     np.testing.assert_allclose(slope, other, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("of_rows", r"returned an array of shape \[4\] for .* \[4, 3\]"), ("unlike", r"raised \w+Error: ")],
+)
+def test_a_wrong_ratio_of_the_users_own(own, name, what):
+    with pytest.raises(UserError, match=f"^grpo.ratio=.*mine.py:{name} {what}"):
+        our_losses(one_group(), settings(ratio=f"{own}:{name}"), 1, 1)
 
 
 @pytest.mark.parametrize(

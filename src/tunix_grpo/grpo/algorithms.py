@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tunix_grpo.config import GrpoConfig, plugins
+from tunix_grpo.errors import UserError
 
 STD_EPS = 1e-6
 _SETTINGS_OF_RATIO = ("delta", "cap", "sapo_temperature_pos", "sapo_temperature_neg")
@@ -275,7 +276,13 @@ def _ratio(name: str) -> Ratio:
     def own(tokens: Tokens, objective: Objective) -> Surrogate:
         old = jax.lax.stop_gradient(tokens.logps - tokens.log_ratios)
         never = jnp.zeros_like(tokens.mask)
-        loss = function(tokens.logps, old, tokens.advantages[:, 0], tokens.mask)
-        return Surrogate(jnp.broadcast_to(loss, tokens.mask.shape), never, never)
+        with plugins.Reporting(lambda what: UserError(f"grpo.ratio={name} raised {what}")):
+            loss = jnp.asarray(function(tokens.logps, old, tokens.advantages[:, 0], tokens.mask))
+        if loss.shape != tokens.mask.shape:
+            raise UserError(
+                f"grpo.ratio={name} returned an array of shape {list(loss.shape)} for log-probabilities of shape "
+                f"{list(tokens.mask.shape)}; it must return a number for each, in the same shape"
+            )
+        return Surrogate(loss, never, never)
 
     return own
