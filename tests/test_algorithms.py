@@ -188,6 +188,20 @@ def test_a_group_whose_reward_could_not_be_had_teaches_nothing(weights):
     assert (advantages.of(skipped, 4)[8:] == 0.0).all() and (advantages.of(skipped, 4)[:4] != 0.0).any()
 
 
+@pytest.mark.parametrize("weights", [None, {"right": 1.0}])
+def test_skipped_groups_have_no_part_in_what_is_taken_over_the_step(weights):
+    """What is known of their rewards, here a large part of them, would change the deviation of the others."""
+    values = [1.0, 0, 0, 1, 0, 0, 0, 1]
+    advantages = Advantages(advantage_of("batch_std"), weights)
+    alone = advantages.of(RewardTable(values, {"right": values}), 4)
+    values = [*values, 90.0, -90, 0, 0]
+    assert advantages.of(RewardTable(values, {"right": values}, skipped=frozenset(range(8, 12))), 4).tolist() == [
+        *alone.tolist(),
+        *[0.0] * 4,
+    ]
+    assert advantages.of(RewardTable(values, {"right": values}, skipped=frozenset(range(12))), 4).tolist() == [0.0] * 12
+
+
 def test_a_reward_that_does_not_apply_counts_as_the_mean_of_its_group():
     parts = {"right": [1.0, 0, None, 0.5], "form": [None] * 4}
     got = Advantages(advantage_of("center"), {"right": 1.0, "form": 1.0}).of(RewardTable([0.0] * 4, parts), 4)

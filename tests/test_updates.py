@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from helpers.models import write_model
-from helpers.trainer import number_prompts, small_trainer
+from helpers.trainer import mean_token, number_prompts, small_trainer
+from tunix_grpo.rewards.base import Reward
 from tunix_grpo.run.devices import CompilationCounter
 from tunix_grpo.text.order import PromptOrder
 
@@ -133,6 +134,22 @@ def test_groups_without_gradient_are_not_computed_and_change_nothing(compose, fo
     assert [len(collected.minibatches[0]) for collected, _ in after] == [1, 2]
     assert [micro.part.prompts.tolist() for micro in after[1][0].minibatches[0]] == [[2], [3]]
     assert_same(after[0][1], after[1][1], atol=2e-6)
+
+
+def test_a_group_whose_reward_could_not_be_had_is_left_out_of_the_update(compose, folder):
+    """It has no KL term either, and the others are divided by their own number."""
+
+    def fails_on_the_second(samples):
+        assert PROMPTS.texts[1] not in samples.prompts
+        return mean_token(samples)
+
+    trainer = small_trainer(compose, folder, "grpo.beta=0.5")
+    trainer._rewards = [Reward("mean_token", 1.0, fails_on_the_second, on_error="skip_group")]
+    collected = trainer.collect(1, PROMPTS.batch(ROWS[:2], 4))
+    ((micro,),) = collected.minibatches
+    assert collected.groups.rewards.skipped == frozenset({4, 5, 6, 7})
+    assert micro.part.kept.tolist() == [1.0] * 4 + [0.0] * 4
+    assert micro.part.divisors.whole == 4
 
 
 def by_prompt(useful: set[str]):

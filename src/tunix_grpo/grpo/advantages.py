@@ -52,13 +52,20 @@ class Advantages:
     weights: Mapping[str, float] | None = None
 
     def of(self, rewards: RewardTable, num_generations: int) -> np.ndarray:
-        """Returns float32[B] advantages, exactly zero for a group that teaches nothing."""
+        """Returns float32[B] advantages, exactly zero for a group that teaches nothing.
+
+        Groups that are left out of the update have no part in what is taken over the whole step.
+        """
+        there = np.repeat(~_skipped(rewards, num_generations), num_generations)
+        gains = np.zeros(len(there), np.float32)
+        if not there.any():
+            return gains
         if self.weights is None:
-            gains = group_advantages(np.asarray(rewards.total), num_generations, self.advantage)
+            gains[there] = group_advantages(np.asarray(rewards.total)[there], num_generations, self.advantage)
         else:
-            parts = [self._of_part(rewards.parts[name], num_generations, weight) for name, weight in self._counted()]
+            parts = [self._of_part(rewards.parts[name], there, num_generations, each) for name, each in self._counted()]
             summed = np.sum(parts, axis=0)
-            gains = ((summed - summed.mean()) / (summed.std(ddof=1) + STD_EPS)).astype(np.float32)
+            gains[there] = (summed - summed.mean()) / (summed.std(ddof=1) + STD_EPS)
         return np.where(np.repeat(self.equal(rewards, num_generations), num_generations), np.float32(0), gains)
 
     def equal(self, rewards: RewardTable, num_generations: int) -> np.ndarray:
@@ -68,18 +75,25 @@ class Advantages:
         else:
             each = [equal_groups(_filled(rewards.parts[name], num_generations)) for name, _ in self._counted()]
             equal = np.all(each, axis=0)
-        skipped = np.zeros(len(rewards.total), bool)
-        skipped[sorted(rewards.skipped)] = True
-        return equal | skipped.reshape(-1, num_generations).any(axis=1)
+        return equal | _skipped(rewards, num_generations)
 
     def _counted(self) -> list[tuple[str, float]]:
         """Returns the rewards that count, with their weights."""
         assert self.weights is not None
         return [(name, weight) for name, weight in self.weights.items() if weight != 0]
 
-    def _of_part(self, values: Sequence[float | None], num_generations: int, weight: float) -> np.ndarray:
-        filled = _filled(values, num_generations).reshape(-1)
+    def _of_part(
+        self, values: Sequence[float | None], there: np.ndarray, num_generations: int, weight: float
+    ) -> np.ndarray:
+        filled = _filled(values, num_generations).reshape(-1)[there]
         return weight * group_advantages(filled, num_generations, self.advantage).astype(np.float64)
+
+
+def _skipped(rewards: RewardTable, num_generations: int) -> np.ndarray:
+    """Returns bool[P], True for the groups that are left out of the update."""
+    rows = np.zeros(len(rewards.total), bool)
+    rows[sorted(rewards.skipped)] = True
+    return rows.reshape(-1, num_generations).max(axis=1)
 
 
 def _filled(values: Sequence[float | None], num_generations: int) -> np.ndarray:

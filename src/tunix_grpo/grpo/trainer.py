@@ -12,7 +12,7 @@ What differs from the GRPO paper (arXiv:2402.03300) and from stock Tunix, in one
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -154,15 +154,15 @@ class Trainer:
         clock.lap("timing/rollout")
         minibatches = None
         if grpo.beta > 0 and fresh is None:  # dispatched first: the device works while the host computes rewards
-            minibatches = self._cut(step, rollout, None)
+            minibatches = self._cut(step, rollout)
         sampled = groups = self.groups(batch, rollout, step)
         clock.lap("timing/reward")
         if fresh is not None:
             groups = replace_equal_groups(self, sampled, fresh, step, grpo.max_extra_rounds)
             clock.lap("timing/replacement")
         gains = self._advantages.of(groups.rewards, batch.num_generations)
-        if minibatches is None:
-            minibatches = self._cut(step, groups.rollout, gains)
+        if minibatches is None or groups.rewards.skipped:
+            minibatches = self._cut(step, groups.rollout, gains, groups.rewards.skipped)
         jax.block_until_ready([micro.reference for micros in minibatches for micro in micros])
         clock.lap("timing/reference")
         return Collected(sampled, groups, gains, minibatches, clock.laps)
@@ -187,14 +187,18 @@ class Trainer:
         trained = (groups.batch, groups.rollout, groups.rewards, done.advantages)
         return StepResult(done.sampled, *trained, metrics, num_tokens)
 
-    def _cut(self, step: int, rollout: Rollout, gains: np.ndarray | None) -> list[list[MicroBatch]]:
+    def _cut(
+        self, step: int, rollout: Rollout, gains: np.ndarray | None = None, skipped: Collection[int] = ()
+    ) -> list[list[MicroBatch]]:
         """Cuts a step into the micro batches of each minibatch, and dispatches the reference where there is one.
 
         Args:
             gains: float32[B]; None where they are not known yet.
+            skipped: rows without a loss, since a reward could not be had.
         """
         grpo, group = self._config.grpo, self._sampling.num_generations
         kept = np.where(rollout.truncated & grpo.mask_truncated, np.float32(0), np.float32(1))
+        kept[sorted(skipped)] = 0
         has_gradient = None
         if gains is not None and grpo.beta == 0 and not plugins.is_outside(grpo.ratio):
             has_gradient = ((gains * kept) != 0).reshape(-1, group).any(axis=1)
