@@ -11,6 +11,7 @@ import pytest
 
 from helpers.models import write_model
 from helpers.trainer import mean_token, number_prompts, small_trainer
+from tunix_grpo.record.metrics import step_metrics
 from tunix_grpo.rewards.base import Reward
 from tunix_grpo.run.devices import CompilationCounter
 from tunix_grpo.text.order import PromptOrder
@@ -200,6 +201,18 @@ def test_what_cannot_be_replaced_is_given_up_after_some_rounds(compose, folder):
     result = trainer.update(trainer.collect(1, order.batch(1), functools.partial(order.batch, 1)))
     said = {name: value for name, value in result.metrics.items() if name.startswith("groups/")}
     assert said == {"groups/kept": 0, "groups/replaced": 0, "groups/given_up": 4, "groups/extra_rounds": 2}
+
+
+def test_tokens_of_groups_that_are_given_back_were_generated_too(compose, folder):
+    """The first round's groups are equal and so are the fresh ones: three times as much is drawn as trained on."""
+    settings = ("grpo.beta=0.05", "grpo.replace_equal_groups=true", "grpo.max_extra_rounds=2")
+    trainer = small_trainer(compose, folder, *settings, reward=lambda samples: [0.5] * len(samples))
+    fresh = [PROMPTS.batch(ROWS[:2] + 2 * number, 4) for number in range(3)]
+    drawn = sum(trainer.draw(batch, 1, number).lengths.sum() for number, batch in enumerate(fresh))
+    result = trainer.update(trainer.collect(1, fresh[0], fresh.__getitem__))
+    assert result.num_drawn == drawn > 2 * result.rollout.lengths.sum()
+    metrics = step_metrics(result)
+    assert metrics["perf/tokens_per_second"] * metrics["step_time"] == pytest.approx(drawn)
 
 
 def test_replacing_compiles_nothing_anew(compose, folder):

@@ -42,6 +42,7 @@ class Groups:
         outcomes: right answers by question, of all groups that were sampled; None where nobody wants to know.
         extra_rounds: how often fresh prompts were sampled.
         given_back_tokens: prompt and completion tokens of the groups that were sampled and are not here.
+        given_back_drawn: the completion tokens among them.
     """
 
     batch: Batch
@@ -52,11 +53,16 @@ class Groups:
     replaced: int = 0
     extra_rounds: int = 0
     given_back_tokens: int = 0
+    given_back_drawn: int = 0
 
     def num_tokens(self) -> int:
         """Returns the tokens of all completions, each with its prompt."""
         prompts = self.batch.num_generations * sum(map(len, self.batch.ids))
-        return prompts + int(self.rollout.lengths.sum())
+        return prompts + self.num_drawn()
+
+    def num_drawn(self) -> int:
+        """Returns the tokens of all completions."""
+        return int(self.rollout.lengths.sum())
 
     def metrics(self) -> dict[str, float]:
         """Returns the metric names of `record.metrics.METRICS`."""
@@ -82,8 +88,9 @@ class Groups:
         equal = np.concatenate([self.equal, fresh.equal])[source]
         outcomes = None if self.outcomes is None or fresh.outcomes is None else self.outcomes.and_those(fresh.outcomes)
         new = Groups(batch, rollout, rewards, equal, outcomes, self.replaced + count, self.extra_rounds + 1)
-        given_back = self.num_tokens() + fresh.num_tokens() - new.num_tokens()
-        return dataclasses.replace(new, given_back_tokens=self.given_back_tokens + given_back)
+        given_back = self.given_back_tokens + self.num_tokens() + fresh.num_tokens() - new.num_tokens()
+        drawn = self.given_back_drawn + self.num_drawn() + fresh.num_drawn() - new.num_drawn()
+        return dataclasses.replace(new, given_back_tokens=given_back, given_back_drawn=drawn)
 
 
 def right_answers(batch: Batch, rollout: Rollout, rewards: RewardTable, task: Task | None) -> Outcomes | None:

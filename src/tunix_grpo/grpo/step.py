@@ -63,6 +63,7 @@ class StepResult:
         advantages: float32[B].
         metrics: numbers of the update and timings, by the names of `record.metrics.METRICS`.
         num_tokens: prompt and completion tokens that were processed, those of groups that were given back included.
+        num_drawn: the completion tokens among them.
     """
 
     sampled: Groups
@@ -72,6 +73,7 @@ class StepResult:
     advantages: np.ndarray
     metrics: dict[str, float]
     num_tokens: int
+    num_drawn: int
 
 
 class Clock:

@@ -183,9 +183,9 @@ class Trainer:
             metrics["completions/masked_ratio"] = float(np.mean(groups.rollout.truncated))
         if self._config.grpo.replace_equal_groups:
             metrics |= groups.metrics()
-        num_tokens = groups.num_tokens() + groups.given_back_tokens
+        tokens = groups.num_tokens() + groups.given_back_tokens, groups.num_drawn() + groups.given_back_drawn
         trained = (groups.batch, groups.rollout, groups.rewards, done.advantages)
-        return StepResult(done.sampled, *trained, metrics, num_tokens)
+        return StepResult(done.sampled, *trained, metrics, *tokens)
 
     def _cut(
         self, step: int, rollout: Rollout, gains: np.ndarray | None = None, skipped: Collection[int] = ()

@@ -60,7 +60,7 @@ METRICS: dict[str, str] = {
     "timing/update": "seconds spent on loss, gradient and update",
     "timing/eval": "seconds spent on the last evaluation",
     "timing/save": "seconds that saving the last checkpoint held training up",
-    "perf/tokens_per_second": "completion tokens generated per second of the whole step",
+    "perf/tokens_per_second": "completion tokens generated per second of the whole step, those given back too",
     "perf/peak_memory_gb": "highest device memory use so far, in units of 10^9 bytes",
     "perf/compilations": "programs compiled since the start; it should stop growing",
     "perf/worker_restarts": "processes of rewards that were replaced since they had grown; absent without one",
@@ -92,7 +92,7 @@ def step_metrics(done: StepResult) -> dict[str, float]:
         **reward_metrics(rewards, done.batch.num_generations),
         **length_metrics(rollout.lengths, rollout.truncated),
         **done.metrics,
-        "perf/tokens_per_second": float(rollout.lengths.sum()) / done.metrics["step_time"],
+        "perf/tokens_per_second": done.num_drawn / done.metrics["step_time"],
         "perf/peak_memory_gb": peak_memory_bytes() / 1e9,
     }
 
