@@ -11,9 +11,11 @@ import pytest
 
 from helpers.models import write_model
 from helpers.trainer import mean_token, number_prompts, small_trainer
+from tunix_grpo.errors import UserError
 from tunix_grpo.record.metrics import step_metrics
 from tunix_grpo.rewards.base import Reward
 from tunix_grpo.run.devices import CompilationCounter
+from tunix_grpo.run.rescue import HalfStepError
 from tunix_grpo.text.order import PromptOrder
 
 PROMPTS = number_prompts(16)
@@ -100,6 +102,20 @@ def test_minibatches_do_not_depend_on_how_they_are_cut(compose, folder, iteratio
     assert_same(after[0][0], after[1][0], atol=2e-6)
     for name in ("loss", "grad_norm", "entropy", "kl", "ratio/mean"):
         assert after[0][1][name] == pytest.approx(after[1][1][name], abs=1e-5)
+
+
+@pytest.mark.parametrize(("minibatches", "kind"), [(1, UserError), (2, HalfStepError)])
+def test_a_step_of_which_one_update_is_left_out_is_not_saved(compose, folder, minibatches, kind):
+    """With one update nothing has moved, and the last step can still be saved; with two the other one has moved it."""
+    trainer = small_trainer(compose, folder, "grpo.beta=0.0", f"grpo.num_minibatches={minibatches}")
+    before = arrays(trainer.params)
+    collected = trainer.collect(1, PROMPTS.batch(ROWS[: 2 * minibatches], 4))
+    collected.advantages[collected.minibatches[-1][0].part.rows] = np.nan
+    with pytest.raises(UserError, match="not a finite number") as caught:
+        trainer.update(collected)
+    assert caught.type is kind
+    moved = any((mine != theirs).any() for mine, theirs in zip(arrays(trainer.params), before, strict=True))
+    assert moved == (minibatches > 1)
 
 
 def test_truncated_completions_can_be_masked(compose, folder):

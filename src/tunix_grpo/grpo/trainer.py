@@ -171,11 +171,12 @@ class Trainer:
         """Runs the second half of a step: the update(s) from what was collected with the current weights.
 
         Raises:
-            UserError: the loss or the gradient is not finite; then nothing has moved.
+            UserError: the loss or the gradient is not finite; nothing has moved where the step has one update.
+            HalfStepError: likewise where it has several; then some have moved the weights.
         """
         clock, groups = Clock(), done.groups
         metrics = self._update(done)
-        require_finite(metrics)
+        require_finite(metrics, self._config.grpo.updates_per_step)
         clock.lap("timing/update")
         timings = done.timings | clock.laps
         metrics |= timings | {"step_time": sum(timings.values())}

@@ -14,6 +14,7 @@ import optax
 
 from tunix_grpo.errors import UserError
 from tunix_grpo.grpo.loss import LossSums
+from tunix_grpo.run.rescue import HalfStepError
 
 Tree = TypeVar("Tree")
 
@@ -49,14 +50,23 @@ def no_sums() -> LossSums:
     return LossSums(*(jnp.zeros(()) for _ in LossSums._fields))
 
 
-def require_finite(metrics: Mapping[str, float]) -> None:
-    """Raises UserError, naming the numbers of an update that are not finite; `apply_gradient` has left it out."""
+def require_finite(metrics: Mapping[str, float], updates: int) -> None:
+    """Checks the numbers of a step that made so many updates.
+
+    Raises:
+        UserError: some are not finite; `apply_gradient` has left that update out, the only one.
+        HalfStepError: likewise, and other updates of the step have moved the weights.
+    """
     bad = [name for name, value in metrics.items() if not math.isfinite(value)]
-    if bad:
-        raise UserError(
-            f"{', '.join(bad)} is not a finite number; the update was left out and the run stops; "
-            "lower optimizer.learning_rate, or raise optimizer.eps"
-        )
+    if not bad:
+        return
+    what, way_out = f"{', '.join(bad)} is not a finite number", "lower optimizer.learning_rate, or raise optimizer.eps"
+    if updates == 1:
+        raise UserError(f"{what}; the update was left out and the run stops; {way_out}")
+    raise HalfStepError(
+        f"{what} in one of the {updates} updates; the run stops and saves nothing, since the others have moved the "
+        f"weights; go on from the last checkpoint, and {way_out}"
+    )
 
 
 class Update(NamedTuple):
