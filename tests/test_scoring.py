@@ -152,6 +152,8 @@ def test_groups_that_are_left_out_are_in_no_mean_of_the_reward():
         "rewards/own/mean": pytest.approx(13 / 3),
         "rewards/own/std": pytest.approx(np.std([1, 3, 9], ddof=1)),
     }
+    one_by_one = reward_metrics(rewards, 2, np.array([True, True]))
+    assert one_by_one["frac_reward_zero_std"] == 1.0
     everything = dataclasses.replace(rewards, skipped=frozenset(range(4)))
     assert "reward" not in reward_metrics(everything, num_generations=2)
 

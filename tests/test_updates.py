@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -228,6 +229,9 @@ def test_tokens_of_groups_that_are_given_back_were_generated_too(compose, folder
     result = trainer.update(trainer.collect(1, fresh[0], fresh.__getitem__))
     assert result.num_drawn == drawn > 2 * result.rollout.lengths.sum()
     metrics = step_metrics(result)
+    assert metrics["frac_reward_zero_std"] == 1.0
+    others = dataclasses.replace(result.sampled, equal=np.array([True, False]))  # as with rewards normalised one by one
+    assert step_metrics(dataclasses.replace(result, sampled=others))["frac_reward_zero_std"] == 0.5
     assert metrics["perf/tokens_per_second"] * metrics["step_time"] == pytest.approx(drawn)
 
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:  # whoever wants the names of the metrics is not to load jax
 METRICS: dict[str, str] = {
     "reward": "mean total reward of the step's completions",
     "reward_std": "standard deviation of the total reward within a group, mean over the groups",
-    "frac_reward_zero_std": "share of groups whose rewards are all equal: they teach nothing",
+    "frac_reward_zero_std": "share of groups whose rewards are all equal: they teach nothing; with "
+    "reward.normalisation=per_reward those in which every reward is",
     "rewards/<name>/mean": "mean of one reward part, before its weight",
     "rewards/<name>/std": "standard deviation of one reward part over the step's completions",
     "rewards/<name>/errors": "completions that the reward failed on since the start; where it may go on",
@@ -89,7 +90,7 @@ def step_metrics(done: StepResult) -> dict[str, float]:
     """
     rollout, rewards = done.sampled.rollout, done.sampled.rewards
     return {
-        **reward_metrics(rewards, done.batch.num_generations),
+        **reward_metrics(rewards, done.batch.num_generations, done.sampled.equal),
         **length_metrics(rollout.lengths, rollout.truncated),
         **done.metrics,
         "perf/tokens_per_second": done.num_drawn / done.metrics["step_time"],
@@ -118,7 +119,7 @@ def completion_records(step: int, done: StepResult) -> list[CompletionRecord]:
     ]
 
 
-def reward_metrics(rewards: RewardTable, num_generations: int) -> dict[str, float]:
+def reward_metrics(rewards: RewardTable, num_generations: int, equal: np.ndarray | None = None) -> dict[str, float]:
     """Returns the reward metrics of a step.
 
     `reward_std` is the mean over groups of the sample standard deviation within a group, as TRL logs it;
@@ -126,6 +127,9 @@ def reward_metrics(rewards: RewardTable, num_generations: int) -> dict[str, floa
     Groups that are left out of the update are left out of these.
     A part's mean and deviation, and the mean of an extra, are over the rows that have it; without such a row they are
     left out.
+
+    Args:
+        equal: bool[P], the groups that teach nothing; None: those of equal totals, as without reward.normalisation.
     """
     counted = [value for row, value in enumerate(rewards.total) if row not in rewards.skipped]
     groups = np.asarray(counted, np.float64).reshape(-1, num_generations)
@@ -133,10 +137,13 @@ def reward_metrics(rewards: RewardTable, num_generations: int) -> dict[str, floa
     if rewards.events:
         metrics["rewards/skipped_groups"] = len(rewards.skipped) // num_generations
     if groups.size:
+        useless = groups.max(axis=1) == groups.min(axis=1)
+        if equal is not None:
+            useless = np.delete(equal, [row // num_generations for row in rewards.skipped])
         metrics |= {
             "reward": float(groups.mean()),
             "reward_std": float(groups.std(axis=1, ddof=1).mean()),
-            "frac_reward_zero_std": float(np.mean(groups.max(axis=1) == groups.min(axis=1))),
+            "frac_reward_zero_std": float(np.mean(useless)),
         }
     for name, column in rewards.parts.items():
         if values := [value for value in column if value is not None]:
