@@ -44,8 +44,7 @@ from tunix_grpo.run.rescue import save_where_possible
 from tunix_grpo.run.start import find_start, last_saved, save_run, saved_ledger, this_run, with_date
 from tunix_grpo.run.stopping import StopRequest
 from tunix_grpo.tasks.builders import build_task, validate_task
-from tunix_grpo.text.levels import start_levels
-from tunix_grpo.text.order import PromptOrder
+from tunix_grpo.text.order import prompt_order
 from tunix_grpo.text.prompt_set import prompt_set, prompt_width
 from tunix_grpo.text.tokenizer import model_tokenizer
 
@@ -96,16 +95,7 @@ def train(config: Config) -> Summary:
 
         # --- which questions are asked ---
         ledger = saved_ledger(checkpoints, state, run, training_set)
-        levels = start_levels(ledger, training_set, heldout_set)
-        order = PromptOrder(
-            prompts=training_set,
-            prompts_per_step=prompts_per_step,
-            num_generations=config.grpo.num_generations,
-            seed=config.seed,
-            data=config.data,
-            ledger=ledger,
-            levels=levels,
-        )
+        order = prompt_order(config, training_set, heldout_set, prompts_per_step, ledger)
 
         # --- the model, its trainer, its judge ---
         model = load_model(config.model, directory, devices.mesh, config.seed)

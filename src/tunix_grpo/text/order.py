@@ -13,9 +13,9 @@ import dataclasses
 import numpy as np
 
 from tunix_grpo import seeds
-from tunix_grpo.config import DataConfig
+from tunix_grpo.config import Config, DataConfig
 from tunix_grpo.text.ledger import Ledger, Outcomes
-from tunix_grpo.text.levels import note_level
+from tunix_grpo.text.levels import note_level, start_levels
 from tunix_grpo.text.prompt_set import Batch, PromptSet
 from tunix_grpo.text.rankings import band, hard_first, seldom_first
 
@@ -82,6 +82,26 @@ class PromptOrder:
             ranked = (hard_first if self.data.order == "hard_first" else seldom_first)(self.ledger, candidates)
         places = np.arange(extra_round * self.prompts_per_step, (extra_round + 1) * self.prompts_per_step)
         return ranked[places % len(ranked)]
+
+
+def prompt_order(
+    config: Config, training: PromptSet, heldout: PromptSet, prompts_per_step: int, ledger: Ledger
+) -> PromptOrder:
+    """Returns the order that the settings describe; the ledger gets a level where the questions have levels.
+
+    Args:
+        heldout: whose level training starts at.
+        prompts_per_step: P.
+    """
+    return PromptOrder(
+        prompts=training,
+        prompts_per_step=prompts_per_step,
+        num_generations=config.grpo.num_generations,
+        seed=config.seed,
+        data=config.data,
+        ledger=ledger,
+        levels=start_levels(ledger, training, heldout),
+    )
 
 
 def step_indices(step: int, size: int, prompts_per_step: int, seed: int) -> np.ndarray:
