@@ -237,9 +237,9 @@ AGGREGATIONS: dict[str, Aggregation] = {
 def importance_weights(trainer: jax.Array, sampler: jax.Array, objective: Objective) -> jax.Array:
     """Returns float32[B, T], factors that make up for a sampler whose probabilities differ from the trainer's.
 
-    With w the trainer's probability over the sampler's: tis is min(w, importance_high) (arXiv:2508.17445 and the note
-    "Your efficient RL framework secretly brings you off-policy training"); icepop is w where it lies in
-    [importance_low, importance_high], else 0 (arXiv:2510.18855, section 3).
+    With w the trainer's probability over the sampler's: tis is min(w, importance_high) ("Your efficient RL framework
+    secretly brings you off-policy RL training", fengyao.notion.site/off-policy-rl); icepop is w where it lies in
+    [importance_low, importance_high], else 0 (arXiv:2510.18855, section 2.3.2).
 
     Args:
         trainer: float32[B, T] log-probabilities under the weights that sampled, as the trainer computes them.
