@@ -321,6 +321,11 @@ def test_the_start_table_says_an_algorithm_in_words(compose, name, words):
     assert all(word in said for word in words), said
 
 
+def test_the_start_table_says_how_several_rewards_are_normalised(compose):
+    said = in_words(compose("reward.normalisation=per_reward").grpo, "per_reward")
+    assert said.startswith("(r - mean) / std of the group, of each reward by itself, their sum standardised")
+
+
 OWN = """import jax.numpy as jnp
 import numpy as np
 

@@ -114,10 +114,16 @@ _AGGREGATIONS = {
 }
 
 
-def in_words(grpo: GrpoConfig) -> str:
-    """Returns what an algorithm does, in one line: its three switches and what stands beside them."""
-    words = [_ADVANTAGES.get(grpo.advantage, f"advantage {grpo.advantage}"), _ratio_in_words(grpo)]
-    words.append(_AGGREGATIONS[grpo.aggregation])
+def in_words(grpo: GrpoConfig, normalisation: str = "sum") -> str:
+    """Returns what an algorithm does, in one line: its three switches and what stands beside them.
+
+    Args:
+        normalisation: reward.normalisation.
+    """
+    words = [_ADVANTAGES.get(grpo.advantage, f"advantage {grpo.advantage}")]
+    if normalisation == "per_reward":
+        words.append("of each reward by itself, their sum standardised over the step")
+    words += [_ratio_in_words(grpo), _AGGREGATIONS[grpo.aggregation]]
     words.append(f"KL {grpo.beta:g} ({grpo.kl_estimator})" if grpo.beta else "no KL term")
     if grpo.mask_truncated:
         words.append("truncated completions masked")

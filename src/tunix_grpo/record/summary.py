@@ -50,7 +50,7 @@ def start_rows(
         ("model", f"{config.model.name} ({model.spec.family}, {model.dtype.name})"),
         ("parameters", f"{console.format_count(trained)} trained ({how}) of {console.format_count(total)}"),
         ("task", config.task.name),
-        ("algorithm", in_words(config.grpo)),
+        ("algorithm", in_words(config.grpo, config.reward.normalisation)),
         ("prompts per step", f"{prompts}"),
         ("completions per step", f"{completions} ({group} per prompt)"),
         (
