@@ -37,7 +37,8 @@ class GrpoConfig:
     """What the sum over tokens is divided by: the length of each completion (sequence_mean), all tokens of the update
     (token_mean), or completions x max_generation_steps (constant_length)."""
     epsilon: Number = rules.number(above=0, below=1)
-    """Clip range of the probability ratio on either side, in (0, 1)."""
+    """Clip range of the probability ratio on either side, in (0, 1); of its logarithm with the ratio gmpo. The ratios
+    cispo, sapo and none, and one of your own, read none of the three epsilons."""
     epsilon_low: Number | None = rules.number(above=0, below=1, hint="null takes grpo.epsilon")
     """Clip range below 1, in (0, 1); null is epsilon."""
     epsilon_high: Number | None = rules.number(above=0, hint="null takes grpo.epsilon")
@@ -67,7 +68,7 @@ class GrpoConfig:
     importance_low: Number = rules.number(minimum=0, maximum=1)
     """Smallest ratio of trainer to sampler that icepop keeps, in [0, 1]."""
     importance_high: Number = rules.number(minimum=1)
-    """Largest ratio of trainer to sampler, 1 or more."""
+    """Largest ratio of trainer to sampler, 1 or more. Read by tis and icepop."""
 
     @property
     def low(self) -> float:
