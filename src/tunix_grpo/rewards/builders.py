@@ -50,5 +50,7 @@ def _build(name: str, settings: WeightedReward, workers: int) -> Reward:
             build = plugins.resolve(plugins.REWARDS[name], f"reward.{name}")
             common = {each.name for each in fields(WeightedReward)}
             own = {each.name: getattr(settings, each.name) for each in fields(settings) if each.name not in common}
-            reward = Reward(name, settings.weight, build(**own))
+            function = build(**own)
+            limits_itself = getattr(function, "limits_itself", False)
+            reward = Reward(name, settings.weight, function, limits_itself=limits_itself)
     return replace(reward, **{each.name: getattr(settings, each.name) for each in fields(RewardLimits)})
