@@ -124,8 +124,8 @@ class Reward:
         on_error: what is done when the function raises or returns what is no value.
         on_timeout: what is done when a batch takes longer than the limit.
         unit: what is called again, where a batch fails, to find the completions that it fails on.
-        limits_itself: the function keeps to `Samples.deadline` however it hangs, so that no thread is needed; one of the
-            package says so by an attribute of that name.
+        limits_itself: the function keeps to `Samples.deadline` however it hangs, so that no thread is needed; one of
+            the package says so by an attribute of that name.
         events: failures so far, by kind.
     """
 
