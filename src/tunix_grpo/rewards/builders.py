@@ -51,6 +51,6 @@ def _build(name: str, settings: WeightedReward, workers: int) -> Reward:
             common = {each.name for each in fields(WeightedReward)}
             own = {each.name: getattr(settings, each.name) for each in fields(settings) if each.name not in common}
             function = build(**own)
-            limits_itself = getattr(function, "limits_itself", False)
-            reward = Reward(name, settings.weight, function, limits_itself=limits_itself)
+            needs, alone = getattr(function, "columns", ()), getattr(function, "limits_itself", False)
+            reward = Reward(name, settings.weight, function, needs, limits_itself=alone)
     return replace(reward, **{each.name: getattr(settings, each.name) for each in fields(RewardLimits)})
