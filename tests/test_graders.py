@@ -1,12 +1,15 @@
 """Graders: the grammar of answers, and math-verify beside it for mathematics beyond numbers."""
 
 import json
+import time
 
 import pytest
 
 from helpers.samples import samples_of
 from tunix_grpo import workers
+from tunix_grpo.rewards.base import Reward
 from tunix_grpo.rewards.math import build_math_reward
+from tunix_grpo.rewards.scoring import score_completions
 from tunix_grpo.tasks.base import ExactTask, Question
 from tunix_grpo.tasks.graders import MathGrader, build_grade
 from tunix_grpo.train import train
@@ -58,6 +61,22 @@ def test_the_reward_is_independent_of_the_task_s_score():
     with workers.closed_at_end():
         assert build_math_reward(timeout_s=60.0, workers=2)(samples_of(completions, questions, task)) == [1.0, 0.0]
     assert [task.score(*pair) for pair in zip(completions, questions, strict=True)] == [0.0, 0.0]
+
+
+def test_what_a_batch_has_no_time_for_is_no_wrong_answer():
+    questions, texts = [Question("Which?", "x + 1")] * 3, ["\\boxed{9^{9^{9^{9}}}}", "\\boxed{1 + x}", "x + 1"]
+    with workers.closed_at_end():
+        reward = build_math_reward(timeout_s=60.0, workers=1)
+        assert reward(samples_of(texts[1:], questions[1:])) == [1.0, 1.0]  # starts the program
+        hanging, late, by_grammar = reward(samples_of(texts, questions, deadline=time.monotonic() + 1.0))
+    assert (hanging.kind, late.kind, by_grammar) == ("timeout", "timeout", 1.0)
+
+
+def test_the_start_of_the_judge_does_not_count_in_the_limit_of_a_batch():
+    with workers.closed_at_end():
+        reward = Reward("math", 1.0, build_math_reward(timeout_s=60.0, workers=1), time_limit=0.5, limits_itself=True)
+        samples = samples_of(["\\boxed{1 + x}"], [Question("Which?", "x + 1")])
+        assert score_completions([reward], samples).parts == {"math": [1.0]}
 
 
 @pytest.mark.slow

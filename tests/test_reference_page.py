@@ -239,6 +239,7 @@ DRIVER = f"""
 import contextlib, io, json, sys
 from pathlib import Path
 from tunix_grpo import cli
+from tunix_grpo.config import load
 from tunix_grpo.train import train
 
 printed = sys.stdout
@@ -247,7 +248,7 @@ for line in sys.stdin:
     sys.argv, sys.orig_argv = ["run_training.py", *words], ["python", "run_training.py", *words]
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
-        code = cli.run(lambda config: train(config), config_dir=Path({str(CONF)!r}))
+        code = cli.run(lambda config: train(config), config_dir=Path({str(CONF)!r}), load=load)
     print(json.dumps([code, shown.getvalue()]), file=printed, flush=True)
 """
 

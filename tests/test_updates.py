@@ -11,13 +11,12 @@ import optax
 import pytest
 
 from helpers.models import write_model
-from helpers.trainer import mean_token, number_prompts, small_trainer
+from helpers.trainer import mean_token, number_prompts, small_trainer, uniform_order
 from tunix_grpo.errors import UserError
 from tunix_grpo.record.metrics import step_metrics
 from tunix_grpo.rewards.base import Reward
 from tunix_grpo.run.devices import CompilationCounter
 from tunix_grpo.run.rescue import HalfStepError
-from tunix_grpo.text.order import PromptOrder
 
 PROMPTS = number_prompts(16)
 ROWS = np.arange(4)
@@ -183,11 +182,11 @@ def by_prompt(useful: set[str]):
 def replacing_trainer(compose, folder, useful: set[str], *overrides: str):
     settings = ("grpo.beta=0.05", "grpo.replace_equal_groups=true", "training.micro_batch_size=4", *overrides)
     trainer = small_trainer(compose, folder, *settings, reward=by_prompt(useful))
-    return trainer, PromptOrder(PROMPTS, 4, 4, seed=0)
+    return trainer, uniform_order(PROMPTS, 4, 4)
 
 
 def test_equal_groups_are_replaced_by_fresh_ones(compose, folder):
-    order = PromptOrder(PROMPTS, 4, 4, seed=0)
+    order = uniform_order(PROMPTS, 4, 4)
     own, first, second = (order.batch(1, number).texts for number in (0, 1, 2))
     useful = {own[1], first[0], first[3], second[2]}
     trainer, order = replacing_trainer(compose, folder, useful)

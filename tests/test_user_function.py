@@ -146,6 +146,13 @@ def test_what_a_function_does_wrong_is_said_alike_wherever_it_runs(tmp_path, sou
     assert " of the question 'What is " in str(raised.value)
 
 
+@pytest.mark.parametrize("isolate", [False, True])
+def test_a_function_that_wants_messages_is_told_how_it_gets_them(tmp_path, isolate):
+    source = "def own(completion): return len(completion[0]['content'])"
+    with pytest.raises(RewardError, match=r"raised TypeError: string .*; for lists of .* reward.custom.messages=true"):
+        table_of(tmp_path, source, isolate=isolate)
+
+
 def test_completions_of_a_file_have_no_token_ids(tmp_path):
     reward = own_reward(tmp_path, "def own(completions, completion_ids): return [1.0] * 4")
     with pytest.raises(UserError, match="a reward takes completion_ids, which completions from a file lack"):

@@ -9,11 +9,13 @@ import numpy as np
 import optax
 
 from helpers.models import load, one_device_mesh
-from tunix_grpo.config import Config
+from tunix_grpo.config import Config, DataConfig
 from tunix_grpo.grpo.trainer import Trainer
 from tunix_grpo.model.model import Model
 from tunix_grpo.rewards.base import Reward, Samples
 from tunix_grpo.tasks.base import ExactTask, Question
+from tunix_grpo.text.ledger import Ledger
+from tunix_grpo.text.order import PromptOrder
 from tunix_grpo.text.prompt_set import PromptSet
 
 PAD, STOPS = 0, (1, 2)
@@ -45,6 +47,18 @@ def number_prompts(count: int = 8) -> PromptSet:
     ids = [[int(i) for i in rng.integers(3, 97, rng.integers(3, 9))] for _ in range(count)]
     texts = [" ".join(map(str, row)) for row in ids]
     return PromptSet([Question(text, "0") for text in texts], texts, ids, 0)
+
+
+def uniform_order(prompts: PromptSet, prompts_per_step: int, num_generations: int) -> PromptOrder:
+    """Returns the order in which a run of seed 0 asks its questions unless it is told otherwise."""
+    return PromptOrder(
+        prompts=prompts,
+        prompts_per_step=prompts_per_step,
+        num_generations=num_generations,
+        seed=0,
+        data=DataConfig(order="uniform", band=[0.0, 1.0]),
+        ledger=Ledger(len(prompts)),
+    )
 
 
 def mean_token(samples: Samples) -> list[float]:

@@ -132,12 +132,14 @@ class Reward:
         name: its name in metrics and in completions.jsonl.
         weight: factor in the total; 0 only records it.
         function: what gives the values, one `Value` per completion.
-        columns: of the data, beside question and answer, without which the function cannot be called.
+        columns: of the data, beside question and answer, without which the function cannot be called; one of the
+            package says so by an attribute of that name.
         time_limit: seconds that a batch may take; None is no limit.
         on_error: what is done when the function raises or returns what is no value.
         on_timeout: what is done when a batch takes longer than the limit.
         unit: what is called again, where a batch fails, to find the completions that it fails on.
-        limits_itself: the function keeps to `Samples.deadline` however it hangs, so that no thread is needed.
+        limits_itself: the function keeps to `Samples.deadline` however it hangs, so that no thread is needed; one of
+            the package says so by an attribute of that name.
         events: failures so far, by kind.
     """
 

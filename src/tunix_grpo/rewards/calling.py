@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from tunix_grpo.config.plugins import describe_error
 from tunix_grpo.errors import UserError
 from tunix_grpo.rewards.base import Failure, Reward, RewardError, Samples, Scored
-from tunix_grpo.rewards.values import as_list, checked
+from tunix_grpo.rewards.values import as_list, checked, failure_of
 
 # For what ends by itself at the deadline, and then hands over what it has.
 GRACE_S = 0.5
@@ -46,7 +45,7 @@ def _outcomes(reward: Reward, samples: Samples) -> list[Scored | Failure]:
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        failure = Failure("error", f"raised {describe_error(error)}", cause=error)
+        failure = failure_of(error)
         parts = list(_parts(reward, samples))
         if len(parts) == 1:
             return [failure] * count

@@ -52,6 +52,6 @@ def unpacked(text: str) -> Samples:
 
 
 def _failure(reply: NoReplyError) -> Failure:
-    if reply.kind == "timeout":
+    if reply.kind != "error":
         return Failure("timeout", f"took too long ({reply})")
     return Failure("error", f"gave no reply ({reply})")

@@ -12,10 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
-from tunix_grpo.config.plugins import describe_error
 from tunix_grpo.errors import UserError
 from tunix_grpo.rewards.base import Failure, Samples
-from tunix_grpo.rewards.values import as_list, as_number, with_extras
+from tunix_grpo.rewards.values import as_list, as_number, failure_of, with_extras
 
 FIXED_COLUMNS = ("prompts", "completions", "question", "answer")
 # What a function may ask for beside them; a column of the data of that name hides it.
@@ -256,7 +255,7 @@ def _attempt(call: Callable[[], object]) -> object:
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        return Failure("error", f"raised {describe_error(error)}", cause=error)
+        return failure_of(error)
 
 
 async def _all_of(results: Sequence[object], samples: Samples) -> list[object]:

@@ -6,12 +6,20 @@ from typing import Any
 
 import numpy as np
 
+from tunix_grpo.config.plugins import describe_error
 from tunix_grpo.errors import shortened
 from tunix_grpo.rewards.base import Failure, Scored
 
 SHOWN_CHARS = 300
 # Of a reward: trackers hold sums and deviations of rewards as float32, which ends at 3.4e38.
 LARGEST = 1e30
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Returns what a function raised as its failure."""
+    of_text = isinstance(error, TypeError) and "string indices must be integers" in str(error)
+    way_out = "; for lists of messages instead of texts, as TRL gives them, there is reward.custom.messages=true"
+    return Failure("error", f"raised {describe_error(error)}", way_out=way_out if of_text else "", cause=error)
 
 
 def as_list(result: object) -> list[object] | None:

@@ -1,7 +1,6 @@
 """How a completion is compared with the gold answer: by the grammar of `text/answers`, or by math-verify beside it."""
 
 import re
-import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
@@ -59,9 +58,10 @@ class MathGrader:
         asked = {place: question for place, question in questions.items() if question is not None}
         replies = self._pool.ask_all(list(asked.values()), deadline)
         for place, reply in zip(asked, replies, strict=True):
-            no_reply = isinstance(reply, NoReplyError)
-            out_of_time = no_reply and deadline is not None and time.monotonic() >= deadline
-            judged[place] = None if out_of_time else not no_reply and bool(reply)
+            if isinstance(reply, NoReplyError):
+                judged[place] = None if reply.kind == "late" else False
+            else:
+                judged[place] = bool(reply)
         return judged
 
 

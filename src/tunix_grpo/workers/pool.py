@@ -88,7 +88,7 @@ class _Batch:
             left = seconds_left(self._deadline)
             try:
                 if left == 0:
-                    raise NoReplyError("it was not asked in time", "timeout")
+                    raise NoReplyError("it was not asked in time", "late")
                 self._replies[place] = worker.ask(self._questions[place], left)
             except NoReplyError as error:
                 self._replies[place] = error

@@ -8,6 +8,7 @@ Ctrl-C in the terminal reaches the run alone, and it ends when the run does, how
 import contextlib
 import json
 import logging
+import math
 import os
 import selectors
 import signal
@@ -33,13 +34,14 @@ class NoReplyError(Exception):
     """Says why a worker gave no reply.
 
     Attributes:
-        kind: timeout where it took too long; error where it crashed or its function raised.
+        kind: timeout where it took longer than a reply may take, late where less time was left than that; error where
+            it crashed or its function raised.
     """
 
-    def __init__(self, message: str, kind: Literal["error", "timeout"] = "error") -> None:
+    def __init__(self, message: str, kind: Literal["error", "timeout", "late"] = "error") -> None:
         """Takes what happened."""
         super().__init__(message)
-        self.kind: Literal["error", "timeout"] = kind
+        self.kind: Literal["error", "timeout", "late"] = kind
 
 
 class Worker:
@@ -92,6 +94,8 @@ class Worker:
             limits = [each for each in (self._timeout_s, seconds) if each is not None]
             return self._ask(question, min(limits, default=None))
         except NoReplyError as error:
+            if error.kind == "timeout" and seconds is not None and seconds < (self._timeout_s or math.inf):
+                error.kind = "late"
             self.unanswered += 1
             if self.unanswered == 1 and self.metric:  # else whoever asks says it
                 shown = json.dumps(question)[:SHOWN_CHARS]
