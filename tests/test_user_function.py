@@ -10,6 +10,7 @@ from helpers.rewards import custom, own_reward, reward_settings
 from helpers.samples import samples_of
 from tunix_grpo import workers
 from tunix_grpo.errors import UserError
+from tunix_grpo.record.metrics import is_metric, reward_metrics
 from tunix_grpo.rewards.base import RewardError
 from tunix_grpo.rewards.builders import build_rewards
 from tunix_grpo.rewards.scoring import RewardTable, score_completions
@@ -94,6 +95,21 @@ def test_extras_are_kept_by_name(tmp_path, isolate):
         """
     table = table_of(tmp_path, source, isolate=isolate)
     assert (table.parts["own"], table.extras) == ([1, 2, None, 2], {"own/words": [1, 1, 1, 2]})
+
+
+def test_extras_of_any_name_are_metrics_and_take_no_other_s_place(tmp_path):
+    table = table_of(
+        tmp_path,
+        """
+        def own(completions, log_metric):
+            log_metric("accuracy/easy", 0.5)
+            return [(1.0, {"mean": 77.0, "": 2.0})] * len(completions)
+        """,
+    )
+    metrics = reward_metrics(table, 2)
+    assert all(map(is_metric, metrics))
+    extras = {"rewards/own/accuracy_easy": 0.5, "rewards/own/own_mean": 77.0, "rewards/own/_": 2.0}
+    assert metrics | extras | {"rewards/own/mean": 1.0} == metrics
 
 
 def test_a_trl_reward_file_runs_unchanged(tmp_path):
