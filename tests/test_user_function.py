@@ -43,6 +43,11 @@ FUNCTIONS = {
     "everything": ("def own(completion, **rest): return len(rest)", {}, [5, 5, 3, 3]),
     "lengths of a batch": ("def own(completions, token_lengths): return token_lengths", {}, [1, 2, 1, 2]),
     "TRL's token ids": ("def own(completion_ids, **_): return [sum(ids) for ids in completion_ids]", {}, [1, 5, 4, 11]),
+    "TRL's state among others": (
+        "def own(completions, **rest): return [rest['trainer_state'].global_step + len(rest['completion_ids'])] * 4",
+        {},
+        [11] * 4,
+    ),
     "TRL's state": ("def own(completions, trainer_state): return [trainer_state.global_step] * 4", {}, [7] * 4),
     "the data's own column": (
         "def own(completions, step): return [1 if value == 'first' else 0 for value in step]",
@@ -173,6 +178,13 @@ def test_completions_of_a_file_have_no_token_ids(tmp_path):
     reward = own_reward(tmp_path, "def own(completions, completion_ids): return [1.0] * 4")
     with pytest.raises(UserError, match="a reward takes completion_ids, which completions from a file lack"):
         score_completions([reward], samples(token_ids=None))
+
+
+@pytest.mark.parametrize("parameters", ["completions, completion_ids=None", "completion, completion_ids=None"])
+def test_completions_of_a_file_do_for_a_function_that_can_be_called_without_ids(tmp_path, parameters):
+    of_each = parameters.startswith("completion,")
+    reward = own_reward(tmp_path, f"def own({parameters}): return {'1.0' if of_each else '[1.0] * 4'}")
+    assert score_completions([reward], samples(token_ids=None)).parts == {"own": [1.0] * 4}
 
 
 def test_a_function_may_be_awaited_where_a_loop_runs_already(tmp_path):

@@ -19,6 +19,8 @@ from tunix_grpo.rewards.values import as_list, as_number, failure_of, with_extra
 FIXED_COLUMNS = ("prompts", "completions", "question", "answer")
 # What a function may ask for beside them; a column of the data of that name hides it.
 FURTHER = ("token_lengths", "step", "completion_ids", "trainer_state", "log_extra", "log_metric")
+# What TRL always gives, and `**kwargs` then holds.
+_OF_TRL = ("completion_ids", "trainer_state", "log_extra", "log_metric")
 # The names of both where a call gets one completion.
 OF_ONE = {"prompts": "prompt", "completions": "completion", "token_lengths": "token_length"}
 Unit = Literal["completion", "group", "batch"]
@@ -99,9 +101,10 @@ class UserFunction:
         data = {name: [None] * len(samples) for name in self.columns} | _data_columns(samples)
         columns: dict[str, object] = {**data, **self._fixed(samples)}
         wanted = {*self._signature.by_place, *self._signature.taken}
-        for name, value in _further(samples, notes, wanted).items():
-            if name not in data:
-                columns[name] = value
+        if self._signature.takes_all and self.unit != "completion":
+            wanted.update(_OF_TRL)
+        for name, value in _further(samples, notes, wanted.difference(data), self._signature.needed).items():
+            columns[name] = value
         if self.unit == "completion":
             alone = ("step", "trainer_state", "log_extra", "log_metric")
             columns = {
@@ -157,10 +160,14 @@ def _data_columns(samples: Samples) -> dict[str, list[Any]]:
     return {name: [extra.get(name) for extra in extras] for name in names}
 
 
-def _further(samples: Samples, notes: "_Notes", wanted: set[str]) -> dict[str, object]:
+def _further(samples: Samples, notes: "_Notes", wanted: set[str], needed: Sequence[str]) -> dict[str, object]:
     """Returns what a function asks for by name beside the columns."""
-    if "completion_ids" in wanted and samples.token_ids is None:
-        raise UserError("a reward takes completion_ids, which completions from a file lack; give it a default value")
+    if samples.token_ids is None and "completion_ids" in wanted:
+        if "completion_ids" in needed:
+            raise UserError(
+                "a reward takes completion_ids, which completions from a file lack; give it a default value"
+            )
+        wanted = wanted - {"completion_ids"}
     further = {
         "token_lengths": list(samples.token_lengths),
         "token_length": list(samples.token_lengths),
