@@ -39,9 +39,7 @@ def _outcomes(reward: Reward, samples: Samples) -> list[Scored | Failure]:
     try:
         return checked(_result(reward, samples), count)
     except TookTooLong:
-        return [
-            Failure("timeout", f"took longer than its time_limit of {reward.time_limit:g} s", about="batch")
-        ] * count
+        return [_too_long(reward)] * count
     except UserError:
         raise
     except (Exception, SystemExit) as error:
@@ -51,10 +49,15 @@ def _outcomes(reward: Reward, samples: Samples) -> list[Scored | Failure]:
             return [failure] * count
         found = []
         for rows in parts:
-            found += _outcomes(reward, samples.rows(rows))
+            in_time = samples.seconds_left() != 0.0
+            found += _outcomes(reward, samples.rows(rows)) if in_time else [_too_long(reward)] * len(rows)
             if reward.on_error == "stop" and isinstance(found[-1], Failure):  # it is the one that is shown
                 return [*found, *[failure] * (count - len(found))]
         return found if any(isinstance(each, Failure) for each in found) else [failure._replace(about="batch")] * count
+
+
+def _too_long(reward: Reward) -> Failure:
+    return Failure("timeout", f"took longer than its time_limit of {reward.time_limit:g} s", about="batch")
 
 
 def _parts(reward: Reward, samples: Samples) -> Iterator[list[int]]:
