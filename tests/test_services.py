@@ -16,6 +16,7 @@ import pytest
 
 from helpers.samples import samples_of
 from helpers.service import Answer, in_turn, said, serving
+from tunix_grpo.config import selected_rewards
 from tunix_grpo.errors import UserError
 from tunix_grpo.rewards import remote
 from tunix_grpo.rewards.base import Failure, RewardError, Scored
@@ -304,7 +305,7 @@ def judge(address, prompt_file="bundled:judge", **changed):
         "highest": 10.0,
         "temperature": 0.0,
         "max_tokens": 100,
-        "body": {},
+        "body": None,
         "concurrency": 8,
         "request_timeout_s": 5.0,
         "retries": 0,
@@ -316,6 +317,12 @@ def judge(address, prompt_file="bundled:judge", **changed):
 
 def files(folder):
     return [file for file in Path(folder).rglob("*") if file.is_file()]
+
+
+def test_fields_of_the_request_are_given_on_the_command_line(compose):
+    words = ("reward=[judge]", "reward.judge.base_url=http://localhost/v1", "reward.judge.model=referee")
+    config = compose(*words, "reward.judge.body={reasoning_effort: low, top_p: 0.5}")
+    assert selected_rewards(config.reward)["judge"].body == {"reasoning_effort": "low", "top_p": 0.5}
 
 
 def test_a_judge_is_asked_as_an_openai_service_is(tmp_path):

@@ -30,7 +30,7 @@ def build_judge_reward(
     highest: float,
     temperature: float | None,
     max_tokens: int | None,
-    body: Mapping[str, Any],
+    body: Mapping[str, Any] | None,
     concurrency: int,
     request_timeout_s: float,
     retries: int,
@@ -48,13 +48,14 @@ def build_judge_reward(
         score_pattern: regular expression with one group, around the number; its last match in the reply counts.
         lowest, highest: ends of the judge's scale.
         temperature, max_tokens: of the judge's reply; None leaves them to the service.
-        body: further fields of the request.
+        body: further fields of the request; None is none.
         concurrency, request_timeout_s, retries, api_key_env: see `Client`.
         cache_dir: folder of the replies; None keeps none.
 
     Raises:
         UserError: something of it cannot be used.
     """
+    body = body or {}
     if taken := [field for field in _OWN_FIELDS if field in body]:
         raise UserError(f"reward.judge.body={body}: {taken[0]} is not for it to say; leave it out")
     client = Client(
