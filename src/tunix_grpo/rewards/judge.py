@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from tunix_grpo.errors import UserError, shortened
 from tunix_grpo.rewards.base import Failure, RewardFunction, Samples, Scored
@@ -60,7 +61,7 @@ def build_judge_reward(
         raise UserError(f"reward.judge.body={body}: {taken[0]} is not for it to say; leave it out")
     client = Client(
         setting="reward.judge.base_url",
-        url=f"{base_url.rstrip('/')}/chat/completions",
+        url=_chat_address(base_url),
         api_key_env=api_key_env,
         timeout_s=request_timeout_s,
         retries=retries,
@@ -75,6 +76,12 @@ def build_judge_reward(
         scale=Scale(score_pattern, lowest, highest),
         cache=None if cache_dir is None else ReplyCache(Path(cache_dir), "reward.judge.cache_dir"),
     )
+
+
+def _chat_address(base_url: str) -> str:
+    """Returns the address of chat completions; what stands behind a question mark stays there."""
+    parts = urlsplit(base_url)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/chat/completions"))
 
 
 class Scale:
