@@ -256,6 +256,7 @@ def test_a_dotted_path_is_a_function_of_a_package(tmp_path, monkeypatch, isolate
         ),
         ("json.dumpz", "reward.custom.function=json.dumpz: there is no such function in json; did you mean dump"),
         ("json.__name__", "reward.custom.function=json.__name__: json.__name__ in json is not a function but str"),
+        ("builtins.max", "reward.custom.function=builtins.max: Python does not know which parameters builtins.max"),
     ],
 )
 def test_a_dotted_path_that_leads_nowhere_is_one_sentence(dotted, said):
