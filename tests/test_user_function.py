@@ -3,6 +3,7 @@
 import asyncio
 import textwrap
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -194,6 +195,39 @@ def test_a_function_may_be_awaited_where_a_loop_runs_already(tmp_path):
         return table_of(tmp_path, "async def own(completion): return 1.0")
 
     assert asyncio.run(notebook()).parts == {"own": [1.0] * 4}
+
+
+KEEPS = """
+    import asyncio, sys, time
+
+    one_at_a_time, loops = asyncio.Semaphore(1), set()
+
+    async def own(completions, trainer_state):
+        async with one_at_a_time:
+            await asyncio.sleep(0.001)
+        loops.add(asyncio.get_running_loop())
+        if trainer_state.global_step == 1:
+            sys.exit(3)
+        if trainer_state.global_step == 2:
+            time.sleep(3)
+        return [len(loops)] * len(completions)
+    """
+
+
+def test_what_an_async_function_keeps_can_be_used_in_every_call(tmp_path):
+    """As a client of a service, or a limit on its requests, which belong to the loop that first used them."""
+    reward = own_reward(tmp_path, textwrap.dedent(KEEPS), per="group")
+    for step in (7, 8):
+        assert score_completions([reward], samples(step=step)).parts == {"own": [1.0] * 4}
+
+
+def test_an_async_function_that_ended_or_held_its_loop_gets_another(tmp_path):
+    """At step 1 the batch and then each of the four completions end theirs."""
+    source = textwrap.dedent(KEEPS).replace("one_at_a_time:", "asyncio.Semaphore(1):")
+    reward = own_reward(tmp_path, source, on_error="zero", on_timeout="zero")
+    for step, value in ((7, 1), (1, 0), (8, 6), (2, 0), (9, 7)):
+        reward = replace(reward, time_limit=0.1 if step == 2 else 30.0)
+        assert score_completions([reward], samples(step=step)).parts == {"own": [value] * 4}, step
 
 
 def test_async_calls_wait_together(tmp_path):

@@ -108,9 +108,14 @@ def within(seconds: float, call: Callable[[], object], name: str) -> object:
     thread = threading.Thread(target=run, name=f"reward {name}", daemon=True)
     thread.start()
     if not ended.wait(seconds):
-        _abandoned.append(thread)
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
+        abandon(thread)
         raise TookTooLong
     if raised:
         raise raised[0]
     return returned[0]
+
+
+def abandon(thread: threading.Thread) -> None:
+    """Tells a thread to end, and counts it for as long as it goes on all the same."""
+    _abandoned.append(thread)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
