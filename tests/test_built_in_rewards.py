@@ -275,6 +275,7 @@ def test_a_schema_that_refers_to_itself_is_safe_with_deep_values():
 @pytest.mark.parametrize(
     ("schema", "said"),
     [
+        ({"$schema": 7}, r"is no JSON schema \(its \$schema is no text but 7\); mend it"),
         ({"type": "objekt"}, r"reward.json_schema.schema: is no JSON schema \(at \$.type: 'objekt' is not valid"),
         ({"properties": {"a": {"$ref": "#/$defs/b"}}}, "it refers to #/\\$defs/b, which is not in it"),
         ({"$ref": "http://127.0.0.1:9/x.json"}, "it refers to http://127.0.0.1:9/x.json, which is not in it"),

@@ -170,6 +170,22 @@ def test_calls_that_cannot_be_ended_do_not_pile_up(monkeypatch):
         score_completions([reward], samples())
 
 
+def test_what_is_called_again_has_no_more_time_than_the_batch(monkeypatch):
+    """Else each completion would wait for the grace alone, and leave a thread behind."""
+    monkeypatch.setattr(calling, "_abandoned", [])
+    sizes = []
+
+    def own(samples):
+        sizes.append(len(samples))
+        time.sleep(0.8 if len(samples) == 1 else 0.1)
+        raise ValueError("not on these")
+
+    reward = Reward("own", 1.0, own, time_limit=0.5, on_error="skip_group", on_timeout="zero")
+    table = score_completions([reward], samples())
+    assert sizes == [6, 1]
+    assert table.parts["own"][1:] == [0.0] * 5 and reward.events["timeouts"] >= 5
+
+
 def test_a_reward_says_itself_what_it_could_not_score():
     def own(samples):
         late = Failure("timeout", "got no reply")

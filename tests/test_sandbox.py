@@ -430,6 +430,18 @@ def test_a_cheat_passes_nothing(called, name):
     assert "passed" not in called[name]
 
 
+def test_a_program_takes_no_builtin_s_place_by_a_star(walls):
+    code = """
+        def f(x): return 0
+        def all(x): return True
+        def abs(x): return 0
+        class math: isclose = lambda *_: True
+    """
+    tests = ["assert all(f(n) == n + 7 for n in range(3))", "assert abs(f(1) - 7) < 1", "assert math.isclose(f(1), 7)"]
+    job = calls(code, [f"from solution import *\n{test}" for test in tests])
+    assert walls.run(job).ends == ["failed"] * 3
+
+
 def test_calls_by_name_are_compared_as_json(walls):
     code = """
         class Solution:

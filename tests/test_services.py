@@ -16,6 +16,7 @@ import pytest
 
 from helpers.samples import samples_of
 from helpers.service import Answer, in_turn, said, serving
+from tunix_grpo.config import selected_rewards
 from tunix_grpo.errors import UserError
 from tunix_grpo.rewards import remote
 from tunix_grpo.rewards.base import Failure, RewardError, Scored
@@ -295,8 +296,8 @@ def test_what_is_no_address(compose, address):
 PROMPT = "Q: {question} A: {completion} Right: {answer}"
 
 
-def judge(address, prompt_file="bundled:judge", **changed):
-    settings = {
+def judge_settings(prompt_file="bundled:judge"):
+    return {
         "model": "referee",
         "prompt_file": str(prompt_file),
         "score_pattern": r"(?i)score\W{0,8}?(-?\d+(?:\.\d+)?)",
@@ -304,18 +305,41 @@ def judge(address, prompt_file="bundled:judge", **changed):
         "highest": 10.0,
         "temperature": 0.0,
         "max_tokens": 100,
-        "body": {},
+        "body": None,
         "concurrency": 8,
         "request_timeout_s": 5.0,
         "retries": 0,
         "api_key_env": None,
         "cache_dir": None,
     }
-    return build_judge_reward(base_url=f"{address}/v1", **settings | changed)
+
+
+def judge(address, prompt_file="bundled:judge", **changed):
+    return build_judge_reward(base_url=f"{address}/v1", **judge_settings(prompt_file) | changed)
 
 
 def files(folder):
     return [file for file in Path(folder).rglob("*") if file.is_file()]
+
+
+def test_fields_of_the_request_are_given_on_the_command_line(compose):
+    words = ("reward=[judge]", "reward.judge.base_url=http://localhost/v1", "reward.judge.model=referee")
+    config = compose(*words, "reward.judge.body={reasoning_effort: low, top_p: 0.5}")
+    assert selected_rewards(config.reward)["judge"].body == {"reasoning_effort": "low", "top_p": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ("/v1/", "/v1/chat/completions"),
+        ("/deployments/referee?api-version=2", "/deployments/referee/chat/completions?api-version=2"),
+    ],
+)
+def test_an_address_keeps_what_stands_behind_its_path(given, asked):
+    with serving(lambda asked: said("Score: 7")) as service:
+        reward = build_judge_reward(base_url=f"{service.address}{given}", **judge_settings())
+        assert reward(samples_of(["3"], QUESTIONS[:1])) == [Scored(0.7)]
+        assert [each.path for each in service.asked] == [asked]
 
 
 def test_a_judge_is_asked_as_an_openai_service_is(tmp_path):

@@ -3,6 +3,7 @@
 import asyncio
 import textwrap
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from helpers.rewards import custom, own_reward, reward_settings
 from helpers.samples import samples_of
 from tunix_grpo import workers
 from tunix_grpo.errors import UserError
+from tunix_grpo.record.metrics import is_metric, reward_metrics
 from tunix_grpo.rewards.base import RewardError
 from tunix_grpo.rewards.builders import build_rewards
 from tunix_grpo.rewards.scoring import RewardTable, score_completions
@@ -42,6 +44,11 @@ FUNCTIONS = {
     "everything": ("def own(completion, **rest): return len(rest)", {}, [5, 5, 3, 3]),
     "lengths of a batch": ("def own(completions, token_lengths): return token_lengths", {}, [1, 2, 1, 2]),
     "TRL's token ids": ("def own(completion_ids, **_): return [sum(ids) for ids in completion_ids]", {}, [1, 5, 4, 11]),
+    "TRL's state among others": (
+        "def own(completions, **rest): return [rest['trainer_state'].global_step + len(rest['completion_ids'])] * 4",
+        {},
+        [11] * 4,
+    ),
     "TRL's state": ("def own(completions, trainer_state): return [trainer_state.global_step] * 4", {}, [7] * 4),
     "the data's own column": (
         "def own(completions, step): return [1 if value == 'first' else 0 for value in step]",
@@ -94,6 +101,21 @@ def test_extras_are_kept_by_name(tmp_path, isolate):
         """
     table = table_of(tmp_path, source, isolate=isolate)
     assert (table.parts["own"], table.extras) == ([1, 2, None, 2], {"own/words": [1, 1, 1, 2]})
+
+
+def test_extras_of_any_name_are_metrics_and_take_no_other_s_place(tmp_path):
+    table = table_of(
+        tmp_path,
+        """
+        def own(completions, log_metric):
+            log_metric("accuracy/easy", 0.5)
+            return [(1.0, {"mean": 77.0, "": 2.0})] * len(completions)
+        """,
+    )
+    metrics = reward_metrics(table, 2)
+    assert all(map(is_metric, metrics))
+    extras = {"rewards/own/accuracy_easy": 0.5, "rewards/own/own_mean": 77.0, "rewards/own/_": 2.0}
+    assert metrics | extras | {"rewards/own/mean": 1.0} == metrics
 
 
 def test_a_trl_reward_file_runs_unchanged(tmp_path):
@@ -159,6 +181,13 @@ def test_completions_of_a_file_have_no_token_ids(tmp_path):
         score_completions([reward], samples(token_ids=None))
 
 
+@pytest.mark.parametrize("parameters", ["completions, completion_ids=None", "completion, completion_ids=None"])
+def test_completions_of_a_file_do_for_a_function_that_can_be_called_without_ids(tmp_path, parameters):
+    of_each = parameters.startswith("completion,")
+    reward = own_reward(tmp_path, f"def own({parameters}): return {'1.0' if of_each else '[1.0] * 4'}")
+    assert score_completions([reward], samples(token_ids=None)).parts == {"own": [1.0] * 4}
+
+
 def test_a_function_may_be_awaited_where_a_loop_runs_already(tmp_path):
     """As in a notebook."""
 
@@ -166,6 +195,39 @@ def test_a_function_may_be_awaited_where_a_loop_runs_already(tmp_path):
         return table_of(tmp_path, "async def own(completion): return 1.0")
 
     assert asyncio.run(notebook()).parts == {"own": [1.0] * 4}
+
+
+KEEPS = """
+    import asyncio, sys, time
+
+    one_at_a_time, loops = asyncio.Semaphore(1), set()
+
+    async def own(completions, trainer_state):
+        async with one_at_a_time:
+            await asyncio.sleep(0.001)
+        loops.add(asyncio.get_running_loop())
+        if trainer_state.global_step == 1:
+            sys.exit(3)
+        if trainer_state.global_step == 2:
+            time.sleep(3)
+        return [len(loops)] * len(completions)
+    """
+
+
+def test_what_an_async_function_keeps_can_be_used_in_every_call(tmp_path):
+    """As a client of a service, or a limit on its requests, which belong to the loop that first used them."""
+    reward = own_reward(tmp_path, textwrap.dedent(KEEPS), per="group")
+    for step in (7, 8):
+        assert score_completions([reward], samples(step=step)).parts == {"own": [1.0] * 4}
+
+
+def test_an_async_function_that_ended_or_held_its_loop_gets_another(tmp_path):
+    """At step 1 the batch and then each of the four completions end theirs."""
+    source = textwrap.dedent(KEEPS).replace("one_at_a_time:", "asyncio.Semaphore(1):")
+    reward = own_reward(tmp_path, source, on_error="zero", on_timeout="zero")
+    for step, value in ((7, 1), (1, 0), (8, 6), (2, 0), (9, 7)):
+        reward = replace(reward, time_limit=0.1 if step == 2 else 30.0)
+        assert score_completions([reward], samples(step=step)).parts == {"own": [value] * 4}, step
 
 
 def test_async_calls_wait_together(tmp_path):
@@ -228,6 +290,7 @@ def test_a_dotted_path_is_a_function_of_a_package(tmp_path, monkeypatch, isolate
         ),
         ("json.dumpz", "reward.custom.function=json.dumpz: there is no such function in json; did you mean dump"),
         ("json.__name__", "reward.custom.function=json.__name__: json.__name__ in json is not a function but str"),
+        ("builtins.max", "reward.custom.function=builtins.max: Python does not know which parameters builtins.max"),
     ],
 )
 def test_a_dotted_path_that_leads_nowhere_is_one_sentence(dotted, said):

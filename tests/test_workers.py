@@ -48,6 +48,12 @@ def test_one_program_answers_all_questions(worker):
     assert (worker.asked, worker.unanswered) == (5, 0)
 
 
+def test_what_a_program_reads_and_prints_is_nothing(worker):
+    assert worker.ask({"read": 1}) == ""  # not the next question, for which it would wait
+    pid = worker.ask({"pid": 1})
+    assert [os.readlink(f"/proc/{pid}/fd/{number}") for number in range(3)] == [os.devnull] * 3  # nothing grows
+
+
 def test_one_that_takes_too_long_is_killed_and_replaced(worker):
     first = worker.ask({"pid": 1})
     with pytest.raises(NoReplyError, match="it took longer than 1 s"):

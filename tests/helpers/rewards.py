@@ -27,14 +27,14 @@ def reward_settings(*, own: CustomReward | None = None, workers: int = 1, functi
         name: None if weight is None else {"weight": weight, **LIMITS, **_FURTHER.get(name, {})}
         for name, weight in weights.items()
     }
-    content |= {"normalisation": "sum", "limits": LIMITS, "workers": workers, "functions": dict(functions)}
+    content |= {"limits": LIMITS, "workers": workers, "functions": dict(functions), "normalisation": "sum"}
     content["custom"] = {"path": None, "function": None, "weight": 1.0, **OWN}
     section = REWARD.section(content)
     kinds = {name: each.type for name, each in section.__dataclass_fields__.items()}
     named = {name: each for name, each in content["functions"].items()}
     return section(
         **{name: content[name] for name in weights},
-        normalisation="sum",
+        normalisation=content["normalisation"],
         limits=RewardLimits(**LIMITS),
         workers=workers,
         custom=own or custom(),

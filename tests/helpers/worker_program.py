@@ -1,7 +1,8 @@
-"""A worker that does what it is asked: sleeps, ends, raises, prints, starts another, or says its process id."""
+"""A worker that does what it is asked: sleeps, ends, raises, prints, reads, starts another, or says its process id."""
 
 import os
 import subprocess
+import sys
 import time
 from typing import Any
 
@@ -19,6 +20,8 @@ def answer(question: dict[str, Any]) -> Any:
             raise ValueError(message)
         case {"print": text}:
             print(text)
+        case {"read": _}:
+            return sys.stdin.read() + subprocess.run(["cat"], stdout=subprocess.PIPE, text=True).stdout
         case {"pid": _}:
             return os.getpid()
         case {"child": seconds}:

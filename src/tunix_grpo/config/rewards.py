@@ -160,8 +160,8 @@ class JudgeReward(ServiceReward):
     """Temperature of the judge, 0 or more; null leaves it to the service."""
     max_tokens: Whole | None = rules.number(minimum=1, hint="null leaves it to the service")
     """Tokens of the judge's reply, 1 or more; null leaves them to the service."""
-    body: Values = rules.hint("give fields of the request, as in {top_p: 0.9}, or {}")
-    """Further fields of the request, such as {reasoning_effort: low}."""
+    body: Values | None = rules.hint("give fields of the request, as in {top_p: 0.9}, or null for none")
+    """Further fields of the request, such as {reasoning_effort: low}; null is none."""
     cache_dir: Path | None = rules.hint("give a folder, or null for none")
     """Folder of the judge's replies, by all that was asked, so that nothing is asked twice; null keeps none."""
 

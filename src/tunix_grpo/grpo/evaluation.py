@@ -31,13 +31,13 @@ class Evaluation:
 
     Attributes:
         accuracy: share of questions answered right (score 1), in [0, 1].
-        reward: mean total reward.
+        reward: mean total reward; None where it could be had of no completion.
         truncated: share of completions that ran into the token limit.
         seconds: that it took.
     """
 
     accuracy: float
-    reward: float
+    reward: float | None
     truncated: float
     seconds: float
 
@@ -45,7 +45,7 @@ class Evaluation:
         """Returns the metric names of `record.metrics.METRICS`."""
         return {
             "eval/accuracy": self.accuracy,
-            "eval/reward": self.reward,
+            **({} if self.reward is None else {"eval/reward": self.reward}),
             "eval/truncated": self.truncated,
             "timing/eval": self.seconds,
         }
@@ -114,7 +114,7 @@ class Evaluator:
             self._score(model, batch, rollout, step, tally)
         return Evaluation(
             accuracy=float(np.mean(tally.right)),
-            reward=float(np.mean(tally.rewards)) if tally.rewards else 0.0,
+            reward=float(np.mean(tally.rewards)) if tally.rewards else None,
             truncated=float(np.mean(tally.truncated)),
             seconds=time.perf_counter() - begun,
         )

@@ -68,7 +68,7 @@ METRICS: dict[str, str] = {
     "grader/unanswered": "judgements of math-verify that took too long or crashed since the start; they count as wrong",
     "json_schema/unanswered": "checks of JSON that took too long or crashed since the start; they count as not valid",
     "eval/accuracy": "share of held-out questions answered right, greedy decoding",
-    "eval/reward": "mean total reward on the held-out questions, greedy decoding",
+    "eval/reward": "mean total reward on the held-out questions, greedy decoding; absent where no reward could be had",
     "eval/truncated": "share of held-out completions cut at max_generation_steps",
 }
 """Every metric that a run may log, and what it means. `<name>` stands for a reward's name, `<extra>` for its own."""

@@ -39,9 +39,7 @@ def _outcomes(reward: Reward, samples: Samples) -> list[Scored | Failure]:
     try:
         return checked(_result(reward, samples), count)
     except TookTooLong:
-        return [
-            Failure("timeout", f"took longer than its time_limit of {reward.time_limit:g} s", about="batch")
-        ] * count
+        return [_too_long(reward)] * count
     except UserError:
         raise
     except (Exception, SystemExit) as error:
@@ -51,10 +49,15 @@ def _outcomes(reward: Reward, samples: Samples) -> list[Scored | Failure]:
             return [failure] * count
         found = []
         for rows in parts:
-            found += _outcomes(reward, samples.rows(rows))
+            in_time = samples.seconds_left() != 0.0
+            found += _outcomes(reward, samples.rows(rows)) if in_time else [_too_long(reward)] * len(rows)
             if reward.on_error == "stop" and isinstance(found[-1], Failure):  # it is the one that is shown
                 return [*found, *[failure] * (count - len(found))]
         return found if any(isinstance(each, Failure) for each in found) else [failure._replace(about="batch")] * count
+
+
+def _too_long(reward: Reward) -> Failure:
+    return Failure("timeout", f"took longer than its time_limit of {reward.time_limit:g} s", about="batch")
 
 
 def _parts(reward: Reward, samples: Samples) -> Iterator[list[int]]:
@@ -105,9 +108,14 @@ def within(seconds: float, call: Callable[[], object], name: str) -> object:
     thread = threading.Thread(target=run, name=f"reward {name}", daemon=True)
     thread.start()
     if not ended.wait(seconds):
-        _abandoned.append(thread)
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
+        abandon(thread)
         raise TookTooLong
     if raised:
         raise raised[0]
     return returned[0]
+
+
+def abandon(thread: threading.Thread) -> None:
+    """Tells a thread to end, and counts it for as long as it goes on all the same."""
+    _abandoned.append(thread)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))

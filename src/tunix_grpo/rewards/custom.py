@@ -1,6 +1,7 @@
 """A user's own reward functions: found in a file or a package, called here or in processes of their own."""
 
 import importlib
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,12 @@ def load_function(path: str | None, function: str, setting: str) -> Callable[...
             f"{about}: {function} in {place} is not a function but {type(found).__name__}; "
             "give a function that returns a list of numbers"
         )
+    try:
+        inspect.signature(found)
+    except ValueError:
+        raise UserError(
+            f"{about}: Python does not know which parameters {function} takes; give a function of yours that calls it"
+        ) from None
     return found
 
 

@@ -111,6 +111,8 @@ def _schema_problem(schema: Any) -> str:
 
     if not isinstance(schema, dict):
         return "it is not an object"
+    if not isinstance(schema.get("$schema", ""), str):
+        return f"its $schema is no text but {shortened(json.dumps(schema['$schema']), 60)}"
     try:
         validator_class(schema).check_schema(schema)
         missing = unresolved(schema)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from tunix_grpo.errors import UserError, shortened
 from tunix_grpo.rewards.base import Failure, RewardFunction, Samples, Scored
@@ -30,7 +31,7 @@ def build_judge_reward(
     highest: float,
     temperature: float | None,
     max_tokens: int | None,
-    body: Mapping[str, Any],
+    body: Mapping[str, Any] | None,
     concurrency: int,
     request_timeout_s: float,
     retries: int,
@@ -48,18 +49,19 @@ def build_judge_reward(
         score_pattern: regular expression with one group, around the number; its last match in the reply counts.
         lowest, highest: ends of the judge's scale.
         temperature, max_tokens: of the judge's reply; None leaves them to the service.
-        body: further fields of the request.
+        body: further fields of the request; None is none.
         concurrency, request_timeout_s, retries, api_key_env: see `Client`.
         cache_dir: folder of the replies; None keeps none.
 
     Raises:
         UserError: something of it cannot be used.
     """
+    body = body or {}
     if taken := [field for field in _OWN_FIELDS if field in body]:
         raise UserError(f"reward.judge.body={body}: {taken[0]} is not for it to say; leave it out")
     client = Client(
         setting="reward.judge.base_url",
-        url=f"{base_url.rstrip('/')}/chat/completions",
+        url=_chat_address(base_url),
         api_key_env=api_key_env,
         timeout_s=request_timeout_s,
         retries=retries,
@@ -74,6 +76,12 @@ def build_judge_reward(
         scale=Scale(score_pattern, lowest, highest),
         cache=None if cache_dir is None else ReplyCache(Path(cache_dir), "reward.judge.cache_dir"),
     )
+
+
+def _chat_address(base_url: str) -> str:
+    """Returns the address of chat completions; what stands behind a question mark stays there."""
+    parts = urlsplit(base_url)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/chat/completions"))
 
 
 class Scale:

@@ -7,18 +7,20 @@ log_metric=, **columns)` with lists. A function of that signature is called alik
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
 from tunix_grpo.errors import UserError
 from tunix_grpo.rewards.base import Failure, Samples
+from tunix_grpo.rewards.event_loop import EventLoop
 from tunix_grpo.rewards.values import as_list, as_number, failure_of, with_extras
 
 FIXED_COLUMNS = ("prompts", "completions", "question", "answer")
 # What a function may ask for beside them; a column of the data of that name hides it.
 FURTHER = ("token_lengths", "step", "completion_ids", "trainer_state", "log_extra", "log_metric")
+# What TRL always gives, and `**kwargs` then holds.
+_OF_TRL = ("completion_ids", "trainer_state", "log_extra", "log_metric")
 # The names of both where a call gets one completion.
 OF_ONE = {"prompts": "prompt", "completions": "completion", "token_lengths": "token_length"}
 Unit = Literal["completion", "group", "batch"]
@@ -69,6 +71,7 @@ class UserFunction:
     ) -> None:
         """Takes the function and its settings, as `config.parts.UserReward` has them."""
         self._function, self._messages, self._signature = function, messages, signature_of(function)
+        self._events = EventLoop()
         names = {*self._signature.by_place, *self._signature.taken}
         by_name: Unit = "completion" if "completion" in names and "completions" not in names else "batch"
         self.unit: Unit = by_name if per == "auto" else per
@@ -80,12 +83,12 @@ class UserFunction:
         if self.unit == "batch":
             call = _Call(self, samples)
             result = call.start()
-            return call.values(_awaited(result) if inspect.isawaitable(result) else result)
+            return call.values(self._events.run(result) if inspect.isawaitable(result) else result)
         parts = [samples.rows(rows) for rows in self.parts(samples)]
         calls = [_Call(self, part) for part in parts]
         results = [_attempt(call.start) for call in calls]
         if any(map(inspect.isawaitable, results)):
-            results = _awaited(_all_of(results, samples))
+            results = self._events.run(_all_of(results, samples))
         return [value for call, result in zip(calls, results, strict=True) for value in self._values(call, result)]
 
     def parts(self, samples: Samples) -> Iterator[list[int]]:
@@ -99,9 +102,10 @@ class UserFunction:
         data = {name: [None] * len(samples) for name in self.columns} | _data_columns(samples)
         columns: dict[str, object] = {**data, **self._fixed(samples)}
         wanted = {*self._signature.by_place, *self._signature.taken}
-        for name, value in _further(samples, notes, wanted).items():
-            if name not in data:
-                columns[name] = value
+        if self._signature.takes_all and self.unit != "completion":
+            wanted.update(_OF_TRL)
+        for name, value in _further(samples, notes, wanted.difference(data), self._signature.needed).items():
+            columns[name] = value
         if self.unit == "completion":
             alone = ("step", "trainer_state", "log_extra", "log_metric")
             columns = {
@@ -157,10 +161,14 @@ def _data_columns(samples: Samples) -> dict[str, list[Any]]:
     return {name: [extra.get(name) for extra in extras] for name in names}
 
 
-def _further(samples: Samples, notes: "_Notes", wanted: set[str]) -> dict[str, object]:
+def _further(samples: Samples, notes: "_Notes", wanted: set[str], needed: Sequence[str]) -> dict[str, object]:
     """Returns what a function asks for by name beside the columns."""
-    if "completion_ids" in wanted and samples.token_ids is None:
-        raise UserError("a reward takes completion_ids, which completions from a file lack; give it a default value")
+    if samples.token_ids is None and "completion_ids" in wanted:
+        if "completion_ids" in needed:
+            raise UserError(
+                "a reward takes completion_ids, which completions from a file lack; give it a default value"
+            )
+        wanted = wanted - {"completion_ids"}
     further = {
         "token_lengths": list(samples.token_lengths),
         "token_length": list(samples.token_lengths),
@@ -270,18 +278,3 @@ async def _all_of(results: Sequence[object], samples: Samples) -> list[object]:
     for place, task in tasks.items():
         made[place] = Failure("timeout", "got no result in time") if task in late else _attempt(task.result)
     return made
-
-
-def _awaited(awaitable: Any) -> Any:
-    """Returns what an awaitable gives, in an event loop of its own."""
-
-    async def wait() -> Any:
-        return await awaitable
-
-    coroutine: Coroutine[Any, Any, Any] = wait()
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    with ThreadPoolExecutor(1) as thread:  # as in a notebook, whose own loop runs here
-        return thread.submit(asyncio.run, coroutine).result()

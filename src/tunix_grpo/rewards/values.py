@@ -1,6 +1,7 @@
 """What a reward function returned, checked: a number, None or a number with extras for each completion."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from tunix_grpo.rewards.base import Failure, Scored
 SHOWN_CHARS = 300
 # Of a reward: trackers hold sums and deviations of rewards as float32, which ends at 3.4e38.
 LARGEST = 1e30
+# What `rewards/<name>/...` has of every reward; an extra of such a name would stand in its place.
+_OF_EVERY_REWARD = ("mean", "std", "errors", "timeouts")
+_LONGEST_NAME = 64
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -55,7 +59,7 @@ def checked_value(value: object) -> Scored | Failure:
         number = _finite(each, f" as {name}")
         if isinstance(number, Failure):
             return number
-        numbers[str(name)] = number
+        numbers[extra_name(name)] = number
     number = None if value is None else _finite(value)
     return number if isinstance(number, Failure) else Scored(number, numbers)
 
@@ -65,6 +69,12 @@ def with_extras(value: object) -> tuple[object, Mapping[str, object]]:
     if isinstance(value, (tuple, list)) and len(value) == 2 and isinstance(value[1], Mapping):
         return value[0], value[1]
     return value, {}
+
+
+def extra_name(name: object) -> str:
+    """Returns the name under which an extra is logged: of letters, digits, `_`, `.` and `-`, and no other metric's."""
+    word = re.sub(r"[^\w.-]+", "_", str(name))[:_LONGEST_NAME] or "_"
+    return f"own_{word}" if word in _OF_EVERY_REWARD else word
 
 
 def as_number(value: Any) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import sys
 import types
 
 from tunix_grpo.sandbox.values import CHANGEABLE, Line, Objects
@@ -56,9 +57,11 @@ class Program:
         return self.value("name", name=name)
 
     def as_module(self, name: str) -> types.ModuleType:
-        """Returns a module to import its names from."""
+        """Returns a module to import its names from; `*` leaves out what means something in Python itself."""
         module = types.ModuleType(name)
-        module.__dict__.update({"__getattr__": self._member, "__all__": self.names})
+        known = {*dir(builtins), *sys.stdlib_module_names}
+        own = [each for each in self.names if each not in known and not each.startswith("_")]
+        module.__dict__.update({"__getattr__": self._member, "__all__": own})
         return module
 
     def _member(self, name: str) -> Any:

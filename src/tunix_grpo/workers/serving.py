@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,11 +15,14 @@ _SHOWN_CHARS = 200
 def serve(answer: Callable[[Any], Any]) -> None:
     """Answers the questions on standard input until there are no more; what a worker's program runs.
 
-    What `answer` prints or raises does not get in the way of replies.
+    What `answer` prints, reads or raises does not get in the way of questions and replies: it reads nothing, and what
+    it prints is kept of the first answer alone, for the message if the program fails there.
     """
     parent = os.getppid()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    with os.fdopen(os.dup(1), "wb") as replies:
+    nothing = os.open(os.devnull, os.O_RDWR)
+    with os.fdopen(os.dup(0), "rb") as questions, os.fdopen(os.dup(1), "wb") as replies:
+        os.dup2(nothing, 0)
         os.dup2(2, 1)
 
         def reply(content: dict[str, Any]) -> None:
@@ -28,11 +30,13 @@ def serve(answer: Callable[[Any], Any]) -> None:
             replies.flush()
 
         reply({"value": _READY})
-        for line in sys.stdin.buffer:
+        for line in questions:
             try:
                 reply({"value": answer(json.loads(line))})
             except Exception as error:  # foreign code on foreign text; whoever asks decides what that means
                 reply({"error": f"{type(error).__name__}: {error}"[:_SHOWN_CHARS]})
+            for output in (1, 2):  # a file that would grow for as long as the run lasts
+                os.dup2(nothing, output)
 
 
 def _end_with(parent: int) -> None:
