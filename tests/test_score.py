@@ -118,6 +118,9 @@ def test_a_run_is_scored_by_its_own_rewards(answers, capfd):
     assert list(found["parts"]) == ["format"]
     assert [row["reward"] for row in found["rows"]] == [0.25, 0.25, 0, 0]
     assert list(scored(capfd, "run=.", "reward=[correctness]")["parts"]) == ["correctness"]
+    with (answers / "completions.jsonl").open("a") as file:
+        file.write(json.dumps(records[0]) + "\n" + json.dumps(records[1])[:20])  # a step that is being written
+    assert scored(capfd, "run=.")["rows"] == found["rows"]
 
 
 @pytest.mark.parametrize("name", ["answers.csv", "answers.parquet", "conversations.jsonl"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +21,9 @@ from tunix_grpo.decoder.forward import forward, head_logits
 from tunix_grpo.errors import UserError
 from tunix_grpo.model.lora import target_pattern
 from tunix_grpo.model.tunix_modules import trained_leaves
-from tunix_grpo.rewards.base import Reward
-from tunix_grpo.tasks.base import ExactTask
-from tunix_grpo.tunix_plugin import plug_in, tunix_module
+from tunix_grpo.rewards.base import Failure, Reward
+from tunix_grpo.tasks.base import ExactTask, Question
+from tunix_grpo.tunix_plugin import RewardManager, plug_in, tunix_module
 
 PROMPTS = number_prompts(8)
 SETTINGS = ("model=hf", "device=cpu", "grpo.num_generations=4", "training.micro_batch_size=2")
@@ -61,6 +62,18 @@ def tunix_learner(config, model, tx: optax.GradientTransformation) -> tuple[GRPO
     )
     assert type(learner := GRPOLearner(cluster, parts.algo_config, parts.reward_fns)) is GRPOLearner
     return learner, parts.actor
+
+
+def test_groups_that_a_failed_reward_leaves_out_teach_tunix_nothing():
+    rewards = [
+        Reward("own", 1.0, lambda _: [1.0, Failure("error", "failed"), 3.0, 4.0], on_error="skip_group"),
+        Reward("other", 1.0, lambda samples: range(len(samples))),
+    ]
+    drawn = types.SimpleNamespace(lengths=dict.fromkeys("abcd", 1), step=1, max_tokens=4)
+    algorithm = types.SimpleNamespace(drawn=drawn, task=None, num_generations=2)
+    questions = [Question("q", "")] * 4
+    made = RewardManager(rewards, algorithm)(prompts=["q"] * 4, completions=list("abcd"), questions=questions)
+    assert made["rewards"].tolist() == [0.0, 0.0, 5.0, 7.0]
 
 
 def test_tunix_own_loop_makes_the_updates_of_ours(compose, folder):

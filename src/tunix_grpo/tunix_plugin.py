@@ -296,4 +296,4 @@ class RewardManager(reward_manager.AbstractRewardManager):
             max_tokens=drawn.max_tokens,
         )
         table = score_completions(self.reward_fns, samples)
-        return {"rewards": np.asarray(table.total), "log_metrics": {}}
+        return {"rewards": np.asarray(table.learned_from()), "log_metrics": {}}

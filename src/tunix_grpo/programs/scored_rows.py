@@ -95,7 +95,11 @@ def read_rows(config: ScoreConfig) -> Rows:
     file = Path(config.run or "", OF_A_RUN) if config.run is not None else Path(config.file or "")
     if not file.is_file():
         raise UserError(f"{'run' if config.run else 'file'}={config.run or config.file}: there is no file {file}")
-    read = [_read(place, row, config) for place, row in rows_of_file(file)]
+    rows = list(rows_of_file(file))
+    if config.run is not None and rows and isinstance(rows[-1][1], BadRowError) and _lacks_its_end(file):
+        rows.pop()
+        rows = rows[: len(rows) - len(rows) % (config.num_generations or 1)]
+    read = [_read(place, row, config) for place, row in rows]
     if not read:
         raise UserError(f"{file}: it holds no completions; give another file")
     questions = [each.question for each in read]
@@ -119,6 +123,11 @@ def read_rows(config: ScoreConfig) -> Rows:
         max_tokens=config.max_tokens or max(known),
     )
     return Rows([each.place for each in read], samples, [each.step for each in read], lengths.count(None))
+
+
+def _lacks_its_end(file: Path) -> bool:
+    """Says whether the last line of a run's record is still being written, or was when the run was killed."""
+    return not file.read_bytes().endswith(b"\n")
 
 
 def _group_size(keys: Sequence[tuple[int, str]]) -> int:

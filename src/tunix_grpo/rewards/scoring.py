@@ -30,6 +30,10 @@ class RewardTable:
     skipped: frozenset[int] = frozenset()
     events: dict[str, int] = field(default_factory=dict)
 
+    def learned_from(self) -> list[float]:
+        """Returns the totals, those of a group that is left out all 0: equal rewards teach nothing."""
+        return [0.0 if row in self.skipped else value for row, value in enumerate(self.total)]
+
     def with_rows(self, fresh: "RewardTable", rows: Sequence[int]) -> "RewardTable":
         """Returns the rows int[B], counted over this table's and then the fresh one's."""
 
