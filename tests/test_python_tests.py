@@ -255,7 +255,14 @@ def selected(**changed):
     content = {"python_tests": {"weight": 1.0, **SETTINGS, **limits, **changed}}
     section = REWARD.section(content)
     return build_rewards(
-        section(**content, custom={"weight": 1.0, **own, **limits}, limits=limits, workers=2, functions={}, normalisation="sum")
+        section(
+            **content,
+            custom={"weight": 1.0, **own, **limits},
+            limits=limits,
+            workers=2,
+            functions={},
+            normalisation="sum",
+        )
     )
 
 
