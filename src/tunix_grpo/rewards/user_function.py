@@ -102,7 +102,7 @@ class UserFunction:
         data = {name: [None] * len(samples) for name in self.columns} | _data_columns(samples)
         columns: dict[str, object] = {**data, **self._fixed(samples)}
         wanted = {*self._signature.by_place, *self._signature.taken}
-        if self._signature.takes_all and self.unit != "completion":
+        if self._signature.takes_all and "completions" in wanted:  # TRL's signature; `**columns` alone is the data
             wanted.update(_OF_TRL)
         for name, value in _further(samples, notes, wanted.difference(data), self._signature.needed).items():
             columns[name] = value
