@@ -25,6 +25,7 @@ from helpers.steps import (
 )
 from tunix_grpo.config import plugins
 from tunix_grpo.config.algorithm import in_words
+from tunix_grpo.config.composing import checked_command_line
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.errors import UserError
 from tunix_grpo.grpo.advantages import Advantages, advantage_of, group_advantages
@@ -292,7 +293,9 @@ def test_dapo_punishes_length_beside_whatever_rewards_are_selected(compose):
     assert compose().reward.overlong is None
     assert compose("algorithm=dapo", "reward=[correctness]").reward.overlong.weight == 1.0
     assert compose("algorithm=dapo", "reward.overlong.weight=0.3").reward.overlong.weight == 0.3
-    assert compose("reward.overlong=null", "algorithm=dapo").reward.overlong is None
+    words = ["reward.overlong=null", "algorithm=dapo"]
+    assert checked_command_line(words, CONF, "config") == words
+    assert compose(*words).reward.overlong is None
 
 
 def test_the_default_is_grpo(compose):

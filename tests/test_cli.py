@@ -236,9 +236,9 @@ def test_good_command_lines_come_back_in_hydras_form(monkeypatch):
     words = ["checkpoint_dir=~/x", "--cfg", "job", "seed=3"]
     assert checked_command_line(words, CONF, "config") == [
         "training.checkpoint_dir=/home/someone/x",
+        "training.seed=3",
         "--cfg",
         "job",
-        "training.seed=3",
     ]
 
 

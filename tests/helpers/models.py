@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import types
 from pathlib import Path
 
@@ -58,7 +59,8 @@ def write_model(variant: str, folder: Path, **shapes):
     import transformers
 
     kind, changes = VARIANTS[variant]
-    config = getattr(transformers, kind)(**{**SHAPES, **changes, **shapes})
+    # A copy: transformers writes what it completes into the values that it is given.
+    config = getattr(transformers, kind)(**copy.deepcopy({**SHAPES, **changes, **shapes}))
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
     with torch.no_grad():

@@ -129,7 +129,10 @@ def check_words(words: Sequence[str], config_dirs: Sequence[Path], loader: Loade
     groups = list_groups(config_dirs)
     keys = loader.settings()
     if "reward" in loader.open_groups:
-        keys += [f"reward.{option}.{key}" for option in groups.get("reward", ()) for key in field_names(OutsideReward)]
+        options = groups.get("reward", ())
+        keys += [f"reward.{option}.{key}" for option in options for key in field_names(OutsideReward)]
+        unselected = {f"reward.{option}" for option in options}  # by =null, as one that an algorithm's file selects
+        keys += [key for key in unselected if f"{key}=null" in words]
     problems: list[str] = []
     usable: list[str] = []
     groups_known = True
