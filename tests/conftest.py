@@ -62,6 +62,16 @@ def jax_cache() -> str:
 
 
 @pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a random Llama model with two layers, for trainers that `helpers.trainer` puts together."""
+    from helpers.models import write_model  # it loads jax, which reads what `pytest_configure` sets
+
+    folder = tmp_path_factory.mktemp("llama")
+    write_model("llama", folder, num_hidden_layers=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def two_layer_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     """Settings for the bundled model's shape and tokenizer with two layers and random weights: quick to compile.
 

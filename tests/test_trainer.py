@@ -15,8 +15,8 @@ import numpy as np
 import optax
 import pytest
 
-from helpers.models import one_device_mesh, write_model
-from helpers.trainer import mean_token, number_prompts, put_together, small_trainer
+from helpers.models import one_device_mesh
+from helpers.trainer import arrays, mean_token, number_prompts, put_together, small_trainer
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.grpo.algorithms import Divisors
 from tunix_grpo.grpo.loss import LossInputs
@@ -26,17 +26,6 @@ from tunix_grpo.rewards.base import Failure, Reward, RewardError
 
 PROMPTS = number_prompts(8)
 ROWS = np.arange(4)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    write_model("llama", folder, num_hidden_layers=2)
-    return folder
-
-
-def arrays(tree) -> list[np.ndarray]:
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
 
 def moved(before, after) -> float:

@@ -30,13 +30,6 @@ SETTINGS = ("model=hf", "device=cpu", "grpo.num_generations=4", "training.micro_
 SHORT = ("generation.max_generation_steps=6", "grpo.beta=0.05")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    write_model("llama", folder, num_hidden_layers=2)
-    return folder
-
-
 def batches(*rows: np.ndarray):
     """Yields the prompts of some steps as Tunix's learner takes them."""
     for chosen in rows:

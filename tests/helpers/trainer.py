@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 import optax
 
@@ -40,6 +41,11 @@ class NumberTokenizer:
 
     def bos_id(self) -> None:
         return None
+
+
+def arrays(tree) -> list[np.ndarray]:
+    """Returns the leaves of a tree on the host."""
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
 
 def number_prompts(count: int = 8) -> PromptSet:
