@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated
 
 from tunix_grpo.config import rules
@@ -80,33 +81,28 @@ class ReasoningGymTask:
 
 
 @dataclass(frozen=True, slots=True)
-class MixtureTask:
-    """Questions of several data sets, each scored by its own; the column `part` says whose a question is."""
+class PartsTask:
+    """Questions of several data sets, or of one at several levels, each scored by its own.
+
+    Attributes:
+        parts: the data sets, by what `part_of` gives for their questions.
+        part_of: a question -> whose it is.
+    """
 
     name: str
-    parts: dict[str, ReasoningGymTask]
+    parts: Mapping[object, ReasoningGymTask]
+    part_of: Callable[[Question], object]
     train: list[Question]
     heldout: list[Question]
 
     def score(self, completion: str, question: Question) -> float:
         """Returns the score that the question's own data set gives, in [0, 1]."""
-        assert question.extra is not None  # every question of this task has one
-        return self.parts[question.extra["part"]].score(completion, question)
+        return self.parts[self.part_of(question)].score(completion, question)
 
 
-@dataclass(frozen=True, slots=True)
-class LevelsTask:
-    """Questions of one data set at several levels, each scored by the data set at its level."""
-
-    name: str
-    levels: dict[int, ReasoningGymTask]
-    train: list[Question]
-    heldout: list[Question]
-
-    def score(self, completion: str, question: Question) -> float:
-        """Returns the data set's own score, in [0, 1]."""
-        assert question.level is not None  # every question of this task has one
-        return self.levels[question.level].score(completion, question)
+def _part_of_mixture(question: Question) -> object:
+    assert question.extra is not None  # every question of a mixture has one, with the column `part`
+    return question.extra["part"]
 
 
 def build_reasoning_gym(
@@ -119,7 +115,7 @@ def build_reasoning_gym(
     num_questions: NumQuestions,
     heldout_fraction: HeldoutFraction,
     seed: int,
-) -> ReasoningGymTask | MixtureTask | LevelsTask:
+) -> ReasoningGymTask | PartsTask:
     """Builds the task. Questions that the data set makes twice are kept once.
 
     Args:
@@ -166,12 +162,12 @@ def build_reasoning_gym(
     )
     # Two parts may make the same question, each on a side of its own.
     train, heldout = arrange_splits(without_heldout(train, heldout), heldout, seed=seed)
-    return MixtureTask("reasoning_gym", tasks, train, heldout)
+    return PartsTask("reasoning_gym", {**tasks}, _part_of_mixture, train, heldout)
 
 
 def _build_levels(
     start: int, levels: dict[int, Part], num_questions: int, heldout_fraction: float, seed: int
-) -> LevelsTask:
+) -> PartsTask:
     """Returns the questions of all levels to train on, as many of each, and those of the first to evaluate on.
 
     The questions of a level are those that the data set has with `task.level`, whatever the others are.
@@ -189,7 +185,7 @@ def _build_levels(
     }
     heldout = [replace(question, level=start) for question in tasks[start].heldout]
     train = [replace(question, level=level) for level, task in tasks.items() for question in task.train]
-    return LevelsTask("reasoning_gym", tasks, without_heldout(train, heldout), heldout)
+    return PartsTask("reasoning_gym", {**tasks}, attrgetter("level"), without_heldout(train, heldout), heldout)
 
 
 def _build_part(part: Part, num_questions: int, heldout_fraction: float, seed: int) -> ReasoningGymTask:
