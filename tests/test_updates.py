@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-import jax
 import numpy as np
 import optax
 import pytest
 
-from helpers.models import write_model
-from helpers.trainer import mean_token, number_prompts, small_trainer, uniform_order
+from helpers.trainer import arrays, mean_token, number_prompts, small_trainer, uniform_order
 from tunix_grpo.errors import UserError
 from tunix_grpo.record.metrics import step_metrics
 from tunix_grpo.rewards.base import Reward
@@ -20,17 +18,6 @@ from tunix_grpo.run.rescue import HalfStepError
 
 PROMPTS = number_prompts(16)
 ROWS = np.arange(4)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    write_model("llama", folder, num_hidden_layers=2)
-    return folder
-
-
-def arrays(tree) -> list[np.ndarray]:
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
 
 def assert_same(mine, theirs, atol: float) -> None:
@@ -63,7 +50,7 @@ def test_minibatches_are_updates_one_after_another(compose, folder):
         gains = collected.advantages[half.rows]
         (micro,) = sampled.minibatches[0]
         part = micro.part._replace(divisors=half.divisors)
-        sampled.minibatches[0][0] = type(micro)(part, batch, None)
+        sampled.minibatches[0][0] = dataclasses.replace(micro, part=part, completions=batch)
         alone.update(type(sampled)(sampled.sampled, sampled.groups, gains, sampled.minibatches, {}))
         summed = [
             total + after - start for total, after, start in zip(summed, arrays(alone.params), before, strict=True)
@@ -264,8 +251,8 @@ def test_a_sampler_that_differs_is_measured_and_made_up_for(compose, folder):
     after = {}
     for name, trainer in trainers.items():
         collected = trainer.collect(1, PROMPTS.batch(ROWS[:2], 4))
-        rollout = collected.groups.rollout
-        object.__setattr__(rollout, "logps", rollout.logps - 1.0)  # e times less likely than the trainer says
+        for micros in collected.minibatches:  # e times less likely than the trainer says
+            micros[:] = [dataclasses.replace(micro, sampled=micro.sampled - 1.0) for micro in micros]
         result = trainer.update(collected)
         assert result.metrics["sampling/sampling_logp_difference/mean"] == pytest.approx(1.0, abs=1e-3)
         after[name] = (result.metrics["grad_norm"], trainer.params)

@@ -39,6 +39,11 @@ class Completions(NamedTuple):
         return Completions(*of_prompts, self.tokens[rows], self.lengths[rows])
 
 
+def rows_of(prompts: np.ndarray, group: int) -> np.ndarray:
+    """Returns int[p * G], the completions of the prompts int[p], G = `group` of each."""
+    return (prompts[:, None] * group + np.arange(group)).reshape(-1)
+
+
 def left_padded(rows: Sequence[Sequence[int]], width: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns int32[P, width] token ids and bool[P, width], True where a token is real."""
     tokens = np.full((len(rows), width), pad_id, np.int32)

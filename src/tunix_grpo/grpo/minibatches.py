@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from tunix_grpo import seeds
+from tunix_grpo.decoder.rows import rows_of
 from tunix_grpo.grpo.algorithms import Aggregation, Divisors
 
 
@@ -84,18 +85,13 @@ def cut_step(
         has_gradient: as `cut_minibatch` takes it.
     """
     group = len(lengths) // sum(map(len, minibatches))
-
-    def rows_of(prompts: np.ndarray) -> np.ndarray:
-        return (prompts[:, None] * group + np.arange(group)).reshape(-1)
-
+    per_row = np.asarray(aggregation(lengths, kept, max_tokens).per_row, np.float32)
     parts = []
     for prompts in minibatches:
-        all_rows = rows_of(prompts)
-        whole = aggregation(lengths[all_rows], kept[all_rows], max_tokens).whole
+        all_rows = rows_of(prompts, group)
+        whole = np.asarray(aggregation(lengths[all_rows], kept[all_rows], max_tokens).whole, np.float32)
         parts.append([])
         for micro in cut_minibatch(prompts, micro_prompts, has_gradient):
-            rows = rows_of(micro)
-            per_row = aggregation(lengths[rows], kept[rows], max_tokens).per_row
-            divisors = Divisors(np.asarray(per_row, np.float32), np.asarray(whole, np.float32))
-            parts[-1].append(Part(micro, rows, kept[rows], divisors))
+            rows = rows_of(micro, group)
+            parts[-1].append(Part(micro, rows, kept[rows], Divisors(per_row[rows], whole)))
     return parts

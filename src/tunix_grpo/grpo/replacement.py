@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tunix_grpo.decoder.rows import Completions
+from tunix_grpo.decoder.rows import Completions, rows_of
 from tunix_grpo.grpo.rollout import Rollout
 from tunix_grpo.rewards.correctness import CORRECTNESS
 from tunix_grpo.rewards.scoring import RewardTable
@@ -80,8 +80,7 @@ class Groups:
         count = min(len(places), len(useful))
         source = np.arange(len(self.equal))
         source[places[:count]] = len(self.equal) + useful[:count]
-        group = self.batch.num_generations
-        rows = (source[:, None] * group + np.arange(group)).reshape(-1)
+        rows = rows_of(source, self.batch.num_generations)
         batch = self.batch.with_groups(fresh.batch, source)
         rollout = _rollout_with(self.rollout, fresh.rollout, source, rows)
         rewards = self.rewards.with_rows(fresh.rewards, rows.tolist())

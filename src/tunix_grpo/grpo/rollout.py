@@ -152,15 +152,10 @@ class Sampler:
         self._seed = seed
 
     def sample(
-        self,
-        weights: tuple[LeafTree, Weights],
-        prompts: Sequence[Sequence[int]],
-        config: Sampling,
-        step: int,
-        extra_round: int = 0,
+        self, weights: tuple[LeafTree, Weights], prompts: Sequence[Sequence[int]], config: Sampling, step: int
     ) -> Rollout:
         """Draws completions; see `start`."""
-        return self.start(weights, prompts, config, step, extra_round).rollout()
+        return self.start(weights, prompts, config, step).rollout()
 
     def start(
         self,

@@ -25,11 +25,13 @@ class MicroBatch:
 
     Attributes:
         part: which rows of the step it holds.
+        sampled: float32[rows, T], log-probabilities as the sampler computed them.
         reference: float32[rows, T], the reference's log-probabilities; None without a KL term.
     """
 
     part: Part
     completions: Completions
+    sampled: jax.Array
     reference: jax.Array | None
 
 

@@ -131,8 +131,9 @@ class Trainer:
         return self._sampler.start((self.params, self._frozen), prompts, sampling, step)
 
     def draw(self, batch: Batch, step: int, extra_round: int = 0) -> Rollout:
-        """Samples the completions of a batch that is trained on; see `Sampler.sample`."""
-        return self._sampler.sample((self.params, self._frozen), batch.ids, self._sampling, step, extra_round)
+        """Samples the completions of a batch that is trained on; see `Sampler.start`."""
+        weights = self.params, self._frozen
+        return self._sampler.start(weights, batch.ids, self._sampling, step, extra_round).rollout()
 
     def step(self, step: int, batch: Batch) -> StepResult:
         """Runs one step whole: `collect`, then `update`."""
@@ -206,14 +207,15 @@ class Trainer:
         prompts = minibatch_order(len(kept) // group, grpo.num_minibatches, self._config.seed, step)
         aggregation, longest = AGGREGATIONS[grpo.aggregation], self._config.generation.max_generation_steps
         parts = cut_step(prompts, self._micro_prompts, rollout.lengths, kept, aggregation, longest, has_gradient)
-        return [[self._micro_batch(rollout.batch, part) for part in minibatch] for minibatch in parts]
+        return [[self._micro_batch(rollout, part) for part in minibatch] for minibatch in parts]
 
-    def _micro_batch(self, batch: Completions, part: Part) -> MicroBatch:
+    def _micro_batch(self, rollout: Rollout, part: Part) -> MicroBatch:
+        batch, sampled = rollout.batch, rollout.logps
         if len(part.prompts) < batch.prompt_tokens.shape[0]:
-            batch = batch.rows(part.prompts, part.rows)
+            batch, sampled = batch.rows(part.prompts, part.rows), sampled[part.rows]
         batch = jax.device_put(batch, self._sharding)
         reference = self._reference_logps(self._model.reference, batch) if self._config.grpo.beta > 0 else None
-        return MicroBatch(part, batch, reference)
+        return MicroBatch(part, batch, sampled, reference)
 
     def _update(self, done: Collected) -> dict[str, float]:
         """Runs the optimizer updates of a step and returns their metrics.
@@ -231,7 +233,7 @@ class Trainer:
             passes.append(updates)
         micros = [micro for minibatch in done.minibatches for micro in minibatch]
         differences = [
-            self._difference(trained, done.groups.rollout.logps[micro.part.rows], micro.completions)
+            self._difference(trained, micro.sampled, micro.completions)
             for micro, trained in zip(micros, [logps for minibatch in old for logps in minibatch], strict=True)
         ]
         passes, differences = jax.device_get((passes, differences))
@@ -261,7 +263,7 @@ class Trainer:
         logps = []
         for index, micro in enumerate(minibatch):
             gains, kept, divisors = micro.part.loss_inputs(done.advantages)
-            sampled = done.groups.rollout.logps[micro.part.rows] if self._objective.importance != "none" else None
+            sampled = micro.sampled if self._objective.importance != "none" else None
             before = old[index] if old else None
             inputs = LossInputs(micro.completions, gains, kept, divisors, micro.reference, before, sampled)
             state, trained = self._accumulate(self.params, self._frozen, state, inputs)

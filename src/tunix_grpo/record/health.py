@@ -11,7 +11,7 @@ from tunix_grpo import console
 from tunix_grpo.config import Config, selected_rewards
 from tunix_grpo.config.rewards import FormatReward
 from tunix_grpo.errors import UserError
-from tunix_grpo.grpo.replacement import Groups
+from tunix_grpo.grpo.replacement import Groups, right_answers
 from tunix_grpo.grpo.step import Collected, StepResult
 from tunix_grpo.record.facts import Facts, count_facts, largest_reward, over_steps, with_updates
 from tunix_grpo.record.findings import Finding, findings
@@ -102,8 +102,8 @@ def wanted_form(config: Config) -> Form:
 
 def _looked_at(facts: Facts, first: Groups, task: Task, form: Form) -> Facts:
     """Adds what only the texts tell: how many are right, as an evaluation counts, and how many have the asked form."""
-    texts, questions = first.rollout.texts, first.batch.per_completion(first.batch.questions)
-    right = sum(task.score(text, asked) == 1.0 for text, asked in zip(texts, questions, strict=True))
-    pairs = zip(first.batch.per_completion(first.batch.texts), texts, strict=True)
+    outcomes = right_answers(first.batch, first.rollout, first.rewards, task)
+    assert outcomes is not None  # there is a task to ask
+    pairs = zip(first.batch.per_completion(first.batch.texts), first.rollout.texts, strict=True)
     formed = sum(format_score(text, form, prompt) == EXACT for prompt, text in pairs)
-    return dataclasses.replace(facts, right=right, formed=formed)
+    return dataclasses.replace(facts, right=int(outcomes.successes.sum()), formed=formed)
