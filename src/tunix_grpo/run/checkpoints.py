@@ -139,10 +139,10 @@ class Checkpoints(SavedSteps):
             optimizer=ocp.args.StandardSave(_flat(optimizer)),
             run=ocp.args.JsonSave(run),
         )
-        with quiet_failures() as collect:
+        with quiet_failures() as settle:
             reason = self._reason_not_written(step, items)
             if reason is not None:
-                collect()
+                settle()
         if reason is not None:
             self._remove_leftovers()
             raise NotSavedError(
