@@ -405,6 +405,12 @@ def test_wrong_values_are_named_with_the_way_out(compose, overrides, sentence):
     assert sentence in "\n".join(caught.value.problems)
 
 
+def test_a_group_that_cannot_be_read_has_one_sentence(compose):
+    with pytest.raises(ConfigError) as caught:
+        compose("++reward.functions.math={weight: 1}")
+    assert len(caught.value.problems) == 1
+
+
 def test_all_problems_are_listed_at_once(compose):
     with pytest.raises(ConfigError) as caught:
         compose(

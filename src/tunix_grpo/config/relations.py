@@ -150,6 +150,8 @@ def check_relations(relations: tuple[Relation, ...], values: Mapping[str, object
 
 def check_rewards(values: Mapping[str, object]) -> Iterator[str]:
     """Yields what is wrong when the selected rewards give no signal at all."""
+    if not any(key.startswith("reward.") for key in values):
+        return  # the group could not be read, and has a sentence of its own
     weights = {
         key.removeprefix("reward.").removesuffix(".weight"): value
         for key, value in values.items()
