@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +23,11 @@ import optax
 from tunix_grpo.config import TrainerConfig, plugins
 from tunix_grpo.decoder.forward import choose_remat
 from tunix_grpo.decoder.generation import Sampling
-from tunix_grpo.decoder.layer import Weights
-from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.grpo.advantages import Advantages, advantage_of
 from tunix_grpo.grpo.algorithms import AGGREGATIONS, objective_of
-from tunix_grpo.grpo.loss import LossInputs, LossSums, completion_logprobs, grpo_loss, sampling_difference
+from tunix_grpo.grpo.loss import LossInputs, sampling_difference
 from tunix_grpo.grpo.minibatches import Part, cut_step, minibatch_order
+from tunix_grpo.grpo.passes import PassForm, accumulate, policy_logps, reference_logps
 from tunix_grpo.grpo.replacement import Groups, replace_equal_groups, right_answers
 from tunix_grpo.grpo.rollout import Drawing, Rollout, RowTokenizer, Sampler, train_sampling
 from tunix_grpo.grpo.step import Clock, Collected, MicroBatch, StepResult
@@ -39,8 +38,6 @@ from tunix_grpo.rewards.base import Reward, Samples
 from tunix_grpo.rewards.scoring import RewardTable, score_completions
 from tunix_grpo.tasks.base import Task
 from tunix_grpo.text.prompt_set import Batch
-
-Gradient: TypeAlias = tuple[LeafTree, LossSums]  # of the micro batches so far, added up
 
 
 class Trainer:
@@ -79,17 +76,14 @@ class Trainer:
         # Laid out for good, so that an update can reuse their memory and is compiled once.
         self.params, params_layout = laid_out(model.trained, mesh)
         self.optimizer_state, optimizer_layout = laid_out(optimizer.init(self.params), mesh)
-        self._accumulate = jax.jit(self._micro_gradient, donate_argnums=(2,))
-        self._apply = jax.jit(
-            functools.partial(apply_gradient, optimizer),
-            donate_argnums=(0, 1),
+        self._form = PassForm(model.form, self._objective, config.generation.temperature, self.remat)
+        apply = jax.jit(
+            apply_gradient,
+            static_argnums=0,
+            donate_argnums=(1, 2),
             out_shardings=(params_layout, optimizer_layout, None),
         )
-        self._reference_logps = jax.jit(lambda weights, batch: self._logprobs(weights, batch)[0])
-        self._policy_logps = jax.jit(
-            lambda params, frozen, batch: self._logprobs(model.decoder_weights(params, frozen), batch)[0]
-        )
-        self._difference = jax.jit(sampling_difference)
+        self._apply = functools.partial(apply, optimizer)
 
     def restore(self, params: LeafTree, optimizer_state: optax.OptState) -> None:
         """Continues from saved parameters and optimizer state."""
@@ -214,7 +208,8 @@ class Trainer:
         if len(part.prompts) < batch.prompt_tokens.shape[0]:
             batch, sampled = batch.rows(part.prompts, part.rows), sampled[part.rows]
         batch = jax.device_put(batch, self._sharding)
-        reference = self._reference_logps(self._model.reference, batch) if self._config.grpo.beta > 0 else None
+        weights, with_kl = self._model.reference, self._config.grpo.beta > 0
+        reference = reference_logps(self._form, weights, batch) if with_kl else None
         return MicroBatch(part, batch, sampled, reference)
 
     def _update(self, done: Collected) -> dict[str, float]:
@@ -233,7 +228,7 @@ class Trainer:
             passes.append(updates)
         micros = [micro for minibatch in done.minibatches for micro in minibatch]
         differences = [
-            self._difference(trained, micro.sampled, micro.completions)
+            sampling_difference(trained, micro.sampled, micro.completions)
             for micro, trained in zip(micros, [logps for minibatch in old for logps in minibatch], strict=True)
         ]
         passes, differences = jax.device_get((passes, differences))
@@ -245,8 +240,9 @@ class Trainer:
         Empty for the first minibatch, whose own first pass gives them; the weights have moved when the others' turn
         comes.
         """
+        weights = self.params, self._frozen
         return [
-            [self._policy_logps(self.params, self._frozen, micro.completions) for micro in minibatch] if index else []
+            [policy_logps(self._form, *weights, micro.completions) for micro in minibatch] if index else []
             for index, minibatch in enumerate(done.minibatches)
         ]
 
@@ -266,33 +262,8 @@ class Trainer:
             sampled = micro.sampled if self._objective.importance != "none" else None
             before = old[index] if old else None
             inputs = LossInputs(micro.completions, gains, kept, divisors, micro.reference, before, sampled)
-            state, trained = self._accumulate(self.params, self._frozen, state, inputs)
+            state, trained = accumulate(self._form, self.params, self._frozen, state, inputs)
             logps.append(trained)
         gradient, sums = state
         self.params, self.optimizer_state, norm = self._apply(self.params, self.optimizer_state, gradient)
         return Update(sums, norm), logps
-
-    def _micro_gradient(
-        self, params: LeafTree, frozen: Weights, state: Gradient | None, inputs: LossInputs
-    ) -> tuple[Gradient, jax.Array]:
-        """Adds the gradient and the sums of a micro batch to `state`; returns the log-probabilities of its tokens too.
-
-        Args:
-            state: None before the only micro batch of an update.
-        """
-
-        def loss_of(params: LeafTree) -> tuple[jax.Array, tuple[LossSums, jax.Array]]:
-            weights = self._model.decoder_weights(params, frozen)
-            logps, entropies = self._logprobs(weights, inputs.completions, self.remat)
-            sums = grpo_loss(logps, entropies, inputs, self._objective)
-            return sums.loss, (sums, logps)
-
-        gradient, (sums, logps) = jax.grad(loss_of, has_aux=True)(params)
-        added = (gradient, sums)
-        if state is not None:
-            added = jax.tree.map(jnp.add, state, added)
-        return added, logps
-
-    def _logprobs(self, weights: Weights, batch: Completions, remat: str = "none") -> tuple[jax.Array, jax.Array]:
-        form, temperature = self._model.attention_form, self._config.generation.temperature
-        return completion_logprobs(self._model.spec, weights, batch, temperature, attention_form=form, remat=remat)
