@@ -340,6 +340,30 @@ def test_max_to_keep(run, tmp_path):
     assert Checkpoints(tmp_path / "run" / "checkpoints", None).steps() == [2, 3]
 
 
+def test_steps_of_broken_numbers_stop_the_run_and_leave_what_was_learned(run, tmp_path, two_layers):
+    """Both their completions can be scored again; the checkpoint holds the weights from before them, bit for bit."""
+    own = tmp_path / "broken.py"
+    own.write_text(
+        "import jax.numpy as jnp\n"
+        "def broken(logps, old_logps, advantages, mask):\n"
+        "    return jnp.log(-jnp.exp(logps - old_logps)) * advantages[:, None]\n"
+    )
+    run("all", "training.num_batches=2")
+    shutil.copytree(tmp_path / "all" / "checkpoints", tmp_path / "bad" / "checkpoints")
+    changed = ("training.resume=changed", f"grpo.ratio={own}:broken", "training.max_bad_steps=2")
+    with pytest.raises(
+        UserError, match=r"^step 4: the loss or the gradient is not .* as in the 1 step.* and the run stops"
+    ):
+        run("bad", *changed, "training.num_batches=8", "training.save_interval_steps=8")
+    aside = sorted((tmp_path / "bad" / "left_out").iterdir())
+    assert [path.name for path in aside] == ["step_3.jsonl", "step_4.jsonl"]
+    row = json.loads(aside[0].read_text().splitlines()[0])
+    assert len(row["token_ids"]) == len(row["sampled_logps"]) == row["length"] and row["prompt_token_ids"]
+    (third,) = [line for line in lines(tmp_path / "bad", "metrics.jsonl") if line["step"] == 3 and "reward" in line]
+    assert third["updates/left_out"] == 1.0 and "loss" not in third
+    assert saved_bytes(tmp_path / "bad", 2) == saved_bytes(tmp_path / "bad", 4)
+
+
 def test_a_reward_that_raises_saves_the_last_full_step(run, tmp_path):
     (tmp_path / "rewards.py").write_text(
         "calls = []\n"

@@ -21,6 +21,7 @@ from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.grpo.algorithms import Divisors
 from tunix_grpo.grpo.loss import LossInputs
 from tunix_grpo.grpo.passes import accumulate, reference_logps
+from tunix_grpo.grpo.spikes import Limits
 from tunix_grpo.model.model import load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.rewards.base import Failure, Reward, RewardError
@@ -164,8 +165,10 @@ def test_a_gradient_that_is_not_finite_moves_nothing(compose, folder):
     trainer.step(1, PROMPTS.batch(ROWS[:2], 4))
     params, state = arrays(trainer.params), arrays(trainer.optimizer_state)
     broken = jax.tree.map(lambda leaf: leaf * np.nan, trainer.params)
-    trainer.params, trainer.optimizer_state, norm = trainer._apply(trainer.params, trainer.optimizer_state, broken)
-    assert np.isnan(norm)
+    trainer.params, trainer.optimizer_state, norm, made = trainer._apply(
+        trainer.params, trainer.optimizer_state, broken, np.float32(0), Limits()
+    )
+    assert np.isnan(norm) and not made
     assert moved(params, trainer.params) == 0.0
     assert moved(state, trainer.optimizer_state) == 0.0
 

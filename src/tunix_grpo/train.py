@@ -25,6 +25,7 @@ from tunix_grpo.errors import UserError
 from tunix_grpo.grpo.evaluation import Evaluator, batch_size_for
 from tunix_grpo.grpo.optimizer import build_optimizer, build_schedule
 from tunix_grpo.grpo.rollout import greedy_sampling
+from tunix_grpo.grpo.spikes import Spikes
 from tunix_grpo.grpo.trainer import Trainer
 from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.model import load_model
@@ -32,6 +33,7 @@ from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.programs.score import score_golds
 from tunix_grpo.record.health import Health
 from tunix_grpo.record.ledger import write_ledger
+from tunix_grpo.record.left_out import BadSteps
 from tunix_grpo.record.metrics import completion_records, step_metrics
 from tunix_grpo.record.run_config import write_config
 from tunix_grpo.record.summary import Summary, show_summary, start_rows
@@ -103,7 +105,10 @@ def train(config: Config) -> Summary:
         optimizer = build_optimizer(config.optimizer, schedule)
         width = prompt_width(config.generation.max_prompt_length, training_set, heldout_set)
         each, follows = config.reward.normalisation == "per_reward", order.needs_the_ledger()
-        trainer = Trainer(config, devices.mesh, model, tokenizer, task, rewards, optimizer, width, each, follows)
+        spikes = Spikes(config.training.spikes, config.training.spike_threshold, state.update_window)
+        trainer = Trainer(
+            config, devices.mesh, model, tokenizer, task, rewards, optimizer, width, each, follows, spikes
+        )
         if state.step > 0:
             trainer.restore(*checkpoints.restore(state.step, trainer.params, trainer.optimizer_state))
         batch_size = batch_size_for(config.evaluation.batch_size, len(heldout_set), devices.data_parallel)
@@ -112,7 +117,7 @@ def train(config: Config) -> Summary:
         # --- the record ---
         record = build_trackers(config, resume_step=state.step, wandb_run_id=state.wandb_run_id)
         state.wandb_run_id = record.wandb_run_id
-        health = Health(config)
+        health, bad_steps = Health(config), BadSteps(config.training.max_bad_steps, Path(config.output_dir))
         write_config(config, config.output_dir)
         first_step = step = state.step + 1
         console.start_table(start_rows(config, devices, model, trainer, total_steps, first_step), "tunix-grpo")
@@ -133,6 +138,8 @@ def train(config: Config) -> Summary:
                     order.note(step, collected.groups.outcomes)
                     state.step = step
                     state.num_tokens += result.num_tokens
+                    state.update_window = spikes.window
+                    bad_steps.note(step, result)
                     metrics = {}
                     if due(step, config.training.log_interval_steps, total_steps):
                         metrics = step_metrics(result) | {
@@ -154,7 +161,7 @@ def train(config: Config) -> Summary:
                         write_ledger(ledger, training_set, Path(config.output_dir))
                     if stop:
                         break
-            except UserError as error:  # a reward that fails, a gradient that is not finite, a full disk
+            except UserError as error:  # a reward that fails, numbers that are not finite, a full disk
                 last_step = {"params": trainer.params, "optimizer_state": trainer.optimizer_state}
                 save = functools.partial(save_run, run=run, state=state, ledger=ledger, **last_step)
                 new = state.step >= first_step

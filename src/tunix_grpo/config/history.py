@@ -24,6 +24,9 @@ BEFORE: dict[str, Json] = {
     "model.quantization": None,
     "task.template_variables": None,
     "training.first_look": "off",
+    "training.max_bad_steps": 1,
+    "training.spikes": "off",
+    "training.spike_threshold": 6.0,  # which off does not read
     "training.remat": "none",  # an update kept all that its layers had computed
     "tracker.custom": None,
     "reward.math": None,

@@ -106,6 +106,14 @@ class TrainingConfig(BatchConfig):
     first_look: Look
     """What the completions of step 1 show before any update, and what later steps show: warn says it and goes on, stop
     ends the run where step 1 shows that nothing can be learned, off says nothing."""
+    max_bad_steps: Count
+    """Steps in a row whose loss or gradient is not finite, after which the run stops, 1 or more. Such an update is left
+    out, and the step's completions are set aside in left_out/ of the run folder."""
+    spikes: Literal["off", "report", "skip"]
+    """What is done about a loss or a gradient norm far above those of the last 128 updates: nothing, a warning, or the
+    update is left out too."""
+    spike_threshold: Number = rules.number(above=0, hint="usual are 4 to 10")
+    """Robust standard deviations above the median from which it is a spike, above 0."""
     seed: Seed
     """Seed of everything random, 0 to 2**32 - 1."""
     device: Device

@@ -30,8 +30,9 @@ from tunix_grpo.grpo.minibatches import Part, cut_step, minibatch_order
 from tunix_grpo.grpo.passes import PassForm, accumulate, policy_logps, reference_logps
 from tunix_grpo.grpo.replacement import Groups, replace_equal_groups, right_answers
 from tunix_grpo.grpo.rollout import Drawing, Rollout, RowTokenizer, Sampler, train_sampling
-from tunix_grpo.grpo.step import Clock, Collected, MicroBatch, StepResult
-from tunix_grpo.grpo.updates import Update, apply_gradient, laid_out, no_sums, require_finite, update_metrics
+from tunix_grpo.grpo.spikes import Limits, Spikes
+from tunix_grpo.grpo.step import Clock, Collected, MicroBatch, StepResult, UpdateHealth
+from tunix_grpo.grpo.updates import Update, apply_gradient, laid_out, no_sums, update_health, update_metrics
 from tunix_grpo.model.layout import LeafTree
 from tunix_grpo.model.model import Model
 from tunix_grpo.rewards.base import Reward, Samples
@@ -55,14 +56,17 @@ class Trainer:
         prompt_width: int,
         normalise_each: bool = False,
         count_right: bool = False,
+        spikes: Spikes | None = None,
     ):
         """
         Args:
             prompt_width: tokens that prompts are padded to.
             normalise_each: normalises each reward within its group before they are summed.
             count_right: asks the task which completions are right, where no reward does.
+            spikes: knows the updates before; None: none is compared.
         """
         self._config, self._mesh, self._model, self._task, self._rewards = config, mesh, model, task, rewards
+        self.spikes = spikes or Spikes("off", 1.0)
         self._sampling, self._asked = train_sampling(config), task if count_right else None
         weights = {reward.name: reward.weight for reward in rewards}
         self._advantages = Advantages(advantage_of(config.grpo.advantage), weights if normalise_each else None)
@@ -81,7 +85,7 @@ class Trainer:
             apply_gradient,
             static_argnums=0,
             donate_argnums=(1, 2),
-            out_shardings=(params_layout, optimizer_layout, None),
+            out_shardings=(params_layout, optimizer_layout, None, None),
         )
         self._apply = functools.partial(apply, optimizer)
 
@@ -165,13 +169,10 @@ class Trainer:
     def update(self, done: Collected) -> StepResult:
         """Runs the second half of a step: the update(s) from what was collected with the current weights.
 
-        Raises:
-            UserError: the loss or the gradient is not finite; nothing has moved where the step has one update.
-            HalfStepError: likewise where it has several; then some have moved the weights.
+        An update whose loss or gradient is not finite, or a spike that is to be left out, changes nothing.
         """
         clock, groups = Clock(), done.groups
-        metrics = self._update(done)
-        require_finite(metrics, self._config.grpo.updates_per_step)
+        metrics, health = self._update(done)
         clock.lap("timing/update")
         timings = done.timings | clock.laps
         metrics |= timings | {"step_time": sum(timings.values())}
@@ -181,7 +182,7 @@ class Trainer:
             metrics |= groups.metrics()
         tokens = groups.num_tokens() + groups.given_back_tokens, groups.num_drawn() + groups.given_back_drawn
         trained = (groups.batch, groups.rollout, groups.rewards, done.advantages)
-        return StepResult(done.sampled, *trained, metrics, *tokens)
+        return StepResult(done.sampled, *trained, metrics, *tokens, health)
 
     def _cut(
         self, step: int, rollout: Rollout, gains: np.ndarray | None = None, skipped: Collection[int] = ()
@@ -212,17 +213,14 @@ class Trainer:
         reference = reference_logps(self._form, weights, batch) if with_kl else None
         return MicroBatch(part, batch, sampled, reference)
 
-    def _update(self, done: Collected) -> dict[str, float]:
-        """Runs the optimizer updates of a step and returns their metrics.
-
-        Clip ratios and the mean ratio are of the last pass. All others are of the first.
-        """
-        old = self._old_logps(done)
+    def _update(self, done: Collected) -> tuple[dict[str, float], UpdateHealth]:
+        """Runs the optimizer updates of a step and returns their metrics, and which of them were no good."""
+        old, limits = self._old_logps(done), self.spikes.limits_of_updates()
         passes: list[list[Update]] = []
         for _ in range(self._config.grpo.num_iterations):
             updates = []
             for index, minibatch in enumerate(done.minibatches):
-                update, logps = self._one_update(done, minibatch, old[index])
+                update, logps = self._one_update(done, minibatch, old[index], limits)
                 old[index] = old[index] or logps
                 updates.append(update)
             passes.append(updates)
@@ -232,7 +230,8 @@ class Trainer:
             for micro, trained in zip(micros, [logps for minibatch in old for logps in minibatch], strict=True)
         ]
         passes, differences = jax.device_get((passes, differences))
-        return update_metrics(passes, differences, with_kl=self._config.grpo.beta > 0)
+        metrics = update_metrics(passes, differences, with_kl=self._config.grpo.beta > 0)
+        return metrics, update_health(passes, self.spikes)
 
     def _old_logps(self, done: Collected) -> list[list[jax.Array]]:
         """Returns, by minibatch and micro batch, log-probabilities under the weights that sampled.
@@ -247,12 +246,13 @@ class Trainer:
         ]
 
     def _one_update(
-        self, done: Collected, minibatch: list[MicroBatch], old: list[jax.Array]
+        self, done: Collected, minibatch: list[MicroBatch], old: list[jax.Array], limits: Limits
     ) -> tuple[Update, list[jax.Array]]:
         """Makes an optimizer update; returns its numbers, and the log-probabilities of each micro batch before it.
 
         Args:
             old: of each micro batch, log-probabilities under the weights that sampled; empty: these weights sampled.
+            limits: of an update that is made.
         """
         several = self._config.training.gradient_accumulation_steps > 1
         state: Any = jax.tree.map(jnp.zeros_like, (self.params, no_sums())) if several else None
@@ -265,5 +265,7 @@ class Trainer:
             state, trained = accumulate(self._form, self.params, self._frozen, state, inputs)
             logps.append(trained)
         gradient, sums = state
-        self.params, self.optimizer_state, norm = self._apply(self.params, self.optimizer_state, gradient)
-        return Update(sums, norm), logps
+        self.params, self.optimizer_state, norm, made = self._apply(
+            self.params, self.optimizer_state, gradient, sums.loss, limits
+        )
+        return Update(sums, norm, made), logps

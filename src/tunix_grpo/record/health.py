@@ -53,8 +53,8 @@ class Health:
             raise UserError(f"{reason.sentence}; training.first_look=warn trains all the same")
 
     def note(self, step: int, done: StepResult) -> None:
-        """Says what holds over the last steps and has not been said yet."""
-        if self._config.training.first_look == "off":
+        """Says what holds over the last steps, those of broken numbers aside, and has not been said yet."""
+        if self._config.training.first_look == "off" or done.health.not_finite:
             return
         facts = count_facts(done.rollout, done.rewards, done.batch.num_generations, self._largest)
         self._recent.append(with_updates(facts, done.metrics))

@@ -51,6 +51,8 @@ METRICS: dict[str, str] = {
     "task/level": "level of the questions that the step asked; absent where questions have none",
     "loss": "GRPO loss; near 0 is normal, the reward is what to watch",
     "grad_norm": "global norm of the gradient before clipping",
+    "updates/left_out": "updates of the step that were left out, for a loss or gradient that is not finite or a spike; "
+    "absent without one",
     "learning_rate": "learning rate of the step's last update",
     "num_tokens": "prompt and completion tokens processed since step 1",
     "step_time": "seconds that the step took, without evaluation and saving",

@@ -38,6 +38,7 @@ class RunState:
         wandb_run_id: so that a resumed run continues the same W&B run.
         total_steps: planned when this was saved.
         date: the day that chat templates are told, YYYY-MM-DD; None in checkpoints of versions up to 0.1.
+        update_window: loss and gradient norm of the last updates, which spikes are told by.
     """
 
     step: int = 0
@@ -46,6 +47,7 @@ class RunState:
     wandb_run_id: str | None = None
     total_steps: int = 0
     date: str | None = None
+    update_window: list[list[float]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
