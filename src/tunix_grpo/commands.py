@@ -9,6 +9,7 @@ from pathlib import Path
 from tunix_grpo.cli import Outcome, run
 from tunix_grpo.config import Config, load
 from tunix_grpo.config import benchmark as benchmark_settings
+from tunix_grpo.config import evaluate as evaluate_settings
 from tunix_grpo.config import export as export_settings
 from tunix_grpo.config import generate as generate_settings
 from tunix_grpo.config import score as score_settings
@@ -28,6 +29,11 @@ def train() -> int:
 def generate() -> int:
     """Asks a language model; returns the exit code."""
     return run(_generate, config_dir=CONF, config_name="generate", load=generate_settings.load)
+
+
+def evaluate() -> int:
+    """Says how good a model is, and how sure that is; returns the exit code."""
+    return run(_evaluate, config_dir=CONF, config_name="evaluate", load=evaluate_settings.load)
 
 
 def export() -> int:
@@ -68,6 +74,13 @@ def _generate(config: generate_settings.GenerateConfig) -> None:
     from tunix_grpo.programs.generate import generate
 
     generate(config)
+
+
+def _evaluate(config: evaluate_settings.EvaluateConfig) -> None:
+    load_libraries(own_code=may_run_own_code(config))
+    from tunix_grpo.programs.evaluate import evaluate
+
+    evaluate(config)
 
 
 def _export(config: export_settings.ExportConfig) -> None:

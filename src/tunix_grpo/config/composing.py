@@ -203,6 +203,16 @@ def composed(overrides: Sequence[str], config_dirs: Sequence[Path], config_name:
     return cfg
 
 
+def option_of(group: str, name: str, config_dirs: Sequence[Path], config_name: str) -> DictConfig:
+    """Returns a group as one of its options fills it in, while a program runs under Hydra.
+
+    Raises:
+        ConfigError: says why it cannot be composed.
+    """
+    with _composing(config_dirs):
+        return hydra.compose(config_name, [f"{group}={name}"])[group]
+
+
 class FurtherFolders(SearchPathPlugin):
     """Adds folders behind the program's own to Hydra's search path, as --config-dir does."""
 

@@ -26,7 +26,9 @@ OPEN_SETTINGS = ("task.template_variables", "task.settings", "task.mixture")
 OUTSIDE_TASK = re.compile(r"task\.name=.*\.py:")
 # Groups of which the main config chooses no option: one is added with a plus.
 OPTIONAL_GROUPS = {"experiment": "an experiment", "hparams_search": "a search"}
-_OF_THE_USER = ("notes", "reward.functions")  # whose keys are the user's own
+TASKS = "evaluation.tasks"  # further tasks, each an option of the group `task` at a place of its own
+TASK_PLACE = re.compile(rf"{re.escape(TASKS)}\.[A-Za-z_]\w*")
+_OF_THE_USER = ("notes", "reward.functions", TASKS)  # whose keys are the user's own
 BASE = "base"  # what the options of a group inherit is none itself
 TASK_IN_A_FILE = "custom"  # the option of the group `task` that has no keys of its own
 
@@ -229,7 +231,11 @@ def check_override(override: Override, word: str, groups: dict[str, list[str]], 
     if key.startswith("hydra.") or key.startswith("hydra/") or key == "hydra":
         return
     if key in groups:
-        chosen_already = any(setting.startswith(f"{key}.") for setting in keys)
+        problem = None if override.package is None else _misplaced(override, word, keys)
+        if problem is not None:
+            yield problem
+            return
+        chosen_already = override.package is None and any(setting.startswith(f"{key}.") for setting in keys)
         yield from check_group(override, word, groups[key], chosen_already)
     elif key not in keys:
         yield f"{word}: unknown setting{did_you_mean(key, [*keys, *groups])}"
@@ -239,6 +245,17 @@ def check_override(override: Override, word: str, groups: dict[str, list[str]], 
         yield f"{word}: the setting exists; leave out the plus: {word.lstrip('+')}"
     elif isinstance(span := override.value(), IntervalSweep) and not _is_ascending(span):
         yield f"{word}: the second end must be above the first, and the first above 0 for tag(log,...)"
+
+
+def _misplaced(override: Override, word: str, keys: Sequence[str]) -> str | None:
+    """Returns what is wrong with the place that an option is given, as in +task@evaluation.tasks.NAME=OPTION."""
+    if TASKS not in keys:
+        return f"{word}: an option has no place but its group's; leave out @{override.package}"
+    if override.key_or_group != "task" or not TASK_PLACE.fullmatch(override.package or ""):
+        return f"{word}: only tasks have other places; write +task@{TASKS}.NAME=OPTION, NAME of letters, digits and _"
+    if override.type == OverrideType.CHANGE:
+        return f"{word}: a further task is added with a plus: +{word}"
+    return None
 
 
 def _is_ascending(span: IntervalSweep) -> bool:

@@ -173,10 +173,20 @@ class Sampler:
             step: the step that the random numbers belong to.
             extra_round: which further batch of the step it is, from 1; 0 is its own.
         """
+        keys = row_keys(self._seed, step, len(prompts) * config.num_generations, extra_round)
+        return self.draw(weights, prompts, config, keys)
+
+    def draw(
+        self, weights: tuple[LeafTree, Weights], prompts: Sequence[Sequence[int]], config: Sampling, keys: jax.Array
+    ) -> Drawing:
+        """Sets the drawing of completions going, row i of them from key i.
+
+        Args:
+            keys: key[B].
+        """
         tokens, valid = left_padded(prompts, self._width, self._tokenizer.pad_id())
         sharding = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec("fsdp"))
         tokens, valid = jax.device_put((tokens, valid), sharding)
-        keys = row_keys(self._seed, step, len(prompts) * config.num_generations, extra_round)
         stops, pad_id = tuple(self._tokenizer.stop_ids), self._tokenizer.pad_id()
         drawn = _drawn(self._form, *weights, tokens, valid, keys, config, stop_ids=stops, pad_id=pad_id)
         return Drawing(tokens, valid, drawn, self._tokenizer)
