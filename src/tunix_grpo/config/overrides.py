@@ -1,5 +1,6 @@
 """Checks the `key=value` words of a command line before Hydra composes them, all at once."""
 
+import itertools
 import os
 import re
 import shlex
@@ -100,6 +101,16 @@ def assignment(key: str, value: object) -> str:
     """Returns the command line word that gives a setting a value, which may be any text."""
     text = show(value)
     return f"{key}={text if PLAIN.fullmatch(text) else quoted(text)}"
+
+
+def named(words: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """Returns the words of a command line in which the first ones may leave out the names of their settings.
+
+    Args:
+        keys: of those settings, in their order: with folder and action `DIR verify` is `folder=DIR action=verify`.
+    """
+    bare = list(itertools.takewhile(lambda word: "=" not in word and not word.startswith("-"), words))[: len(keys)]
+    return [*(assignment(key, word) for key, word in zip(keys, bare, strict=False)), *words[len(bare) :]]
 
 
 def command_with(command: Sequence[str], words: Sequence[str]) -> str:
