@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 
 from tunix_grpo.config.loading import ALIASES, Loader, load
 from tunix_grpo.config.parts import OutsideReward
+from tunix_grpo.config.secrets import masked_word
 from tunix_grpo.config.sentences import field_names, show, value_keys
 from tunix_grpo.config.suggestions import did_you_mean
 
@@ -116,12 +117,14 @@ def named(words: Sequence[str], keys: Sequence[str]) -> list[str]:
 def command_with(command: Sequence[str], words: Sequence[str]) -> str:
     """Returns a command for a shell with other settings: `words` take the place of what it says of their keys.
 
+    It is shown and logged, so that secrets in it are masked.
+
     Args:
         command: the program and its arguments.
         words: `key=value` each.
     """
     keys = {_key(word) for word in words}
-    return shlex.join([*(word for word in command if _key(word) not in keys), *words])
+    return shlex.join([*(masked_word(word) for word in command if _key(word) not in keys), *words])
 
 
 def _key(word: str) -> str:
