@@ -16,7 +16,8 @@ import optax
 import pytest
 
 from tunix_grpo.errors import UserError
-from tunix_grpo.run.checkpoints import MANIFEST, Checkpoints, differences, tree_bytes
+from tunix_grpo.run.checkpoints import Checkpoints, differences, tree_bytes
+from tunix_grpo.run.step_files import MANIFEST
 
 RUN = {"identity": {"seed": 42}, "state": {"step": 3, "accuracy_before": None}}
 

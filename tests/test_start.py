@@ -11,9 +11,10 @@ import pytest
 
 from tunix_grpo.config.history import BEFORE
 from tunix_grpo.errors import NotContinued, UserError
-from tunix_grpo.run.checkpoints import MANIFEST, Checkpoints
+from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.identity import identity
 from tunix_grpo.run.start import RunState, find_start, last_saved, saved_ledger, this_run, with_date
+from tunix_grpo.run.step_files import MANIFEST
 from tunix_grpo.text.ledger import Ledger, Outcomes
 from tunix_grpo.text.prompt_set import PromptSet
 

@@ -21,6 +21,7 @@ OF_THE_WHOLE = {
     "messages",
     "old_runs",
     "reference_page",
+    "security",
     "services",
     "settings_page",
     "suite",

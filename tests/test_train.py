@@ -18,7 +18,9 @@ import jax
 import numpy as np
 import pytest
 
+from tunix_grpo.config.checkpoints import CheckpointsConfig
 from tunix_grpo.errors import NotContinued, UserError
+from tunix_grpo.programs.checkpoints import checkpoints as look_after
 from tunix_grpo.record.curve import draw_learning_curve, write_learning_curve
 from tunix_grpo.record.metrics import is_metric
 from tunix_grpo.record.summary import Summary
@@ -333,6 +335,19 @@ def test_the_best_step_may_be_from_an_earlier_start(run, run_finished, tmp_path)
     opened = open_run(tmp_path / "second", str(history.parent))
     assert opened.checkpoints.steps() == [2, 4, 5]
     assert choose_step(opened, "best") == 2
+
+
+def test_a_copied_step_goes_on_as_the_original_would(run, run_finished, tmp_path):
+    """In a folder that knows nothing else of the run, as on another machine: equal to the run that went to its end."""
+    run_finished("whole")
+    folder, to = (str(tmp_path / name / "checkpoints") for name in ("whole", "moved"))
+    rest = {"keep": None, "metric": "eval/accuracy", "json": False}
+    look_after(CheckpointsConfig(folder=folder, action="copy", to=to, step="2", **rest))
+    run("moved", "tracker.tensorboard=true")
+    history = lines(tmp_path / "moved" / "checkpoints", HISTORY)
+    assert history == lines(tmp_path / "whole" / "checkpoints", HISTORY)
+    assert [row["step"] for row in lines(tmp_path / "moved", "metrics.jsonl") if "reward" in row] == [3, 4]
+    assert saved_bytes(tmp_path / "moved", 4) == saved_bytes(tmp_path / "whole", 4)
 
 
 def test_max_to_keep(run, tmp_path):

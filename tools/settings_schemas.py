@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
-from tunix_grpo.config import benchmark, export, generate, loading, open_groups, plugins, score
+from tunix_grpo.config import benchmark, checkpoints, export, generate, loading, open_groups, plugins, score
 from tunix_grpo.config.parts import NamedFunction, OutsideReward, TaskConfig
 from tunix_grpo.config.sentences import schema_entries
 
@@ -41,6 +41,7 @@ PROGRAMS = (
         benchmark.load,
         "Steps against the clock; see [benchmark.md](benchmark.md).",
     ),
+    Program("scripts/checkpoints.py", "checkpoints", checkpoints.load, "Saved steps; see [resume.md](resume.md)."),
 )
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from tunix_grpo.cli import Outcome, run
 from tunix_grpo.config import Config, load
 from tunix_grpo.config import benchmark as benchmark_settings
+from tunix_grpo.config import checkpoints as checkpoints_settings
 from tunix_grpo.config import evaluate as evaluate_settings
 from tunix_grpo.config import export as export_settings
 from tunix_grpo.config import generate as generate_settings
 from tunix_grpo.config import score as score_settings
+from tunix_grpo.config.overrides import named
 from tunix_grpo.config.own_code import may_run_own_code
 from tunix_grpo.run.places import HISTORY
 from tunix_grpo.sweeps.objective import last_value
@@ -49,6 +51,19 @@ def benchmark() -> int:
 def score() -> int:
     """Tries rewards on completions that there are; returns the exit code."""
     return run(_score, config_dir=CONF, config_name="score", load=score_settings.load)
+
+
+def checkpoints() -> int:
+    """Shows, checks, thins out and copies checkpoints; returns the exit code."""
+    sys.argv[1:] = named(sys.argv[1:], ("folder", "action"))
+    return run(_checkpoints, config_dir=CONF, config_name="checkpoints", load=checkpoints_settings.load)
+
+
+def _checkpoints(config: checkpoints_settings.CheckpointsConfig) -> None:
+    """Looks at files; jax is never loaded."""
+    from tunix_grpo.programs.checkpoints import checkpoints
+
+    checkpoints(config)
 
 
 def _score(config: score_settings.ScoreConfig) -> None:

@@ -1,5 +1,6 @@
 """Checks the `key=value` words of a command line before Hydra composes them, all at once."""
 
+import itertools
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ from hydra.errors import HydraException
 
 from tunix_grpo.config.loading import ALIASES, Loader, load
 from tunix_grpo.config.parts import OutsideReward
+from tunix_grpo.config.secrets import masked_word
 from tunix_grpo.config.sentences import field_names, show, value_keys
 from tunix_grpo.config.suggestions import did_you_mean
 
@@ -104,15 +106,27 @@ def assignment(key: str, value: object) -> str:
     return f"{key}={text if PLAIN.fullmatch(text) else quoted(text)}"
 
 
+def named(words: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """Returns the words of a command line in which the first ones may leave out the names of their settings.
+
+    Args:
+        keys: of those settings, in their order: with folder and action `DIR verify` is `folder=DIR action=verify`.
+    """
+    bare = list(itertools.takewhile(lambda word: "=" not in word and not word.startswith("-"), words))[: len(keys)]
+    return [*(assignment(key, word) for key, word in zip(keys, bare, strict=False)), *words[len(bare) :]]
+
+
 def command_with(command: Sequence[str], words: Sequence[str]) -> str:
     """Returns a command for a shell with other settings: `words` take the place of what it says of their keys.
+
+    It is shown and logged, so that secrets in it are masked.
 
     Args:
         command: the program and its arguments.
         words: `key=value` each.
     """
     keys = {_key(word) for word in words}
-    return shlex.join([*(word for word in command if _key(word) not in keys), *words])
+    return shlex.join([*(masked_word(word) for word in command if _key(word) not in keys), *words])
 
 
 def _key(word: str) -> str:

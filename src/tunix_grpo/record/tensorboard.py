@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+from tunix_grpo.console.output import visible
 from tunix_grpo.errors import one_line
 from tunix_grpo.record.tracker import CompletionRecord, TrackerError, spread
 from tunix_grpo.without_torch import torch_hidden
@@ -81,4 +82,4 @@ def _to_markdown(record: CompletionRecord) -> str:
 
 
 def _indented(content: str) -> str:
-    return "\n".join(f"    {line}" for line in content.splitlines())
+    return "\n".join(f"    {line}" for line in visible(content).splitlines())
