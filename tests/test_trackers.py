@@ -65,6 +65,8 @@ def read_lines(path: Path) -> list[dict]:
         ("rewards/format/mean", True),
         ("rewards/my_reward.v2/std", True),
         ("eval/accuracy", True),
+        ("eval/hard/accuracy", True),
+        ("eval/hard/length", False),
         ("clip_ratio/region_mean", True),
         ("reward2", False),
         ("rewards/format", False),

@@ -12,6 +12,7 @@ from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Over
 from hydra.errors import HydraException
 
 from tunix_grpo.config.loading import ALIASES, Loader, load
+from tunix_grpo.config.open_groups import FURTHER_TASKS
 from tunix_grpo.config.parts import OutsideReward
 from tunix_grpo.config.sentences import field_names, show, value_keys
 from tunix_grpo.config.suggestions import did_you_mean
@@ -26,7 +27,7 @@ OPEN_SETTINGS = ("task.template_variables", "task.settings", "task.mixture")
 OUTSIDE_TASK = re.compile(r"task\.name=.*\.py:")
 # Groups of which the main config chooses no option: one is added with a plus.
 OPTIONAL_GROUPS = {"experiment": "an experiment", "hparams_search": "a search"}
-_OF_THE_USER = ("notes", "reward.functions")  # whose keys are the user's own
+_OF_THE_USER = ("notes", "reward.functions", FURTHER_TASKS)  # whose keys are the user's own
 BASE = "base"  # what the options of a group inherit is none itself
 TASK_IN_A_FILE = "custom"  # the option of the group `task` that has no keys of its own
 
@@ -226,6 +227,9 @@ def list_groups(config_dirs: Sequence[Path]) -> dict[str, list[str]]:
 def check_override(override: Override, word: str, groups: dict[str, list[str]], keys: Sequence[str]) -> Iterator[str]:
     """Yields what is wrong with one word."""
     key = override.key_or_group
+    if override.package is not None and FURTHER_TASKS in keys:
+        yield from check_further_task(override, word, groups.get(key, []))
+        return
     if key.startswith("hydra.") or key.startswith("hydra/") or key == "hydra":
         return
     if key in groups:
@@ -244,6 +248,19 @@ def check_override(override: Override, word: str, groups: dict[str, list[str]], 
 def _is_ascending(span: IntervalSweep) -> bool:
     low, high = float(span.start or 0), float(span.end or 0)
     return low < high and (low > 0 or "log" not in span.tags)
+
+
+def check_further_task(override: Override, word: str, options: list[str]) -> Iterator[str]:
+    """Yields what is wrong with the choice of a task that is only evaluated."""
+    package = str(override.package)
+    name = package.removeprefix(f"{FURTHER_TASKS}.")
+    if override.key_or_group != "task" or name == package or not name.isidentifier():
+        wanted = f"+task@{FURTHER_TASKS}.NAME=OPTION"
+        yield f"{word}: an option stands for another group only as {wanted}, NAME being of letters, digits and _"
+    elif override.type != OverrideType.ADD:
+        yield f"{word}: a task of {FURTHER_TASKS} is added with a plus: +{word.lstrip('+~')}"
+    else:
+        yield from check_group(override, word, options, chosen_already=False)
 
 
 def check_group(override: Override, word: str, options: list[str], chosen_already: bool) -> Iterator[str]:

@@ -176,6 +176,17 @@ def check_functions(values: Mapping[str, object]) -> Iterator[str]:
                 yield f"{key}={function}: it is in no file; give {key.removesuffix('function')}path=FILE"
 
 
+def check_metric(values: Mapping[str, object]) -> Iterator[str]:
+    """Yields what is wrong when evaluations are judged by a task that they do not have."""
+    metric = str(values.get("evaluation.metric"))
+    named = metric.split("/")[1] if metric.count("/") == 2 else None
+    tasks = {key.split(".")[2] for key in values if key.startswith("evaluation.tasks.")}
+    if named is not None and named not in tasks:
+        there = f"there are {', '.join(sorted(tasks))}" if tasks else "there are none"
+        way_out = f"add it with +task@evaluation.tasks.{named}=OPTION"
+        yield f"evaluation.metric={metric}: no task of evaluation.tasks is called {named} ({there}); {way_out}"
+
+
 def check_references(values: Mapping[str, object]) -> Iterator[str]:
     """Yields what keeps a part of the user's from being found: a tracker, a reward, an advantage, a ratio."""
     for key, value in values.items():
