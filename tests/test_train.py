@@ -359,6 +359,7 @@ def test_the_best_step_is_kept_and_patience_ends_the_run(run, tmp_path, capsys):
     assert summary.early == "eval/reward was 0.9 at step 2, and not better in all 2 evaluations since"
     assert summary.accuracy_after is not None
     shown = capsys.readouterr().out
+    assert "all 4 alike, one  reward 0.9 (custom 0.9)" in shown
     assert "Training finished early, after step 4\n" in shown
     assert "best step           2, eval/reward 0.9; its checkpoint is kept\n" in shown
     checkpoints = tmp_path / "run" / "checkpoints"
@@ -377,11 +378,13 @@ def test_the_best_step_is_kept_and_patience_ends_the_run(run, tmp_path, capsys):
     assert opened.checkpoints.steps() == [2, 5]
 
 
-def test_evaluations_leave_training_alone(run, run_finished, tmp_path):
+def test_evaluations_leave_training_alone(run, run_finished, tmp_path, capsys):
     """On a further task, whose prompts are wider than those of training, and only after updates."""
     run_finished("plain")
+    capsys.readouterr()
     further = ("+task@evaluation.tasks.long=arithmetic", "evaluation.tasks.long.system_prompt=12345678901234")
-    summary = run("more", *further, "evaluation.before_training=false")
+    summary = run("more", *further, "evaluation.before_training=false", "tracker.show=0")
+    assert "group 1 of" not in capsys.readouterr().out
     assert summary.accuracy_before is None
     (plain, completions), (more, others) = record(tmp_path / "plain"), record(tmp_path / "more")
     assert others == completions

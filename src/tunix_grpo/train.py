@@ -7,7 +7,7 @@ A step is
   3. what they are worth, and how much better than the others of their group: `score_completions`, `group_advantages`;
      `Trainer.collect` calls 2 and 3, and `Health.first_look` shows in step 1 whether something can be learned;
   4. loss, gradient and update(s), beside the reference: `grpo_loss`, `apply_gradient`, called by `Trainer.update`;
-  5. the record of the step: `step_metrics` and `completion_records`, to all trackers;
+  5. the record of the step: `step_metrics` and `completion_records`, to all trackers, `shown_groups` to the screen;
   6. when they are due, an evaluation on held-out questions, `Evaluations.run`, and a checkpoint, `Checkpoints.save`.
 """
 
@@ -33,6 +33,7 @@ from tunix_grpo.record.health import Health
 from tunix_grpo.record.ledger import write_ledger
 from tunix_grpo.record.metrics import completion_records, step_metrics
 from tunix_grpo.record.run_config import write_config
+from tunix_grpo.record.shown import shown_groups
 from tunix_grpo.record.summary import Summary, show_summary, start_rows
 from tunix_grpo.record.trackers import build_trackers
 from tunix_grpo.rewards.builders import build_rewards
@@ -158,6 +159,8 @@ def train(config: Config) -> Summary:
                         record.log_metrics(step, metrics)
                         record.log_completions(step, completion_records(step, result))
                     progress.update(step, metrics)
+                    if metrics:
+                        progress.show(shown_groups(step, result, config.tracker.show))
                     if due(step, config.training.eval_interval_steps, total_steps):
                         evaluations.run(trainer, step, record, progress)
                     ends = stop or evaluations.end()
