@@ -119,8 +119,9 @@ def train(config: Config) -> Summary:
         evaluations = build_evaluations(config, state.evaluations, own, further, rewards, **sizes)
 
         # --- the record ---
-        record = build_trackers(config, resume_step=state.step, wandb_run_id=state.wandb_run_id)
-        state.wandb_run_id = record.wandb_run_id
+        names = {"wandb_run_id": state.wandb_run_id, "trackio_run": state.trackio_run}
+        record = build_trackers(config, resume_step=state.step, **names)
+        state.wandb_run_id, state.trackio_run = record.wandb_run_id, record.trackio_run
         health = Health(config)
         write_config(config, config.output_dir)
         first_step = step = state.step + 1

@@ -204,6 +204,7 @@ load = Loader(
         relations.check_functions,
         relations.check_references,
         relations.check_metric,
+        relations.check_trackio,
     ),
     remarks=(partial(relations.check_relations, relations.WARNINGS),),
     open_groups={"task": open_groups.TASK, "reward": open_groups.REWARD, "evaluation": open_groups.EVALUATION},

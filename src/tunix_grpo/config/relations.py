@@ -1,5 +1,6 @@
 """How settings relate: what cannot work together, and what is probably not meant."""
 
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -185,6 +186,12 @@ def check_metric(values: Mapping[str, object]) -> Iterator[str]:
         there = f"there are {', '.join(sorted(tasks))}" if tasks else "there are none"
         way_out = f"add it with +task@evaluation.tasks.{named}=OPTION"
         yield f"evaluation.metric={metric}: no task of evaluation.tasks is called {named} ({there}); {way_out}"
+
+
+def check_trackio(values: Mapping[str, object]) -> Iterator[str]:
+    """Yields what is wrong when trackio is wanted and is not there."""
+    if values.get("tracker.trackio") is True and importlib.util.find_spec("trackio") is None:
+        yield "tracker.trackio=true: trackio is not installed; run pip install 'tunix-grpo[trackio]'"
 
 
 def check_references(values: Mapping[str, object]) -> Iterator[str]:

@@ -37,6 +37,7 @@ class RunState:
         num_tokens: prompt and completion tokens processed so far.
         accuracy_before: held-out accuracy before the first step.
         wandb_run_id: so that a resumed run continues the same W&B run.
+        trackio_run: likewise, the name of the trackio run.
         total_steps: planned when this was saved.
         date: the day that chat templates are told, YYYY-MM-DD; None in checkpoints of versions up to 0.1.
         evaluations: what all evaluations up to now have shown, in their order.
@@ -46,6 +47,7 @@ class RunState:
     num_tokens: int = 0
     accuracy_before: float | None = None
     wandb_run_id: str | None = None
+    trackio_run: str | None = None
     total_steps: int = 0
     date: str | None = None
     evaluations: list[Row] = dataclasses.field(default_factory=list)
