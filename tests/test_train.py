@@ -350,6 +350,69 @@ def test_a_copied_step_goes_on_as_the_original_would(run, run_finished, tmp_path
     assert saved_bytes(tmp_path / "moved", 4) == saved_bytes(tmp_path / "whole", 4)
 
 
+# What a reward gives in the evaluations of a run, by step: the best comes early.
+UP_AND_DOWN = """
+def height(completions, step, **columns):
+    return [{1: 0.2, 2: 0.9, 3: 0.5, 4: 0.4}.get(step, 0.0)] * len(completions)
+"""
+
+
+def test_the_best_step_is_kept_and_patience_ends_the_run(run, tmp_path, capsys):
+    (tmp_path / "rewards.py").write_text(UP_AND_DOWN)
+    words = (
+        "reward=[]",
+        f"reward.custom.path={tmp_path}/rewards.py",
+        "reward.custom.function=height",
+        "training.num_batches=9",
+        "training.eval_interval_steps=1",
+        "training.save_interval_steps=100",
+        "training.max_to_keep=1",
+        "evaluation.metric=eval/reward",
+    )
+    summary = run("run", *words, "evaluation.patience=2")
+    assert (summary.steps, summary.exit_code) == (4, 0)
+    assert summary.early == "eval/reward was 0.9 at step 2, and not better in all 2 evaluations since"
+    assert summary.accuracy_after is not None
+    shown = capsys.readouterr().out
+    assert "all 4 alike, one  reward 0.9 (custom 0.9)" in shown
+    assert "Training finished early, after step 4\n" in shown
+    assert "best step           2, eval/reward 0.9; its checkpoint is kept\n" in shown
+    checkpoints = tmp_path / "run" / "checkpoints"
+    opened = open_run(tmp_path / "run", str(checkpoints))
+    assert opened.checkpoints.steps() == [2, 4]  # of which no interval asks to be saved
+    (checkpoints / HISTORY).rename(tmp_path / "gone")
+    (tmp_path / "run" / "metrics.jsonl").rename(tmp_path / "gone too")
+    assert choose_step(open_run(tmp_path / "run", str(checkpoints)), "best") == 2  # the checkpoints know it themselves
+    (tmp_path / "gone").rename(checkpoints / HISTORY)
+    (tmp_path / "gone too").rename(tmp_path / "run" / "metrics.jsonl")
+
+    files = {file: file.stat().st_mtime_ns for file in checkpoints.rglob("*") if file.is_file()}
+    assert run("run", *words, "evaluation.patience=2").steps == 4
+    assert files == {file: file.stat().st_mtime_ns for file in checkpoints.rglob("*") if file.is_file()}
+    assert run("run", *words, "training.num_batches=5", "evaluation.patience=3").early is None
+    assert opened.checkpoints.steps() == [2, 5]
+
+
+def test_evaluations_leave_training_alone(run, run_finished, tmp_path, capsys):
+    """On a further task, whose prompts are wider than those of training, and only after updates."""
+    run_finished("plain")
+    capsys.readouterr()
+    further = ("+task@evaluation.tasks.long=arithmetic", "evaluation.tasks.long.system_prompt=12345678901234")
+    summary = run("more", *further, "evaluation.before_training=false", "tracker.show=0")
+    assert "group 1 of" not in capsys.readouterr().out
+    assert summary.accuracy_before is None
+    (plain, completions), (more, others) = record(tmp_path / "plain"), record(tmp_path / "more")
+    assert others == completions
+    assert [row for row in more if "reward" in row] == [row for row in plain if "reward" in row]
+    evaluated = [row for row in more if "eval/accuracy" in row]
+    own = [{name: value for name, value in row.items() if not name.startswith("eval/long/")} for row in evaluated]
+    assert own == [row for row in plain if "eval/accuracy" in row and row["step"] > 0]
+    names = {f"eval/long/{name}" for name in ("accuracy", "reward", "truncated")}
+    assert all(names <= row.keys() for row in evaluated)
+    kept = open_run(tmp_path / "more").checkpoints.run_of(4)["state"]["evaluations"]
+    assert kept == evaluated
+
+
 def test_max_to_keep(run, tmp_path):
     run("run", "training.save_interval_steps=1", "training.max_to_keep=2", "training.num_batches=3")
     assert Checkpoints(tmp_path / "run" / "checkpoints", None).steps() == [2, 3]

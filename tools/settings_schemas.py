@@ -99,6 +99,12 @@ def groups_of(program: Program) -> dict[str, dict[str, Any]]:
         }
     if "task" in made and "task" in program.loader.open_groups:
         made["task"] = task_schema()
+        tasks = made["evaluation"]["properties"]["tasks"]
+        made["evaluation"]["properties"]["tasks"] = {
+            "type": "object",
+            "additionalProperties": {"$ref": "task.json"},
+            "description": tasks["description"],
+        }
     elif "task" in made:
         made["task"]["additionalProperties"] = True  # the options of the group are training's
     return made

@@ -59,6 +59,7 @@ _KINDS: dict[Any, str] = {
     rules.Date: "day, `YYYY-MM-DD`",
     rules.Path: "path",
     rules.Reference: "`FILE.py:NAME`",
+    rules.EvaluationMetric: "`eval/accuracy`, `eval/reward`, `eval/NAME/accuracy`, `eval/NAME/reward`",
     rules.Modules: "`all`, `attention`, `mlp` or a regular expression",
     rules.Step: "`latest`, `best` or a number",
     Url: "address",
@@ -121,7 +122,7 @@ def sections_of(program: Program, values: DictConfig) -> Iterator[str]:
                 continue
         title = group if program.config_name == "config" else f"{program.config_name}: {group}"
         yield f"### {title}\n"
-        if group in program.loader.open_groups:
+        if group in program.loader.open_groups and group != "evaluation":  # whose tasks have the keys of the group task
             yield from open_group(group, section, own, values)
         else:
             yield table(rows(section, own, values, group))

@@ -57,7 +57,12 @@ BEFORE: dict[str, Json] = {
     "task.validate": False,
     "task.max_unmatched": 1.0,  # golds were taken as they came
     "task.date": None,  # chat templates took the day from the clock at every start
+    "evaluation.before_training": True,
     "evaluation.metric": "eval/accuracy",
+    "evaluation.patience": None,
+    "evaluation.tasks": {},
+    "tracker.show": 0,
+    "tracker.trackio": False,
     "notes": {},
     "reward.normalisation": "sum",
     "grpo.num_minibatches": 1,

@@ -18,6 +18,7 @@ from tunix_grpo.config.rules import (
     Band,
     Count,
     Device,
+    EvaluationMetric,
     Flag,
     Look,
     Modules,
@@ -26,6 +27,7 @@ from tunix_grpo.config.rules import (
     Number,
     Path,
     Seed,
+    Values,
     Whole,
 )
 
@@ -200,11 +202,20 @@ class EvaluationConfig:
     """Greedy accuracy on held-out questions."""
 
     num_questions: Count
-    """Held-out questions per evaluation, 1 or more."""
+    """Held-out questions per evaluation, of each task, 1 or more."""
     batch_size: Count
     """Questions that are answered at once, 1 or more."""
-    metric: Literal["eval/accuracy", "eval/reward"]
-    """What an evaluation is judged by: it chooses the best checkpoint, and a sweep's jobs are compared by it."""
+    before_training: Flag
+    """Evaluates before the first update, too."""
+    metric: EvaluationMetric
+    """What an evaluation is judged by: it chooses the best checkpoint, which is saved and kept, and a sweep's jobs are
+    compared by it. `eval/accuracy`, `eval/reward`, or `eval/NAME/accuracy` and `eval/NAME/reward` of a task of
+    `evaluation.tasks`."""
+    patience: Whole | None = rules.number(minimum=1, hint="null never ends a run early")
+    """Evaluations in a row without a better `metric` that end the run, 1 or more; null never does."""
+    tasks: Values = rules.hint("add a task with +task@evaluation.tasks.NAME=OPTION")
+    """Tasks that are evaluated beside the run's own, each added by +task@evaluation.tasks.NAME=OPTION and with the
+    settings of that option."""
 
 
 class _HasBatches(Protocol):

@@ -109,11 +109,15 @@ def visible(text: str) -> str:
     return text.replace("\r\n", "\n").translate(_VISIBLE)
 
 
+def encodable(text: str) -> str:
+    """Returns a text with a question mark for what the encoding of standard output lacks."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
+
+
 def print_lines(lines: list[str]) -> None:
     """Prints plain lines; what the terminal's encoding lacks becomes a question mark."""
-    encoding = sys.stdout.encoding or "utf-8"
-    text = visible("".join(f"{line}\n" for line in lines))
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.write(encodable(visible("".join(f"{line}\n" for line in lines))))
     sys.stdout.flush()
 
 

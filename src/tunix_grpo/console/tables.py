@@ -56,6 +56,7 @@ def closing_summary(
     num_steps: int,
     seconds: float,
     paths: Iterable[tuple[str, str | Path]],
+    evaluations: Iterable[tuple[str, str]] = (),
 ) -> None:
     """Prints the table that ends a run: accuracy before and after, the time, where everything was written.
 
@@ -66,8 +67,9 @@ def closing_summary(
         num_steps: steps that this process ran.
         seconds: time that this process took.
         paths: what was written, and where.
+        evaluations: what else they have shown, by what it is called.
     """
-    rows = [("held-out accuracy", _accuracy_change(accuracy_before, accuracy_after))]
+    rows = [("held-out accuracy", _accuracy_change(accuracy_before, accuracy_after)), *evaluations]
     rows.append(("steps", f"{num_steps:,} in {format_duration(seconds)}, loading and evaluations included"))
     rows += [(name, str(path)) for name, path in paths]
     start_table(rows, title)

@@ -124,9 +124,11 @@ class Trainer:
         """Samples from the current weights."""
         return self.start(prompts, sampling, step).rollout()
 
-    def start(self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int) -> Drawing:
-        """Sets sampling from the current weights going."""
-        return self._sampler.start((self.params, self._frozen), prompts, sampling, step)
+    def start(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int, width: int | None = None
+    ) -> Drawing:
+        """Sets sampling from the current weights going; see `Sampler.start`."""
+        return self._sampler.start((self.params, self._frozen), prompts, sampling, step, width=width)
 
     def draw(self, batch: Batch, step: int, extra_round: int = 0) -> Rollout:
         """Samples the completions of a batch that is trained on; see `Sampler.start`."""

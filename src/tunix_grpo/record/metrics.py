@@ -72,8 +72,12 @@ METRICS: dict[str, str] = {
     "eval/accuracy": "share of held-out questions answered right, greedy decoding",
     "eval/reward": "mean total reward on the held-out questions, greedy decoding; absent where no reward could be had",
     "eval/truncated": "share of held-out completions cut at max_generation_steps",
+    "eval/<task>/accuracy": "eval/accuracy on a task of evaluation.tasks; likewise the next two",
+    "eval/<task>/reward": "absent where the rewards cannot score the task, too",
+    "eval/<task>/truncated": "as eval/truncated",
 }
-"""Every metric that a run may log, and what it means. `<name>` stands for a reward's name, `<extra>` for its own."""
+"""Every metric that a run may log, and what it means. `<name>` stands for a reward's name, `<extra>` for its own,
+`<task>` for a name in evaluation.tasks."""
 
 
 _METRIC_PATTERN = re.compile("|".join(re.sub("<[^>]+>", "[^/]+", re.escape(n)) for n in METRICS))

@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -63,7 +63,7 @@ class Checkpoints(SavedSteps):
         """
         Args:
             checkpoint_dir: created if it does not exist.
-            max_to_keep: older steps are deleted; None keeps all.
+            max_to_keep: steps that are older than so many newest ones are deleted; None keeps all.
 
         Raises:
             UserError: the folder cannot be written to, or another run does so.
@@ -94,13 +94,16 @@ class Checkpoints(SavedSteps):
             _log.warning("checkpoint %s is not usable (%s); looking for an older one", self.root / str(step), fault)
         return None
 
-    def save(self, step: int, params: object, optimizer: object, run: Mapping[str, object]) -> None:
+    def save(
+        self, step: int, params: object, optimizer: object, run: Mapping[str, object], best: Sequence[int] = ()
+    ) -> None:
         """Saves one step, whole or not at all, and deletes what is older than max_to_keep.
 
         Args:
             params: pytree of arrays.
             optimizer: pytree of arrays.
             run: JSON values that describe the run.
+            best: steps, the best first; the first of them that is there is not deleted.
 
         Raises:
             NotSavedError: the disk is full, or fails otherwise; older steps are as they were.
@@ -125,7 +128,7 @@ class Checkpoints(SavedSteps):
                 f"{folder}: the checkpoint could not be written ({reason}); make room and start the same command again"
             )
         self._faulty.discard(step)
-        self._delete_older(step)
+        self._delete_older(step, best)
 
     def restore(self, step: int, params: Tree, optimizer: State) -> tuple[Tree, State]:
         """Returns (params, optimizer) of a step, laid out like the given ones."""
@@ -152,12 +155,13 @@ class Checkpoints(SavedSteps):
             return system_reason(error)
         return None
 
-    def _delete_older(self, step: int) -> None:
+    def _delete_older(self, step: int, best: Sequence[int]) -> None:
         """Deletes the steps that max_to_keep leaves out; damaged steps and steps after `step` do not count as kept."""
         usable = [saved for saved in self.steps() if saved <= step and saved not in self._faulty]
         if self._max_to_keep is not None and len(usable) > self._max_to_keep:
+            kept = next((saved for saved in best if saved in usable), None)
             for old in self.steps():
-                if old < usable[-self._max_to_keep]:
+                if old < usable[-self._max_to_keep] and old != kept:
                     # A person may be deleting it too.
                     shutil.rmtree(self.root / str(old), ignore_errors=True)
 
