@@ -204,3 +204,5 @@ class TrackerConfig:
     """Groups per logged step whose best and worst completion the terminal and train.log show, 0 or more."""
     custom: Reference | None
     """FILE.py:NAME, a tracker of your own: NAME(output_dir, config) returns it; null is none."""
+    report: Flag
+    """Writes report.html into the run's folder when the run ends: curves and completions, for a browser."""

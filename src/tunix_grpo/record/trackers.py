@@ -18,6 +18,7 @@ from tunix_grpo.record.custom import CustomTracker
 from tunix_grpo.record.earlier import make_room
 from tunix_grpo.record.jsonl import HistoryTracker, JsonlTracker, disk_errors
 from tunix_grpo.record.metrics import is_metric
+from tunix_grpo.record.report.tracker import ReportTracker
 from tunix_grpo.record.tracker import CompletionRecord, Resumable, Tracker, TrackerError
 from tunix_grpo.run.places import HISTORY
 
@@ -123,7 +124,10 @@ def build_trackers(
                 _log.warning("%s", error)
     run_ids |= {name: copy.run_id for name, copy in copies.items() if isinstance(copy, Resumable)}
     curve = CurveTracker(history, output_dir, every_s=_PICTURE_EVERY_S)
-    trackers = [over_all_starts, local, curve, *copies.values(), *own]
+    ours: list[Tracker] = [over_all_starts, local, curve]
+    if config.tracker.report:
+        ours.append(ReportTracker(output_dir, Path(config.checkpoint_dir)))
+    trackers = [*ours, *copies.values(), *own]
     return TrackerGroup(trackers, wandb_run_id=run_ids["wandb"], trackio_run=run_ids["trackio"])
 
 

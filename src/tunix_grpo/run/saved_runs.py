@@ -15,12 +15,12 @@ import jax
 from tunix_grpo.config import Config
 from tunix_grpo.config.history import load_recorded, read_run_config, with_former_entries
 from tunix_grpo.errors import UserError
-from tunix_grpo.files import read_json_lines
 from tunix_grpo.model.model import Model, load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.run.checkpoints import SavedSteps, differences
 from tunix_grpo.run.evaluated import Row, best_first
 from tunix_grpo.run.identity import model_identity
+from tunix_grpo.run.logged import read_metrics
 from tunix_grpo.run.places import HISTORY
 
 NOTHING_MOVED: Mapping[str, None] = MappingProxyType({})
@@ -75,7 +75,9 @@ def open_run(
     moved: dict[str, Any] = {name: place for name, place in places.items() if place is not None}
     config.model = dataclasses.replace(config.model, **moved)
     checkpoints = SavedSteps(checkpoint_dir or config.checkpoint_dir)
-    metrics = _read_metrics(checkpoints, folder / "metrics.jsonl", checkpoints.folder / HISTORY)
+    metrics = _evaluations(checkpoints)
+    for step, numbers in read_metrics(folder / "metrics.jsonl", checkpoints.folder / HISTORY).items():
+        metrics.setdefault(step, {}).update(numbers)
     return SavedRun(folder, config, metrics, checkpoints)
 
 
@@ -137,24 +139,13 @@ def load_trained(run: SavedRun, step: int, mesh: jax.sharding.Mesh) -> Model:
     return dataclasses.replace(model, trained=run.checkpoints.restore_params(step, model.trained))
 
 
-def _read_metrics(checkpoints: SavedSteps, *files: Path) -> dict[int, dict[str, float]]:
-    """Reads what the newest checkpoint knows, and files of JSON lines as far as they exist; what comes later wins."""
-    metrics: dict[int, dict[str, float]] = {}
-    for row in _evaluations(checkpoints):
-        metrics[int(row["step"])] = {name: value for name, value in row.items() if name != "step"}
-    for file in files:
-        for row in read_json_lines(file) if file.is_file() else []:
-            numbers = {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
-            metrics.setdefault(int(numbers.pop("step")), {}).update(numbers)
-    return metrics
-
-
-def _evaluations(checkpoints: SavedSteps) -> list[Row]:
-    """Returns what the newest readable checkpoint says of the evaluations up to it; older ones say none."""
+def _evaluations(checkpoints: SavedSteps) -> dict[int, dict[str, float]]:
+    """Returns by step what the newest readable checkpoint says of the evaluations up to it; older ones say none."""
     for step in reversed(checkpoints.steps()):
         with contextlib.suppress(UserError):  # whoever chooses a damaged step is told
-            return checkpoints.run_of(step).get("state", {}).get("evaluations", [])
-    return []
+            rows: list[Row] = checkpoints.run_of(step).get("state", {}).get("evaluations", [])
+            return {int(row["step"]): {name: row[name] for name in row if name != "step"} for row in rows}
+    return {}
 
 
 def _listed(steps: list[int]) -> str:
