@@ -16,7 +16,7 @@ from pathlib import Path
 from tunix_grpo import workers
 from tunix_grpo.config.evaluate import EvaluateConfig
 from tunix_grpo.errors import UserError
-from tunix_grpo.programs.evaluation.answers import EVALUATION, PICTURE, clear, hold
+from tunix_grpo.programs.evaluation.answers import EVALUATION, PICTURE, clear, held
 from tunix_grpo.programs.evaluation.comparing import compared, read_results, result_for
 from tunix_grpo.programs.evaluation.drawing import Room
 from tunix_grpo.programs.evaluation.picture import write_picture
@@ -56,31 +56,34 @@ def evaluate(config: EvaluateConfig) -> None:
     of_task = {name: result_for(earlier, name, config.baseline_step, setting) for name in tasks} if earlier else {}
 
     folder = _folder(config, subjects)
-    hold(folder)
-    if config.overwrite:
-        clear(folder)
-    room = Room(config, folder, tasks, rewards)
-    if isinstance(baseline, Subject):
-        of_task = {asked.name: room.result(baseline, asked) for asked in room.questions(baseline)}
-    found = []
-    for subject in subjects:
-        for asked in room.questions(subject):
-            ours, theirs = room.result(subject, asked), of_task.get(asked.name)
-            comparison = None
-            if theirs is not None:
-                accuracy = config.evaluation.accuracy
-                comparison = compared(ours, theirs, accuracy=accuracy, seed=config.seed, setting=setting)
-            found.append(Found(ours, theirs, comparison))
-    content = to_json(found)
-    write_questions(room.details, folder)
-    write_picture(found, folder / PICTURE)
-    write_json(content, folder / EVALUATION)
+    with held(folder):
+        if config.overwrite:
+            clear(folder)
+        room = Room(config, folder, tasks, rewards)
+        if isinstance(baseline, Subject):
+            of_task = {asked.name: room.result(baseline, asked) for asked in room.questions(baseline)}
+        found = [
+            _found(config, room.result(subject, asked), of_task.get(asked.name))
+            for subject in subjects
+            for asked in room.questions(subject)
+        ]
+        content = to_json(found)
+        write_questions(room.details, folder)
+        write_picture(found, folder / PICTURE)
+        write_json(content, folder / EVALUATION)
     if config.json:
         sys.stdout.write(json.dumps(content, indent=1) + "\n")
     else:
         show(found)
     _log.info("written: %s", folder / EVALUATION)
     _judge(config, found)
+
+
+def _found(config: EvaluateConfig, ours: Result, theirs: Result | None) -> Found:
+    if theirs is None:
+        return Found(ours, None, None)
+    accuracy, setting = config.evaluation.accuracy, f"baseline={config.baseline}"
+    return Found(ours, theirs, compared(ours, theirs, accuracy=accuracy, seed=config.seed, setting=setting))
 
 
 def _folder(config: EvaluateConfig, subjects: Sequence[Subject]) -> Path:

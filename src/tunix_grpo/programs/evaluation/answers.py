@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -156,25 +157,26 @@ class Answers:
         return lines
 
 
-def hold(folder: Path) -> int:
-    """Makes the folder and locks it until the process ends; returns the open file.
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Makes the folder, and keeps other processes out of it until the block or the process ends.
 
     Raises:
         UserError: it cannot be written to, or another process holds it.
     """
     try:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        lock = (folder / _LOCK).open("a")
     except OSError as error:
         raise _not_written(folder, error) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise UserError(f"to={folder}: another evaluation is writing there; wait for it, or give to=DIR") from error
-    except OSError as error:  # some network file systems
-        _log.warning("%s cannot be locked (%s): do not start another evaluation in it", folder, error.strerror)
-    return descriptor
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"to={folder}: another evaluation is writing there; wait for it, or give to=DIR") from error
+        except OSError as error:  # some network file systems
+            _log.warning("%s cannot be locked (%s): do not start another evaluation in it", folder, error.strerror)
+        yield
 
 
 def clear(folder: Path) -> None:

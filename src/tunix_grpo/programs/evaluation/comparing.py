@@ -53,9 +53,9 @@ class Comparison:
         found = self.differences[self.decided_by]
         test = "exact McNemar test" if self.decided_by == GREEDY else "paired bootstrap"
         text = (
-            f"{self.verdict}: {self.decided_by} accuracy {self.ours:.3f}, of {self.baseline} {self.theirs:.3f}, on "
-            f"{self.questions:,} questions: {found.value:+.3f} (95 % interval {found.low:+.3f} to {found.high:+.3f}, "
-            f"p = {found.p_value:.2g}, {test})"
+            f"{self.verdict}: {self.decided_by} accuracy {self.ours:.3f} against {self.theirs:.3f} of {self.baseline} "
+            f"on {self.questions:,} questions: {found.value:+.3f} (95 % interval {found.low:+.3f} to {found.high:+.3f}"
+            f", p = {found.p_value:.2g}, {test})"
         )
         if found.needed is None:
             return text
@@ -141,7 +141,10 @@ def _paired_means(
 
 
 def _note_other_settings(ours: Result, theirs: Result, setting: str) -> None:
-    other = list(differences(theirs.settings, ours.settings).values())
+    other = differences(theirs.settings, ours.settings)
+    if None in (ours.settings.get("task.date"), theirs.settings.get("task.date")):
+        other.pop("task.date", None)  # a day that no template may write is none that was chosen
+    other = list(other.values())
     if other:
         more = f" and {len(other) - _MOST_SHOWN} more" if len(other) > _MOST_SHOWN else ""
         shown = "; ".join(other[:_MOST_SHOWN])

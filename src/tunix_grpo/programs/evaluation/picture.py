@@ -39,12 +39,14 @@ def draw(found: Sequence[Found]) -> Figure:
     FigureCanvasAgg(figure)
     for row, task in enumerate(tasks):
         of_task = [each for each in found if each.result.task == task]
-        left, right = (figure.add_subplot(len(tasks), 2, 2 * row + place) for place in (1, 2))
+        columns = 2 if of_task[-1].result.samples else 1
+        left = figure.add_subplot(len(tasks), columns, columns * row + 1)
         if len(of_task) == 1:
             _draw_accuracies(left, of_task[0])
         else:
             _draw_course(left, of_task)
-        _draw_samples(right, of_task[-1])
+        if columns == 2:
+            _draw_samples(figure.add_subplot(len(tasks), 2, 2 * row + 2), of_task[-1])
     return figure
 
 
@@ -76,6 +78,8 @@ def _draw_bar(axes: Axes, place: float, estimate: Mapping[str, float | None], co
 
 def _draw_course(axes: Axes, found: Sequence[Found]) -> None:
     """Draws the greedy accuracy of each step, strict and lenient."""
+    from matplotlib.ticker import MaxNLocator
+
     results = [each.result for each in found]
     steps = [result.step or 0 for result in results]
     for name, style in (("accuracy", "-o"), ("strict_accuracy", "--o")):
@@ -93,12 +97,13 @@ def _draw_course(axes: Axes, found: Sequence[Found]) -> None:
         axes.axhline(level, color=_THEIRS, linewidth=1.5, label=baseline.model)
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("step", color=_INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=9)
     _decorate(axes, f"{results[0].task}, {len(results[0].questions):,} questions")
 
 
 def _draw_samples(axes: Axes, found: Found) -> None:
-    """Draws pass@k and maj@k over k; the greedy accuracy where there are no samples."""
+    """Draws pass@k and maj@k over k, beside the greedy accuracy."""
     sides = [(found.result, _OURS)] + ([] if found.baseline is None else [(found.baseline, _THEIRS)])
     for result, colour in sides:
         for word, style in (("pass", "-o"), ("maj", "--s")):
@@ -113,6 +118,8 @@ def _draw_samples(axes: Axes, found: Found) -> None:
         level = _number(result.metrics[GREEDY]["accuracy"]["value"])
         axes.axhline(level, color=colour, linewidth=1, linestyle=":", label=f"greedy accuracy of {result.model}")
     axes.set_xscale("log", base=2)
+    ticks = sorted({k for result, _ in sides for k in _curve(result, "pass")})
+    axes.set_xticks(ticks, [str(k) for k in ticks])
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("k samples", color=_INK)
     axes.legend(frameon=False, fontsize=9)

@@ -149,7 +149,8 @@ def _show_steps(found: Sequence[Found]) -> None:
     header += [] if first is None or found[0].comparison is None else ["verdict"]
     rows = []
     for result, _, comparison in found:
-        row = [result.model, *(" ".join(_cells(result.metrics[kind].get(name))) for kind, name in columns)]
+        cells = (_cells(result.metrics[kind].get(name)) for kind, name in columns)
+        row = [result.model, *(f"{value} ({interval})" if interval else value for value, interval in cells)]
         rows.append(row + ([] if comparison is None else [comparison.verdict]))
     console.table(header, rows, f"{first.task}: {len(first.questions):,} questions")
 
