@@ -10,7 +10,7 @@ import pytest
 from tunix_grpo.commands import CONF
 from tunix_grpo.config.checkpoints import load
 from tunix_grpo.config.composing import checked_command_line, composed
-from tunix_grpo.config.overrides import named
+from tunix_grpo.config.short_words import named
 from tunix_grpo.errors import UserError
 from tunix_grpo.programs.checkpoints import checkpoints
 from tunix_grpo.record.run_config import write_config

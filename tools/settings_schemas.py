@@ -23,6 +23,7 @@ from tunix_grpo.config import (
     plugins,
     report,
     score,
+    verify_resume,
 )
 from tunix_grpo.config.parts import NamedFunction, OutsideReward, TaskConfig
 from tunix_grpo.config.sentences import schema_entries
@@ -55,6 +56,12 @@ PROGRAMS = (
         "Steps against the clock; see [benchmark.md](benchmark.md).",
     ),
     Program("scripts/checkpoints.py", "checkpoints", checkpoints.load, "Saved steps; see [resume.md](resume.md)."),
+    Program(
+        "scripts/verify_resume.py",
+        "verify_resume",
+        verify_resume.load,
+        "The proof that stopping changes nothing; see [reliability.md](reliability.md).",
+    ),
 )
 
 

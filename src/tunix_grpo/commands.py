@@ -16,8 +16,9 @@ from tunix_grpo.config import export as export_settings
 from tunix_grpo.config import generate as generate_settings
 from tunix_grpo.config import report as report_settings
 from tunix_grpo.config import score as score_settings
-from tunix_grpo.config.overrides import named
+from tunix_grpo.config import verify_resume as verify_settings
 from tunix_grpo.config.own_code import may_run_own_code
+from tunix_grpo.config.short_words import gathered, named
 from tunix_grpo.run.places import HISTORY
 from tunix_grpo.sweeps.objective import last_value
 from tunix_grpo.without_torch import load_libraries
@@ -59,6 +60,18 @@ def checkpoints() -> int:
     """Shows, checks, thins out and copies checkpoints; returns the exit code."""
     sys.argv[1:] = named(sys.argv[1:], ("folder", "action"))
     return run(_checkpoints, config_dir=CONF, config_name="checkpoints", load=checkpoints_settings.load)
+
+
+def verify_resume() -> int:
+    """Proves that stopping changes nothing, here and with one's own settings; returns the exit code."""
+    sys.argv[1:] = gathered(sys.argv[1:], "train", verify_settings.load.settings())
+    return run(_verify_resume, config_dir=CONF, config_name="verify_resume", load=verify_settings.load)
+
+
+def _verify_resume(config: verify_settings.VerifyResumeConfig) -> None:
+    from tunix_grpo.programs.verify_resume import verify_resume
+
+    verify_resume(config)
 
 
 def _checkpoints(config: checkpoints_settings.CheckpointsConfig) -> None:

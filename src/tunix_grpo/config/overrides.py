@@ -1,6 +1,5 @@
 """Checks the `key=value` words of a command line before Hydra composes them, all at once."""
 
-import itertools
 import os
 import re
 import shlex
@@ -106,16 +105,6 @@ def assignment(key: str, value: object) -> str:
     return f"{key}={text if PLAIN.fullmatch(text) else quoted(text)}"
 
 
-def named(words: Sequence[str], keys: Sequence[str]) -> list[str]:
-    """Returns the words of a command line in which the first ones may leave out the names of their settings.
-
-    Args:
-        keys: of those settings, in their order: with folder and action `DIR verify` is `folder=DIR action=verify`.
-    """
-    bare = list(itertools.takewhile(lambda word: "=" not in word and not word.startswith("-"), words))[: len(keys)]
-    return [*(assignment(key, word) for key, word in zip(keys, bare, strict=False)), *words[len(bare) :]]
-
-
 def command_with(command: Sequence[str], words: Sequence[str]) -> str:
     """Returns a command for a shell with other settings: `words` take the place of what it says of their keys.
 
@@ -125,11 +114,12 @@ def command_with(command: Sequence[str], words: Sequence[str]) -> str:
         command: the program and its arguments.
         words: `key=value` each.
     """
-    keys = {_key(word) for word in words}
-    return shlex.join([*(masked_word(word) for word in command if _key(word) not in keys), *words])
+    keys = {key_of(word) for word in words}
+    return shlex.join([*(masked_word(word) for word in command if key_of(word) not in keys), *words])
 
 
-def _key(word: str) -> str:
+def key_of(word: str) -> str:
+    """Returns the key of the setting that a word of the command line gives a value."""
     key = word.partition("=")[0].lstrip("+")
     return f"training.{key}" if key in ALIASES else key
 
