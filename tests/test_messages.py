@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from tunix_grpo.config import benchmark, export, generate, load, score
+from tunix_grpo.config import benchmark, evaluate, export, generate, load, score
 from tunix_grpo.config.loading import Loader
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +43,11 @@ PROGRAMS = {
         generate.load,
         (("tunix_grpo.programs.generate", "generate"), ("tunix_grpo.config.generate", "load")),
     ),
+    "evaluate": Program(
+        "evaluate",
+        evaluate.load,
+        (("tunix_grpo.programs.evaluate", "evaluate"), ("tunix_grpo.config.evaluate", "load")),
+    ),
     "score": Program(
         "score",
         score.load,
@@ -60,7 +65,7 @@ PROGRAMS = {
     ),
 }
 OPEN = re.compile(r"(?<=^notes)\.\w+$|(?<=^task\.template_variables)\.\w+$")  # below it the keys are a person's own
-OPENS_RUNS = ("export", "generate", "score")
+OPENS_RUNS = ("evaluate", "export", "generate", "score")
 TRAINING_KEYS = set(load.settings())
 # Beginnings of sentences that another program than training can reach by name, and why they lead nobody astray there.
 HARMLESS = {
