@@ -56,8 +56,8 @@ def run(tmp_path_factory, jax_cache) -> Path:
     words = [
         *("model=tiny", "device=cpu", "tracker.wandb=false", "tracker.tensorboard=false"),
         *(
-            "training.num_batches=12",
-            "training.save_interval_steps=6",
+            "training.num_batches=8",
+            "training.save_interval_steps=4",
             "training.micro_batch_size=8",
             "optimizer.learning_rate=3e-4",
         ),

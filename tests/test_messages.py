@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from tunix_grpo.config import benchmark, compare, export, generate, load, report, score
+from tunix_grpo.config import benchmark, compare, evaluate, export, generate, load, report, score
 from tunix_grpo.config.loading import Loader
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,6 +42,11 @@ PROGRAMS = {
         "generate",
         generate.load,
         (("tunix_grpo.programs.generate", "generate"), ("tunix_grpo.config.generate", "load")),
+    ),
+    "evaluate": Program(
+        "evaluate",
+        evaluate.load,
+        (("tunix_grpo.programs.evaluate", "evaluate"), ("tunix_grpo.config.evaluate", "load")),
     ),
     "score": Program(
         "score",
@@ -70,7 +75,7 @@ PROGRAMS = {
     ),
 }
 OPEN = re.compile(r"(?<=^notes)\.\w+$|(?<=^task\.template_variables)\.\w+$")  # below it the keys are a person's own
-OPENS_RUNS = ("export", "generate", "report", "score")
+OPENS_RUNS = ("evaluate", "export", "generate", "report", "score")
 TRAINING_KEYS = set(load.settings())
 # Beginnings of sentences that another program than training can reach by name, and why they lead nobody astray there.
 HARMLESS = {

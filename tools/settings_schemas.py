@@ -16,6 +16,7 @@ from tunix_grpo.config import (
     benchmark,
     checkpoints,
     compare,
+    evaluate,
     export,
     generate,
     loading,
@@ -45,6 +46,7 @@ class Program(NamedTuple):
 PROGRAMS = (
     Program("run_training.py", "config", loading.load, "Training."),
     Program("scripts/generate.py", "generate", generate.load, "Answers; see [generate.md](generate.md)."),
+    Program("scripts/evaluate.py", "evaluate", evaluate.load, "Verdicts; see [evaluation.md](evaluation.md)."),
     Program("scripts/export.py", "export", export.load, "Trained models as files; see [export.md](export.md)."),
     Program("scripts/score.py", "score", score.load, "Rewards on completions; see [rewards.md](rewards.md)."),
     Program("scripts/report.py", "report", report.load, "A run as a page; see [report.md](report.md)."),

@@ -62,6 +62,7 @@ _KINDS: dict[Any, str] = {
     rules.EvaluationMetric: "`eval/accuracy`, `eval/reward`, `eval/NAME/accuracy`, `eval/NAME/reward`",
     rules.Modules: "`all`, `attention`, `mlp` or a regular expression",
     rules.Step: "`latest`, `best` or a number",
+    rules.Steps: "`latest`, `best`, `all` or a number",
     Url: "address",
     Variable: "name of an environment variable",
 }
@@ -122,7 +123,7 @@ def sections_of(program: Program, values: DictConfig) -> Iterator[str]:
                 continue
         title = group if program.config_name == "config" else f"{program.config_name}: {group}"
         yield f"### {title}\n"
-        if group in program.loader.open_groups and group != "evaluation":  # whose tasks have the keys of the group task
+        if group in ("reward", "task") and group in program.loader.open_groups:
             yield from open_group(group, section, own, values)
         else:
             yield table(rows(section, own, values, group))
