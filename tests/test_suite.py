@@ -19,6 +19,7 @@ OF_THE_WHOLE = {
     "messages",
     "old_runs",
     "reference_page",
+    "report_page",
     "security",
     "services",
     "settings_page",
