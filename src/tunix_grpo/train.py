@@ -201,5 +201,6 @@ def train(config: Config) -> Summary:
             early=early,
         )
         steps, seconds = state.step - first_step + 1, time.monotonic() - started
-        show_summary(summary, steps, seconds, evaluations.closing_rows(), Path(config.output_dir), checkpoints)
+        measured = evaluations.closing_rows(checkpoints.steps())
+        show_summary(summary, steps, seconds, measured, Path(config.output_dir), checkpoints)
         return summary
