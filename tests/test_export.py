@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 from helpers.exports import export_distances
 from helpers.kaggle_server import serving
 from helpers.models import SHAPES, one_device_mesh, write_model
-from helpers.tokenizers import write_tokenizer
+from helpers.tokenizers import TURNS, write_tokenizer
 from tunix_grpo.config import Config
 from tunix_grpo.config.export import ExportConfig, MovedModel
 from tunix_grpo.errors import UserError
@@ -326,6 +326,29 @@ def test_the_folder_is_complete(make_run, tmp_path):
     assert 'from_pretrained("out", dtype="auto")' in text
     assert "someone" not in text
     assert str(check) in text
+
+
+@pytest.mark.parametrize("variant", ["gemma3", "llama-tied-mha"])
+def test_an_export_carries_what_converters_read(variant, make_run, tmp_path):
+    """llama.cpp's wants the tokenizer's own files, the architecture, and every row of the embedding."""
+    base, out = tmp_path / "base", tmp_path / "out"
+    write_base(variant, base)
+    carried = {
+        "tokenizer.model": b"\x0a\x0e\x0a\x05<unk>",
+        "chat_template.jinja": TURNS.encode(),
+        "special_tokens_map.json": b'{"bos_token": "<bos>"}',
+        "added_tokens.json": b'{"<start>": 2}',
+    }
+    for name, content in carried.items():
+        (base / name).write_bytes(content)
+    make_run()
+    export(request(tmp_path))
+    assert {name: (out / name).read_bytes() for name in carried} == carried
+    config, own = (json.loads((folder / "config.json").read_text()) for folder in (out, base))
+    assert config["architectures"] == own["architectures"] and config["vocab_size"] == own["vocab_size"]
+    tables = [load_file(folder / "model.safetensors")["model.embed_tokens.weight"] for folder in (out, base)]
+    assert tables[0].shape[0] == VOCAB_SIZE  # rows that no token uses included
+    np.testing.assert_array_equal(*tables)
 
 
 def test_a_base_from_kaggle_is_linked_and_found_where_it_lies(make_run, tmp_path, monkeypatch):

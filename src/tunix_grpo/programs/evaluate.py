@@ -16,7 +16,7 @@ from pathlib import Path
 from tunix_grpo import workers
 from tunix_grpo.config.evaluate import EvaluateConfig
 from tunix_grpo.errors import UserError
-from tunix_grpo.programs.evaluation.answers import EVALUATION, PICTURE, clear, held
+from tunix_grpo.programs.evaluation.answers import EVALUATION, PICTURE, clear, held, not_written
 from tunix_grpo.programs.evaluation.comparing import compared, read_results, result_for
 from tunix_grpo.programs.evaluation.drawing import Room
 from tunix_grpo.programs.evaluation.picture import write_picture
@@ -68,9 +68,12 @@ def evaluate(config: EvaluateConfig) -> None:
             for asked in room.questions(subject)
         ]
         content = to_json(found)
-        write_questions(room.details, folder)
-        write_picture(found, folder / PICTURE)
-        write_json(content, folder / EVALUATION)
+        try:
+            write_questions(room.details, folder)
+            write_picture(found, folder / PICTURE)
+            write_json(content, folder / EVALUATION)
+        except OSError as error:
+            raise not_written(folder, error) from error
     if config.json:
         sys.stdout.write(json.dumps(content, indent=1) + "\n")
     else:

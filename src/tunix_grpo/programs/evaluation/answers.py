@@ -95,7 +95,7 @@ class Answers:
             self._drop_torn_line()
             self.lines = self._read(prompts)
         except OSError as error:
-            raise _not_written(file, error) from error
+            raise not_written(file, error) from error
 
     def add(self, lines: Iterable[Line]) -> None:
         """Writes answers, each by one call of the system, which a killed process has made or not."""
@@ -107,7 +107,7 @@ class Answers:
                 self.lines[line.question_id, line.sample] = line
             os.fsync(self._stream.fileno())
         except OSError as error:
-            raise _not_written(self.file, error) from error
+            raise not_written(self.file, error) from error
 
     def close(self) -> None:
         """Closes the file."""
@@ -168,7 +168,7 @@ def held(folder: Path) -> Iterator[None]:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         lock = (folder / _LOCK).open("a")
     except OSError as error:
-        raise _not_written(folder, error) from error
+        raise not_written(folder, error) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -186,6 +186,7 @@ def clear(folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _not_written(place: Path, error: OSError) -> UserError:
+def not_written(place: Path, error: OSError) -> UserError:
+    """Returns the sentence for an error of the disk."""
     reason = error.strerror or one_line(error)
     return UserError(f"{place}: cannot be written ({reason}); make room, or give another folder with to=DIR")
