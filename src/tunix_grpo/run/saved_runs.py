@@ -14,11 +14,11 @@ import jax
 from tunix_grpo.config import Config
 from tunix_grpo.config.history import load_recorded, read_run_config, with_former_entries
 from tunix_grpo.errors import UserError
-from tunix_grpo.files import read_json_lines
 from tunix_grpo.model.model import Model, load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.run.checkpoints import SavedSteps, differences
 from tunix_grpo.run.identity import model_identity
+from tunix_grpo.run.logged import read_metrics
 from tunix_grpo.run.places import HISTORY
 
 NOTHING_MOVED: Mapping[str, None] = MappingProxyType({})
@@ -68,7 +68,7 @@ def open_run(
     moved: dict[str, Any] = {name: place for name, place in places.items() if place is not None}
     config.model = dataclasses.replace(config.model, **moved)
     checkpoints = SavedSteps(checkpoint_dir or config.checkpoint_dir)
-    metrics = _read_metrics(folder / "metrics.jsonl", checkpoints.folder / HISTORY)
+    metrics = read_metrics(folder / "metrics.jsonl", checkpoints.folder / HISTORY)
     return SavedRun(folder, config, metrics, checkpoints)
 
 
@@ -129,16 +129,6 @@ def load_trained(run: SavedRun, step: int, mesh: jax.sharding.Mesh) -> Model:
         )
     model = load_model(run.config.model, directory, mesh, run.config.seed)
     return dataclasses.replace(model, trained=run.checkpoints.restore_params(step, model.trained))
-
-
-def _read_metrics(*files: Path) -> dict[int, dict[str, float]]:
-    """Reads files of JSON lines, as far as they exist; what a later one says of a step wins."""
-    metrics: dict[int, dict[str, float]] = {}
-    for file in files:
-        for row in read_json_lines(file) if file.is_file() else []:
-            numbers = {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
-            metrics.setdefault(int(numbers.pop("step")), {}).update(numbers)
-    return metrics
 
 
 def _listed(steps: list[int]) -> str:
