@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
-from tunix_grpo.config import benchmark, export, generate, loading, open_groups, plugins, score
+from tunix_grpo.config import benchmark, compare, export, generate, loading, open_groups, plugins, report, score
 from tunix_grpo.config.parts import NamedFunction, OutsideReward, TaskConfig
 from tunix_grpo.config.sentences import schema_entries
 
@@ -35,6 +35,8 @@ PROGRAMS = (
     Program("scripts/generate.py", "generate", generate.load, "Answers; see [generate.md](generate.md)."),
     Program("scripts/export.py", "export", export.load, "Trained models as files; see [export.md](export.md)."),
     Program("scripts/score.py", "score", score.load, "Rewards on completions; see [rewards.md](rewards.md)."),
+    Program("scripts/report.py", "report", report.load, "A run as a page; see [report.md](report.md)."),
+    Program("scripts/compare.py", "compare", compare.load, "Runs side by side; see [report.md](report.md)."),
     Program(
         "scripts/benchmark.py",
         "benchmark",

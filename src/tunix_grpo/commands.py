@@ -9,8 +9,10 @@ from pathlib import Path
 from tunix_grpo.cli import Outcome, run
 from tunix_grpo.config import Config, load
 from tunix_grpo.config import benchmark as benchmark_settings
+from tunix_grpo.config import compare as compare_settings
 from tunix_grpo.config import export as export_settings
 from tunix_grpo.config import generate as generate_settings
+from tunix_grpo.config import report as report_settings
 from tunix_grpo.config import score as score_settings
 from tunix_grpo.config.own_code import may_run_own_code
 from tunix_grpo.run.places import HISTORY
@@ -43,6 +45,31 @@ def benchmark() -> int:
 def score() -> int:
     """Tries rewards on completions that there are; returns the exit code."""
     return run(_score, config_dir=CONF, config_name="score", load=score_settings.load)
+
+
+def report() -> int:
+    """Writes a run as a page for a browser; returns the exit code."""
+    return run(_report, config_dir=CONF, config_name="report", load=report_settings.load)
+
+
+def compare() -> int:
+    """Puts runs side by side; returns the exit code."""
+    sys.argv[1:] = compare_settings.with_runs(sys.argv[1:])
+    return run(_compare, config_dir=CONF, config_name="compare", load=compare_settings.load)
+
+
+def _report(config: report_settings.ReportConfig) -> None:
+    """Reads a run's folder; jax is never loaded."""
+    from tunix_grpo.record.report.program import report
+
+    report(config)
+
+
+def _compare(config: compare_settings.CompareConfig) -> None:
+    """Reads runs' folders; jax is never loaded."""
+    from tunix_grpo.record.report.side_by_side import compare
+
+    compare(config)
 
 
 def _score(config: score_settings.ScoreConfig) -> None:

@@ -31,10 +31,12 @@ from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.model import load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.programs.score import score_golds
+from tunix_grpo.record.environment import write_environment
 from tunix_grpo.record.health import Health
 from tunix_grpo.record.ledger import write_ledger
 from tunix_grpo.record.left_out import BadSteps
 from tunix_grpo.record.metrics import completion_records, step_metrics
+from tunix_grpo.record.notes import Notes
 from tunix_grpo.record.run_config import write_config
 from tunix_grpo.record.summary import Summary, show_summary, start_rows
 from tunix_grpo.record.trackers import build_trackers
@@ -117,9 +119,13 @@ def train(config: Config) -> Summary:
         # --- the record ---
         record = build_trackers(config, resume_step=state.step, wandb_run_id=state.wandb_run_id)
         state.wandb_run_id = record.wandb_run_id
-        health, bad_steps = Health(config), BadSteps(config.training.max_bad_steps, Path(config.output_dir))
+        output = Path(config.output_dir)
+        health = Health(config, Notes(output, resume_step=state.step))
+        bad_steps = BadSteps(config.training.max_bad_steps, output)
         write_config(config, config.output_dir)
         first_step = step = state.step + 1
+        questions = {"eval/accuracy": len(heldout_set)}
+        write_environment(output, devices, total_steps=total_steps, first_step=first_step, questions=questions)
         console.start_table(start_rows(config, devices, model, trainer, total_steps, first_step), "tunix-grpo")
 
         # --- the loop ---

@@ -29,6 +29,7 @@ BEFORE: dict[str, Json] = {
     "training.spike_threshold": 6.0,  # which off does not read
     "training.remat": "none",  # an update kept all that its layers had computed
     "tracker.custom": None,
+    "tracker.report": False,
     "reward.math": None,
     "reward.python_tests": None,
     "reward.length": None,
@@ -95,17 +96,22 @@ load_recorded = replace(
 )
 
 
-def read_run_config(folder: Path) -> DictConfig:
+def read_run_config(folder: Path, key: str = "run") -> DictConfig:
     """Returns the content of a run's config.yaml, with a value for every setting that is younger than it.
+
+    Args:
+        key: the setting that names the folder, for errors.
 
     Raises:
         UserError: the folder is not that of a run.
     """
     file = folder / "config.yaml"
     if not folder.is_dir():
-        raise UserError(f"run={folder}: no such folder; give the folder of a run, such as outputs/tunix-grpo/DATE/TIME")
+        raise UserError(
+            f"{key}={folder}: no such folder; give the folder of a run, such as outputs/tunix-grpo/DATE/TIME"
+        )
     if not file.is_file():
-        raise UserError(f"run={folder}: it holds no config.yaml; give the folder of a run")
+        raise UserError(f"{key}={folder}: it holds no config.yaml; give the folder of a run")
     try:
         content = yaml.safe_load(file.read_text())
     except (UnicodeDecodeError, yaml.YAMLError) as error:

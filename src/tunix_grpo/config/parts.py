@@ -184,3 +184,5 @@ class TrackerConfig:
     """Completions per logged step shown in TensorBoard and Weights & Biases, 0 or more."""
     custom: Reference | None
     """FILE.py:NAME, a tracker of your own: NAME(output_dir, config) returns it; null is none."""
+    report: Flag
+    """Writes report.html into the run's folder when the run ends: curves and completions, for a browser."""

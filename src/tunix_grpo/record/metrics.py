@@ -76,12 +76,18 @@ METRICS: dict[str, str] = {
 """Every metric that a run may log, and what it means. `<name>` stands for a reward's name, `<extra>` for its own."""
 
 
-_METRIC_PATTERN = re.compile("|".join(re.sub("<[^>]+>", "[^/]+", re.escape(n)) for n in METRICS))
+_PATTERNS = {re.sub("<[^>]+>", "[^/]+", re.escape(name)): meaning for name, meaning in METRICS.items()}
+_METRIC_PATTERN = re.compile("|".join(_PATTERNS))
 
 
 def is_metric(name: str) -> bool:
     """Says whether a name is listed in `METRICS`."""
     return _METRIC_PATTERN.fullmatch(name) is not None
+
+
+def meaning_of(name: str) -> str:
+    """Returns what a metric means; nothing of a name that is not listed."""
+    return next((meaning for pattern, meaning in _PATTERNS.items() if re.fullmatch(pattern, name)), "")
 
 
 def step_metrics(done: StepResult) -> dict[str, float]:

@@ -18,6 +18,7 @@ from tunix_grpo.record.custom import CustomTracker
 from tunix_grpo.record.earlier import make_room
 from tunix_grpo.record.jsonl import HistoryTracker, JsonlTracker, disk_errors
 from tunix_grpo.record.metrics import is_metric
+from tunix_grpo.record.report.tracker import ReportTracker
 from tunix_grpo.record.tracker import CompletionRecord, Resumable, Tracker, TrackerError
 from tunix_grpo.run.places import HISTORY
 
@@ -117,7 +118,10 @@ def build_trackers(config: Config, *, resume_step: int, wandb_run_id: str | None
                 _log.warning("%s", error)
     wandb_run_id = next((copy.run_id for copy in copies.values() if isinstance(copy, Resumable)), wandb_run_id)
     curve = CurveTracker(history, output_dir, every_s=_PICTURE_EVERY_S)
-    return TrackerGroup([over_all_starts, local, curve, *copies.values(), *own], wandb_run_id=wandb_run_id)
+    ours: list[Tracker] = [over_all_starts, local, curve]
+    if config.tracker.report:
+        ours.append(ReportTracker(output_dir, Path(config.checkpoint_dir)))
+    return TrackerGroup([*ours, *copies.values(), *own], wandb_run_id=wandb_run_id)
 
 
 # Both libraries are loaded where they are used: wandb takes half a second.
