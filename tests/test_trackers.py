@@ -432,7 +432,8 @@ def with_own_tracker(compose: Callable[..., Config], tmp_path: Path) -> Callable
 
     def configured(name: str) -> Config:
         own = f"tracker.custom={tmp_path}/own.py:{name}"
-        return compose("model=tiny", "task=arithmetic", "tracker.wandb=false", "tracker.tensorboard=false", own)
+        others = [f"tracker.{copy}=false" for copy in ("wandb", "tensorboard", "report")]
+        return compose("model=tiny", "task=arithmetic", *others, own)
 
     return configured
 

@@ -21,6 +21,7 @@ import pytest
 from tunix_grpo.errors import NotContinued, UserError
 from tunix_grpo.record.curve import draw_learning_curve, write_learning_curve
 from tunix_grpo.record.metrics import is_metric
+from tunix_grpo.record.report.reading import read_record
 from tunix_grpo.record.summary import Summary
 from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.places import HISTORY
@@ -44,7 +45,9 @@ SMALL = (
     "evaluation.batch_size=8",
     "tracker.wandb=false",
     "tracker.tensorboard=false",
+    "tracker.report=false",
 )
+COPIES = ("tracker.tensorboard=true", "tracker.report=true")
 
 
 # A program leaves torch to code of the user's own; this code wants none, and it takes three seconds to load.
@@ -103,11 +106,11 @@ def finished(tmp_path_factory) -> Finished:
 
 @pytest.fixture
 def run_finished(run, finished, tmp_path) -> Callable[[str], Summary]:
-    """Gives tmp_path / name and the summary that `run(name, "tracker.tensorboard=true")` would leave."""
+    """Gives tmp_path / name and the summary that `run(name, *COPIES)` would leave."""
 
     def put(name: str) -> Summary:
         if finished.summary is None:
-            finished.summary = run("first", "tracker.tensorboard=true")
+            finished.summary = run("first", *COPIES)
             shutil.copytree(tmp_path / "first", finished.folder)
         shutil.copytree(finished.folder, tmp_path / name)
         return finished.summary
@@ -272,8 +275,19 @@ def test_the_record_is_complete(run_finished, tmp_path):
         assert np.mean([c["length"] for c in mine]) == pytest.approx(row["completions/mean_length"])
         assert sum(c["advantage"] for c in mine) == pytest.approx(0.0, abs=1e-4)
     assert trained[-1]["num_tokens"] > trained[0]["num_tokens"]
-    for name in ("config.yaml", "learning_curve.png", "tensorboard", "checkpoints/actor/4/manifest.json"):
+    for name in (
+        "config.yaml",
+        "learning_curve.png",
+        "report.html",
+        "tensorboard",
+        "checkpoints/actor/4/manifest.json",
+    ):
         assert (folder / name).exists(), name
+    reported = read_record(folder)
+    assert reported.state() == "finished, step 4 of 4" and {"jax", "tunix-grpo"} <= set(
+        reported.environment["versions"]
+    )
+    assert [share.total for _, share in reported.shares("eval/accuracy")] == [8] * 3
 
 
 def test_log_interval_is_obeyed_and_the_last_step_logged(run, tmp_path):
@@ -443,6 +457,7 @@ def test_killed_at_any_moment_and_started_again(run, tmp_path, two_layers):
     """SIGKILL, then SIGTERM (which saves), then to the end: equal to the run that nobody stopped."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     longer = ("training.num_batches=12", "training.save_interval_steps=3", "training.eval_interval_steps=100")
+    longer += ("tracker.report=true",)
     run("whole", *longer)
     longer = (*two_layers, *longer)
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -457,6 +472,7 @@ def test_killed_at_any_moment_and_started_again(run, tmp_path, two_layers):
     output = process.communicate()[0].decode()
     assert process.returncode == 128 + signal.SIGTERM, output
     assert "Traceback" not in output
+    assert read_record(killed).state().startswith("stopped or running, step ") and (killed / "report.html").exists()
 
     subprocess.run(command(killed, *longer), check=True, **how)
     assert record(killed) == record(whole)

@@ -27,9 +27,9 @@ def default_config() -> Config:
 @contextlib.contextmanager
 def _another_hydra() -> Iterator[None]:
     """Lets Hydra compose where it runs a program already, and leaves its state as it was."""
-    current = GlobalHydra.instance()
-    before, current.hydra = current.hydra, None
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().hydra = None
     try:
         yield
     finally:
-        current.hydra = before
+        GlobalHydra.instance().hydra = before  # Hydra may have put another instance in its place

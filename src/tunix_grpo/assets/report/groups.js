@@ -119,7 +119,7 @@ class Explorer {
       this.followed.append(figureOf({ title, about: "", percent: false, logged: 0, steps, series }), all);
     }
     await this.refresh();
-    this.status.scrollIntoView({ block: "nearest" });
+    this.status.scrollIntoView();
   }
 
   async groupElement(group) {

@@ -128,7 +128,8 @@ def pack(file: Path, num_generations: int, most: int) -> Packed:
             last = row.step, row.prompt
         columns.add(row.others)
         texts.add(row.completion)
-    return Packed(columns, texts, questions, chosen.total, unreadable)
+    total = len(columns.reward) if chosen.steps is None else chosen.total
+    return Packed(columns, texts, questions, total, unreadable)
 
 
 def choose_steps(file: Path, most: int) -> Chosen:
@@ -144,7 +145,7 @@ def choose_steps(file: Path, most: int) -> Chosen:
     total, steps = sum(counts.values()), sorted(counts)
     if total <= most:
         return Chosen(None, total)
-    for number in range(most * len(steps) // total, 1, -1):
+    for number in range(max(2, most * len(steps) // total), 1, -1):
         taken = [steps[index * (len(steps) - 1) // (number - 1)] for index in range(number)]
         if sum(counts[step] for step in taken) <= most:
             return Chosen(frozenset(taken), total)
