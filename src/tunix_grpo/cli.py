@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 INTERRUPTED = 130
 # New objects between the rounds of the garbage collector. Loading and tracing make millions that stay: with Python's
-# 700 a start spends an eighth of its processor time in rounds that find next to nothing.
+# 700 a start spends more than a second of processor time in rounds that find next to nothing.
 NEW_OBJECTS = 10_000
 
 

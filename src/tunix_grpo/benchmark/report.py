@@ -82,13 +82,13 @@ def _comparison(config: BenchmarkConfig, own: Measurements, peer: Measurements) 
     }
 
 
-def print_json(result: Mapping[str, Any]) -> None:
+def print_json(result: Mapping[str, object]) -> None:
     """Prints the figures as one object on one line."""
     sys.stdout.write(json.dumps(result) + "\n")
     sys.stdout.flush()
 
 
-def print_table(result: Mapping[str, Any]) -> None:
+def print_table(result: Mapping[str, object]) -> None:
     """Prints the figures for a person."""
     sys.stdout.write("\n".join([*_heading(result), "", *_against_limits(result), "", *_others(result), ""]))
     sys.stdout.flush()

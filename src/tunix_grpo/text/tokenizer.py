@@ -12,7 +12,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tunix_grpo.errors import UserError, one_line
 from tunix_grpo.files import read_json
@@ -37,7 +36,7 @@ class Tokenizer:
         tokenizer,
         stop_ids: Sequence[int],
         vocab_size: int,
-        variables: Mapping[str, Any] | None = None,
+        variables: Mapping[str, object] | None = None,
         date: str | None = None,
     ):
         """
@@ -139,7 +138,7 @@ def load_tokenizer(
     directory: Path,
     vocab_size: int,
     generation_directory: Path | None = None,
-    variables: Mapping[str, Any] | None = None,
+    variables: Mapping[str, object] | None = None,
     date: str | None = None,
 ) -> Tokenizer:
     """Loads the tokenizer of a Hugging Face directory.
@@ -192,7 +191,7 @@ def model_tokenizer(
     own: str | None,
     model_directory: Path,
     vocab_size: int,
-    variables: Mapping[str, Any] | None = None,
+    variables: Mapping[str, object] | None = None,
     date: str | None = None,
 ) -> Tokenizer:
     """Loads the tokenizer that `model.tokenizer` names, or the model's own where it is None; the rest is as above."""
