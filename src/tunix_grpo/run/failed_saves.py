@@ -1,5 +1,7 @@
 """What Orbax leaves in the process when a save fails: errors in threads and tasks, and among them the cause."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import gc
