@@ -43,6 +43,7 @@ _PEERS_NEED = {
     "grpo.importance": "none",
     "generation.top_p": 1.0,
     "generation.top_k": None,
+    "generation.max_rows": None,
 }
 _CPU_SIZES = {"prompt": 64, "completion": 64, "steps": 3}
 _SIZES = {"prompt": 256, "completion": 512, "steps": 5}
@@ -111,6 +112,7 @@ class BenchmarkConfig(StepSize):
                 temperature=lengths.temperature,
                 top_p=lengths.top_p,
                 top_k=lengths.top_k,
+                max_rows=lengths.max_rows,
                 max_prompt_length=lengths.max_prompt_length or sizes["prompt"],
                 max_generation_steps=lengths.max_generation_steps or sizes["completion"],
             ),
