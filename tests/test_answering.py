@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from tunix_grpo.grpo import engine
 from tunix_grpo.grpo.answering import Answered, Request, SlotAnswerer, answer_keys
 from tunix_grpo.grpo.engine import Asked, Engine
 from tunix_grpo.grpo.rollout import Sampler
+from tunix_grpo.run.devices import CompilationCounter
 
 WIDTH, LENGTH = 8, 14
 PROMPTS = number_prompts(6).ids
@@ -71,7 +73,8 @@ def in_one_batch(model, sampling: Sampling) -> dict[tuple[int, int], list[int]]:
     def run(weights, tokens, valid, keys):
         return generate(model.spec, weights, tokens, valid, keys, sampling, stop_ids=Wordy.stop_ids, pad_id=0, block=1)
 
-    drawn = jax.device_get(jax.jit(run)(model.decoder_weights(), tokens, valid, answer_keys(3, REQUESTS)))
+    keys = jax.random.wrap_key_data(jnp.asarray(answer_keys(3, REQUESTS)))
+    drawn = jax.device_get(jax.jit(run)(model.decoder_weights(), tokens, valid, keys))
     rows = zip(REQUESTS, drawn.tokens, drawn.lengths, strict=True)
     return {(request.question, request.sample): row[:length].tolist() for request, row, length in rows}
 
@@ -82,7 +85,7 @@ def test_answers_depend_neither_on_the_rows_nor_on_their_order(model, sampling):
     expected = in_one_batch(model, sampling)
     lengths = {len(ids) for ids in expected.values()}
     assert len(lengths) > 2 and LENGTH in lengths  # rows of uneven lengths, one of them truncated
-    for rows in (1, 3, 8):
+    for rows in (1, 3, 16):  # 16 become 4 for the last answers
         assert by_request(answered(model, rows, REQUESTS, sampling)) == expected
     assert by_request(answered(model, 3, REQUESTS[::-1], sampling)) == expected
     alone = answered(model, 3, REQUESTS[7:8], sampling)
@@ -126,12 +129,12 @@ def test_a_trainer_draws_with_max_rows(compose, folder):
 
 
 def test_lists_of_any_length_share_few_programs(model):
-    """One that fills rows, one that draws, the joined weights, the empty rows, the keys by the list's length."""
-    answered(model, 4, REQUESTS, SAMPLED)
-    before = engine._refilled._cache_size(), engine._continued._cache_size()
+    """One fills rows, two draw; the rest are small."""
+    answered(model, 16, REQUESTS * 2, SAMPLED)
+    counter = CompilationCounter()
     for requests in (REQUESTS[:1], REQUESTS[2:7], REQUESTS * 3):
-        assert len(answered(model, 4, requests, SAMPLED)) == len(requests)
-    assert (engine._refilled._cache_size(), engine._continued._cache_size()) == before
+        assert len(answered(model, 16, requests, SAMPLED)) == len(requests)
+    assert counter.count == 0
 
 
 def test_rows_end_at_their_limit(model):

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tunix_grpo import seeds
@@ -19,6 +18,8 @@ from tunix_grpo.decoder.drawing import Sampling
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.grpo.engine import Asked, Engine
 from tunix_grpo.model.layout import LeafTree
+
+_LEAST = 64  # keys are made for so many answers or more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,8 @@ class SlotAnswerer:
         Args:
             sampling: `num_generations` is not read.
         """
+        if not requests:
+            return
         asked = Asked([request.prompt for request in requests], answer_keys(self.seed, requests))
         for done in self.engine.completions(self.weights, asked, sampling):
             ids = done.tokens.tolist()
@@ -95,15 +98,17 @@ class SlotAnswerer:
             yield Answered(requests[done.place], text, ids, not done.stopped)
 
 
-def answer_keys(seed: int, requests: Sequence[Request]) -> jax.Array:
-    """Returns key[N]: what each answer's tokens are drawn from."""
-    places = np.array([(request.question, request.sample) for request in requests], np.uint32).reshape(-1, 2)
-    return _folded(seeds.key("evaluation", seed), places)
+def answer_keys(seed: int, requests: Sequence[Request]) -> np.ndarray:
+    """Returns uint32[N, ...], the data of the keys that the answers' tokens are drawn from."""
+    count = max(_LEAST, 1 << (len(requests) - 1).bit_length())  # so that lists of any length share few programs
+    places = np.zeros((count, 2), np.uint32)
+    places[: len(requests)] = [(request.question, request.sample) for request in requests]
+    return np.asarray(_key_data(seeds.key("evaluation", seed), places))[: len(requests)]
 
 
 @jax.jit
-def _folded(key: jax.Array, places: jax.Array) -> jax.Array:
+def _key_data(key: jax.Array, places: jax.Array) -> jax.Array:
     def of_answer(place: jax.Array) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(key, place[0]), place[1])
 
-    return jax.vmap(of_answer)(jnp.asarray(places))
+    return jax.random.key_data(jax.vmap(of_answer)(places))

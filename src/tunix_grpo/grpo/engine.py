@@ -3,8 +3,9 @@
 A round looks at the rows, takes out what has ended, fills what is free, and sets the next tokens going; only then are
 the completions of the round handed out, so that whoever scores them works while the device draws.
 
-The programs of a run are few, whatever the number of prompts: one that fills rows, one that draws for each size of the
-cache (`cache_sizes`), one that makes the cache longer for each but the first.
+When nothing waits any more and a quarter of the rows is enough for what is left, the others are dropped. The programs
+of a run are few, whatever the number of prompts: one fills rows, two draw, with all rows and with a quarter, for each
+size of the cache (`cache_sizes`), and each change of size, of rows or of the cache, is one.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from tunix_grpo.model.model import ModelForm
 Rows = TypeVar("Rows", Slots, Cache)
 # Rows are filled by so many at once, as a part of all: a few waste little of a pass over prompts, many wait for others.
 _FILLED_AT_ONCE = 8
+# What is left is drawn in a part of the rows where it fits: one over this of so many rows or more.
+_LAST_ROWS, _MANY_ROWS = 4, 16
 # Tokens between two looks at the rows: with few, what has ended waits a shorter time; with many, the host asks less.
 _ROUND = {"cpu": 4}
 _ACCELERATOR_ROUND = 16
@@ -59,12 +62,12 @@ class Asked:
 
     Attributes:
         prompts: token ids; equal ones that follow one another are encoded once where they go into rows together.
-        keys: key[N], of the prompts.
+        keys: uint32[N, ...] on the host, the data of each one's key.
         limits: int[N], tokens that each completion may have; None: as many as the sampling allows.
     """
 
     prompts: Sequence[Sequence[int]]
-    keys: jax.Array
+    keys: np.ndarray
     limits: np.ndarray | None = None
 
 
@@ -91,8 +94,6 @@ class Engine:
             weights: the trained leaves and what stays, as `Model` holds them.
             sampling: `num_generations` is not read.
         """
-        if not asked.prompts:
-            return iter(())
         rule = DrawRule(dataclasses.replace(sampling, num_generations=1), self.stop_ids, self.pad_id)
         return _Drawing(self, weights, asked, rule).completions()
 
@@ -103,7 +104,6 @@ class _Drawing:
     def __init__(self, engine: Engine, weights: tuple[LeafTree, Weights], asked: Asked, rule: DrawRule):
         self._engine, self._weights, self._asked, self._rule = engine, weights, asked, rule
         self._programs = engine.form, engine.mesh  # what every program is compiled for
-        self._key_data = np.asarray(jax.random.key_data(asked.keys))
         self._newcomers = max(1, engine.rows // _FILLED_AT_ONCE)
         self._num_prompts = _prompts_at_once(asked.prompts, self._newcomers, engine.mesh.shape["fsdp"])
         self._round = _ROUND.get(jax.default_backend(), _ACCELERATOR_ROUND)
@@ -121,6 +121,7 @@ class _Drawing:
         while True:
             self._fill()
             if busy := bool(self._busy().any()):
+                self._drop_rows()
                 self._draw()
             yield from ended
             if not busy:
@@ -163,9 +164,20 @@ class _Drawing:
             valid,
             jnp.array(place + [0] * missing, jnp.int32),
             jnp.array([*rows, *[self._engine.rows] * missing], jnp.int32),
-            jax.random.wrap_key_data(jnp.array(np.pad(self._key_data[indices], ((0, missing), (0, 0))))),
+            jax.random.wrap_key_data(jnp.array(np.pad(self._asked.keys[indices], ((0, missing), (0, 0))))),
             jnp.array(np.pad(self._limit[rows], (0, missing))),
         )
+
+    def _drop_rows(self) -> None:
+        """Goes on with a part of the rows where nothing waits and the others are free."""
+        rows = self._engine.rows
+        devices = self._engine.mesh.shape["fsdp"]
+        fewer = math.ceil(rows / _LAST_ROWS / devices) * devices
+        whole = len(self._owner) == rows and rows >= _MANY_ROWS and self._next == len(self._asked.prompts)
+        if whole and self._busy().sum() <= fewer:
+            kept = np.argsort(~self._busy(), kind="stable")[:fewer]
+            self._slots = _with_rows(self._engine.mesh, self._slots, kept)
+            self._owner, self._limit, self._lengths = self._owner[kept], self._limit[kept], self._lengths[kept]
 
     def _draw(self) -> None:
         """Sets the next tokens of all rows going, in a cache that has room for them."""
@@ -200,11 +212,14 @@ class _Drawing:
 def _prompts_at_once(prompts: Sequence[Sequence[int]], newcomers: int, data_parallel: int) -> int:
     """Returns how many prompts are encoded at once: as many as differ among new rows at the most.
 
-    A power of two where that is enough, so that lists of one kind share a program, and evenly over the devices.
+    A power of two where that is enough, so that lists of one kind share a program, and evenly over the devices. A list
+    that is shorter than the new rows says nothing of its kind.
     """
-    changes = np.array([a != b for a, b in itertools.pairwise(prompts)], int)
-    within = np.convolve(changes, np.ones(newcomers - 1, int)) if len(changes) and newcomers > 1 else np.zeros(1)
-    most = min(1 << int(within.max()).bit_length(), newcomers)
+    most = newcomers
+    if len(prompts) > newcomers > 1:
+        changes = np.array([a != b for a, b in itertools.pairwise(prompts)], int)
+        within = np.convolve(changes, np.ones(newcomers - 1, int))
+        most = min(1 << int(within.max()).bit_length(), newcomers)
     return math.ceil(most / data_parallel) * data_parallel
 
 
@@ -247,6 +262,11 @@ def _continued(
     form: ModelForm, mesh: jax.sharding.Mesh, weights: Weights, slots: Slots, rule: DrawRule, tokens: int
 ) -> Slots:
     return _spread(mesh, continued(form.spec, weights, slots, rule, tokens))
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _with_rows(mesh: jax.sharding.Mesh, slots: Slots, rows: np.ndarray) -> Slots:
+    return _spread(mesh, jax.tree.map(lambda array: array[rows], slots))
 
 
 @functools.partial(jax.jit, static_argnames=("form", "mesh", "size"))

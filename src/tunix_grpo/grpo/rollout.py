@@ -232,7 +232,9 @@ class Sampler:
         keys = row_keys(self._seed, step, rows, extra_round)
         if self._max_rows is not None and rows > self._max_rows:
             of_rows = [prompt for prompt in prompts for _ in range(config.num_generations)]
-            completions = self._engine(self._max_rows).completions(weights, Asked(of_rows, keys), config)
+            completions = self._engine(self._max_rows).completions(
+                weights, Asked(of_rows, np.asarray(jax.random.key_data(keys))), config
+            )
             return SlotDrawing(tokens, valid, completions, rows, config.max_tokens, self._tokenizer, sharding)
         stops, pad_id = tuple(self._tokenizer.stop_ids), self._tokenizer.pad_id()
         drawn = _drawn(self._form, *weights, tokens, valid, keys, config, stop_ids=stops, pad_id=pad_id)
