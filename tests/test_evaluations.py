@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import types
-
-import numpy as np
 import pytest
 
 from tunix_grpo.config import further_tasks
 from tunix_grpo.errors import UserError
+from tunix_grpo.grpo.answering import Answered
 from tunix_grpo.grpo.evaluations import Evaluated, Evaluations, build_evaluations
 from tunix_grpo.rewards.base import Reward, Samples
 from tunix_grpo.rewards.scoring import RewardTable
@@ -32,16 +30,12 @@ class Model:
     def __init__(self) -> None:
         self.widths: list[tuple[int, int | None]] = []
 
-    def start(self, prompts, sampling, step: int, width: int | None = None):
-        self.widths.append((len(prompts), width))
-        count = len(prompts)
-        rollout = types.SimpleNamespace(
-            texts=["<answer>1</answer>"] * count,
-            lengths=np.ones(count, int),
-            truncated=np.zeros(count, bool),
-            token_ids=[[1]] * count,
-        )
-        return types.SimpleNamespace(rollout=lambda: rollout)
+    def answerer(self, rows: int, width: int | None = None):
+        self.widths.append((rows, width))
+        return self
+
+    def answers(self, requests, sampling):
+        return (Answered(request, "<answer>1</answer>", [1], False) for request in requests)
 
     def reward(self, samples: Samples) -> RewardTable:
         return RewardTable([float(len(samples))] * len(samples), {})
