@@ -61,7 +61,7 @@ def test_every_task_is_asked_and_all_is_handed_on_together(compose):
     evaluations, model, places = built(config, asked("own", [3] * 5), **further), Model(), (Place(), Place())
     evaluations.run(model, 7, *places)
     # Wider prompts than those of training have a program of their own; the run's own are as they were.
-    assert model.widths == [(4, None), (4, None), (2, 32), (1, 16)]
+    assert model.widths == [(4, None), (2, 32), (1, 16)]
     ((step, metrics),) = places[0].heard
     assert places[1].heard == places[0].heard
     seconds = metrics.pop("timing/eval")
