@@ -29,7 +29,7 @@ PAGE = Path("docs/settings.md")
 HEAD = """\
 # Settings
 
-every setting of the six programs, with the value that it has when nobody says otherwise. Changed on the command line
+every setting of the programs, with the value that it has when nobody says otherwise. Changed on the command line
 with `KEY=VALUE`; `--cfg job` shows what a command would run with. The values are in `conf/`, and this page is written
 from them and from the types in `src/tunix_grpo/config/` by `python tools/write_settings.py`.
 
@@ -59,6 +59,7 @@ _KINDS: dict[Any, str] = {
     rules.Date: "day, `YYYY-MM-DD`",
     rules.Path: "path",
     rules.Reference: "`FILE.py:NAME`",
+    rules.EvaluationMetric: "`eval/accuracy`, `eval/reward`, `eval/NAME/accuracy`, `eval/NAME/reward`",
     rules.Modules: "`all`, `attention`, `mlp` or a regular expression",
     rules.Step: "`latest`, `best` or a number",
     rules.Steps: "`latest`, `best`, `all` or a number",

@@ -17,8 +17,7 @@ from tunix_grpo.config.composing import option_of
 from tunix_grpo.config.generate import checkpoints_of_a_run, recorded, steps_of_a_run, with_model_asked
 from tunix_grpo.config.given import given_keys
 from tunix_grpo.config.loading import VERBATIM, Loader
-from tunix_grpo.config.open_groups import OpenGroup, extended
-from tunix_grpo.config.overrides import TASKS
+from tunix_grpo.config.open_groups import FURTHER_TASKS, OpenGroup, extended
 from tunix_grpo.config.parts import RewardsConfig, TaskConfig
 from tunix_grpo.config.relations import Relation
 from tunix_grpo.config.rules import GROUP, Count, Device, Flag, Name, Number, Seed, Step, Steps, Values, Whole
@@ -151,7 +150,7 @@ def with_subject(cfg: DictConfig) -> DictConfig:
     tasks = cfg.evaluation.tasks if isinstance(cfg.evaluation.tasks, DictConfig) else {}
     for name, task in tasks.items():
         if isinstance(task, DictConfig):
-            _lend(task, cfg.task, f"{TASKS}.{name}", given)
+            _lend(task, cfg.task, f"{FURTHER_TASKS}.{name}", given)
             for key in field_names(TaskConfig) - {"name"}:
                 if key not in task:
                     OmegaConf.update(task, key, cfg.task[key], force_add=True)
@@ -181,11 +180,11 @@ def _evaluation_section(content: dict[str, object]) -> type:
     sections = {}
     for name, task in tasks.items():
         if not isinstance(task, dict):
-            raise UserError(f"{TASKS}.{name}: is no task; give +task@{TASKS}.{name}=OPTION")
+            raise UserError(f"{FURTHER_TASKS}.{name}: is no task; give +task@{FURTHER_TASKS}.{name}=OPTION")
         try:
             sections[name] = open_groups.TASK.section(task)
         except UserError as error:
-            raise UserError(re.sub(r"\btask\.(?!py)", f"{TASKS}.{name}.", str(error))) from error
+            raise UserError(re.sub(r"\btask\.(?!py)", f"{FURTHER_TASKS}.{name}.", str(error))) from error
     return extended(MeasuredConfig, {"tasks": extended(_NoTasks, sections, {})}, {})
 
 
@@ -225,8 +224,8 @@ def _samples_differ(num_samples: int, temperature: float) -> str | None:
 def _names_differ(values: Mapping[str, object]) -> list[str]:
     """Returns what is wrong where a further task has the name of the main one."""
     main = _short(str(values.get("task.name")))
-    taken = f"{TASKS}.{main}.name" in values
-    return [f"{TASKS}.{main}: it is the name of the main task already; give another NAME"] if taken else []
+    taken = f"{FURTHER_TASKS}.{main}.name" in values
+    return [f"{FURTHER_TASKS}.{main}: it is the name of the main task already; give another NAME"] if taken else []
 
 
 _ERRORS = (

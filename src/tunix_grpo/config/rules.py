@@ -169,6 +169,15 @@ def words_or(matches: Callable[[str], object], kind: str, *words: str) -> AfterV
 Modules = Annotated[
     Text, words_or(lambda text: text and re.compile(text), "a regular expression", "all", "attention", "mlp")
 ]
+EvaluationMetric = Annotated[
+    Text,
+    words_or(
+        lambda text: re.fullmatch(r"eval/[^\W\d]\w*/(accuracy|reward)", text),
+        "eval/NAME/accuracy, eval/NAME/reward of a task of evaluation.tasks",
+        "eval/accuracy",
+        "eval/reward",
+    ),
+]
 
 
 def _is_number(text: str) -> bool:

@@ -19,12 +19,6 @@ from tunix_grpo.tasks.base import Task
 from tunix_grpo.text.prompt_set import Batch, PromptSet
 
 
-class Recording(Protocol):
-    """What metrics are handed to: the record of a run, the progress on the screen."""
-
-    def log_metrics(self, step: int, metrics: dict[str, float]) -> None: ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Greedy results on held-out questions.
@@ -41,20 +35,13 @@ class Evaluation:
     truncated: float
     seconds: float
 
-    def metrics(self) -> dict[str, float]:
-        """Returns the metric names of `record.metrics.METRICS`."""
+    def metrics(self, prefix: str) -> dict[str, float]:
+        """Returns the metrics by the names of `record.metrics.METRICS`, which begin with the prefix of their task."""
         return {
-            "eval/accuracy": self.accuracy,
-            **({} if self.reward is None else {"eval/reward": self.reward}),
-            "eval/truncated": self.truncated,
-            "timing/eval": self.seconds,
+            f"{prefix}accuracy": self.accuracy,
+            **({} if self.reward is None else {f"{prefix}reward": self.reward}),
+            f"{prefix}truncated": self.truncated,
         }
-
-    def record(self, step: int, *places: Recording) -> float:
-        """Hands the metrics of a step's evaluation to everything that keeps or shows them; returns the accuracy."""
-        for place in places:
-            place.log_metrics(step, self.metrics())
-        return self.accuracy
 
 
 class Answer(Protocol):
@@ -66,7 +53,9 @@ class Answer(Protocol):
 class Answering(Protocol):
     """What is evaluated: a `Trainer`, or whatever answers and scores like one."""
 
-    def start(self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int) -> Answer: ...
+    def start(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int, width: int | None = None
+    ) -> Answer: ...
 
     def reward(self, samples: Samples) -> RewardTable: ...
 
@@ -89,12 +78,23 @@ class Evaluator:
         task: says whether an answer is right.
         sampling: one greedy completion.
         batch_size: prompts at once; the last batch is filled up, so that one program serves all.
+        name: of a further task; empty for the run's own.
+        width: tokens that prompts are padded to; None is what training pads its own to.
+        rewarded: whether the rewards can score this task.
     """
 
     prompts: PromptSet
     task: Task
     sampling: Sampling
     batch_size: int
+    name: str = ""
+    width: int | None = None
+    rewarded: bool = True
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its metrics begin with."""
+        return f"eval/{self.name}/" if self.name else "eval/"
 
     def run(self, model: Answering, step: int) -> Evaluation:
         """Evaluates a model.
@@ -121,7 +121,7 @@ class Evaluator:
 
     def _start(self, model: Answering, batch: Batch, step: int) -> Answer:
         filled = batch.ids + [batch.ids[-1]] * (self.batch_size - len(batch))
-        return model.start(filled, self.sampling, step)
+        return model.start(filled, self.sampling, step, self.width)
 
     def _score(self, model: Answering, batch: Batch, rollout: Rollout, step: int, tally: _Tally) -> None:
         count = len(batch)
@@ -138,8 +138,9 @@ class Evaluator:
         )
         pairs = zip(samples.completions, samples.questions, strict=True)
         tally.right += [self.task.score(text, asked) == 1.0 for text, asked in pairs]
-        table = model.reward(samples)
-        tally.rewards += [value for row, value in enumerate(table.total) if row not in table.skipped]
+        if self.rewarded:
+            table = model.reward(samples)
+            tally.rewards += [value for row, value in enumerate(table.total) if row not in table.skipped]
         tally.truncated += list(rollout.truncated[:count])
 
 

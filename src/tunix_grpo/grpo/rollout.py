@@ -164,6 +164,7 @@ class Sampler:
         config: Sampling,
         step: int,
         extra_round: int = 0,
+        width: int | None = None,
     ) -> Drawing:
         """Sets the drawing of completions going, which the host need not wait for.
 
@@ -172,19 +173,26 @@ class Sampler:
             prompts: token ids, each at most `prompt_width` long.
             step: the step that the random numbers belong to.
             extra_round: which further batch of the step it is, from 1; 0 is its own.
+            width: tokens that these prompts are padded to; None is the sampler's own width.
         """
         keys = row_keys(self._seed, step, len(prompts) * config.num_generations, extra_round)
-        return self.draw(weights, prompts, config, keys)
+        return self.draw(weights, prompts, config, keys, width)
 
     def draw(
-        self, weights: tuple[LeafTree, Weights], prompts: Sequence[Sequence[int]], config: Sampling, keys: jax.Array
+        self,
+        weights: tuple[LeafTree, Weights],
+        prompts: Sequence[Sequence[int]],
+        config: Sampling,
+        keys: jax.Array,
+        width: int | None = None,
     ) -> Drawing:
         """Sets the drawing of completions going, row i of them from key i.
 
         Args:
             keys: key[B].
+            width: as `start` takes it.
         """
-        tokens, valid = left_padded(prompts, self._width, self._tokenizer.pad_id())
+        tokens, valid = left_padded(prompts, width or self._width, self._tokenizer.pad_id())
         sharding = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec("fsdp"))
         tokens, valid = jax.device_put((tokens, valid), sharding)
         stops, pad_id = tuple(self._tokenizer.stop_ids), self._tokenizer.pad_id()

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from tunix_grpo.config import GenerationConfig, TaskConfig
+from tunix_grpo.config import AskedTask, GenerationConfig, TaskConfig
 from tunix_grpo.errors import UserError, shortened
 from tunix_grpo.text.prompts import chat_messages, system_prompt_text
 from tunix_grpo.text.tokenizer import Tokenizer
@@ -142,18 +142,24 @@ class AsksQuestions(Protocol):
 
 
 def prompt_set(
-    name: str, questions: Sequence, tokenizer: Tokenizer, config: AsksQuestions, limit: int | None = None
+    name: str,
+    questions: Sequence,
+    tokenizer: Tokenizer,
+    config: AsksQuestions,
+    limit: int | None = None,
+    task: AskedTask | None = None,
 ) -> PromptSet:
     """Returns the prompts of questions as the config wants them; those left out are reported.
 
     Args:
         name: what the set is called in messages.
         limit: at most so many prompts.
+        task: what the questions come from; None is the run's own task.
 
     Raises:
         UserError: no prompt is short enough.
     """
-    system_prompt = system_prompt_text(config.task.system_prompt)
+    system_prompt = system_prompt_text((task or config.task).system_prompt)
     longest = config.generation.max_prompt_length
     made = build_prompts(
         questions, tokenizer, lambda q: chat_messages(q.question, system_prompt, q.turns), longest, limit

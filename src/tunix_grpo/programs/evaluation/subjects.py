@@ -18,9 +18,9 @@ from tunix_grpo.files import Json
 from tunix_grpo.model.model import Model, load_frozen
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.programs.evaluation.answers import EVALUATION
-from tunix_grpo.run.checkpoints import MANIFEST
 from tunix_grpo.run.identity import content_digest, model_identity
 from tunix_grpo.run.saved_runs import SavedRun, choose_step, load_trained, open_run
+from tunix_grpo.run.step_files import MANIFEST
 
 BASE = "base"
 _log = logging.getLogger(__name__)
