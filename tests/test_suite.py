@@ -14,6 +14,7 @@ FILES = sorted(TESTS.glob("test_*.py"))
 OF_THE_WHOLE = {
     "built_in_rewards",
     "docs",
+    "fuzz",
     "golden",
     "layers",
     "messages",
