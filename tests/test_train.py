@@ -628,6 +628,7 @@ def test_a_dated_chat_template_says_the_same_after_midnight(run, tmp_path, two_l
     "algorithm",
     [
         [],
+        ["generation.max_rows=3"],  # 4 of two devices
         ["algorithm=gspo", "grpo.num_minibatches=2"],
         ["algorithm=dapo", "grpo.max_extra_rounds=1", "grpo.num_iterations=2", "reward.custom.function=coarse"],
         ["algorithm=dr_grpo", "training.gradient_accumulation_steps=2"],

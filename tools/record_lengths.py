@@ -4,7 +4,7 @@ python tools/record_lengths.py DIR
 
 DIR is a Hugging Face directory, such as SmolLM2's. Its model answers questions of eight of reasoning_gym's data sets,
 at temperature 1 and with at most 200 tokens. Writes src/tunix_grpo/assets/benchmark/answer_lengths.json: tokens of
-each answer, the end-of-turn token included.
+each answer that ended by itself, the end-of-turn token included.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def main(directory: Path) -> None:
     sampler = Sampler(model, tokenizer, one_device_mesh(), prompt_width=WIDTH, seed=SEED)
     sampling = Sampling(num_generations=1, max_tokens=MAX_TOKENS, temperature=1.0)
     answers = sampler.answerer((model.trained, model.frozen), ROWS).answers(requests, sampling)
-    lengths = {answer.request.question: len(answer.token_ids) for answer in answers}
-    FILE.write_text(json.dumps([lengths[number] for number in range(len(requests))]) + "\n")
+    lengths = {answer.request.question: len(answer.token_ids) for answer in answers if not answer.truncated}
+    FILE.write_text(json.dumps([lengths[number] for number in sorted(lengths)]) + "\n")
 
 
 if __name__ == "__main__":
