@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tunix_grpo.config import Config, further_tasks, load, selected_rewards
-from tunix_grpo.config.overrides import assignment, check_words, command_with, jobs_of, normalise
+from tunix_grpo.config.overrides import check_words, jobs_of, normalise
 from tunix_grpo.config.own_code import may_run_own_code
 from tunix_grpo.config.suggestions import closest
+from tunix_grpo.config.words import assignment, command_with
 from tunix_grpo.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent

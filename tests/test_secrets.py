@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from tunix_grpo.config.overrides import command_with
 from tunix_grpo.config.secrets import mask_files, masked_word, without_secrets
+from tunix_grpo.config.words import command_with
 
 TOKEN = "hf_0123456789abcdefgh"
 

@@ -20,9 +20,9 @@ from tunix_grpo.config.composing import ANY_TARGET, VERSION_BASE, checked_comman
 from tunix_grpo.config.given import given_words
 from tunix_grpo.config.hydra_options import hydra_options
 from tunix_grpo.config.loading import Loader
-from tunix_grpo.config.overrides import command_with
 from tunix_grpo.config.secrets import mask_files, masked_word
 from tunix_grpo.config.sweeps import fixed_keys, job_name
+from tunix_grpo.config.words import command_with
 from tunix_grpo.console.output import keep_output, visible
 from tunix_grpo.errors import NotContinued, UserError
 from tunix_grpo.run.places import job_folder

@@ -9,9 +9,9 @@ from pydantic.dataclasses import dataclass
 from tunix_grpo.config import relations, rules
 from tunix_grpo.config.hydra_options import hydra_options
 from tunix_grpo.config.loading import Loader
-from tunix_grpo.config.overrides import quoted
 from tunix_grpo.config.relations import Relation
 from tunix_grpo.config.rules import GROUP, Count
+from tunix_grpo.config.words import quoted
 from tunix_grpo.errors import ConfigError
 
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,17 +10,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, OverrideType
 from hydra.errors import HydraException
 
-from tunix_grpo.config.loading import ALIASES, Loader, load
+from tunix_grpo.config.loading import Loader, load
 from tunix_grpo.config.open_groups import FURTHER_TASKS
 from tunix_grpo.config.parts import OutsideReward
-from tunix_grpo.config.secrets import masked_word
 from tunix_grpo.config.sentences import field_names, show, value_keys
 from tunix_grpo.config.suggestions import did_you_mean
+from tunix_grpo.config.words import quoted
 from tunix_grpo.errors import one_line
 
 ALIAS_WORD = re.compile(r"(\+\+)?(\w+)=.*", re.DOTALL)
-QUOTED = re.compile(r"""(['"])(?:(?!\1)[^\\]|\\.)*\1""", re.DOTALL)
-PLAIN = re.compile(r"[\w./:@+-]+", re.ASCII)  # what Hydra's grammar reads as it stands
 TILDE_WORD = re.compile(r"([^=\s]+=)(~.*)", re.DOTALL)
 TASK_WORD = re.compile(r"\+*(task\.\w+)(\.[\w.]+)?=.*", re.DOTALL)
 # Settings that are names and values of a library, of which a word may give one, as in task.settings.min_terms=2.
@@ -88,41 +85,6 @@ def _is_added(key: str, below: str | None, fixed: Sequence[str], loader: Loader)
     if below is not None:
         return key in OPEN_SETTINGS and ("task" in loader.open_groups or key in fixed)
     return "task" in loader.open_groups and key not in fixed
-
-
-def quoted(value: str) -> str:
-    """Returns a text so that Hydra reads it as it stands; null and what is in quotes already stay."""
-    if value == "null" or QUOTED.fullmatch(value):
-        return value
-    escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # what OmegaConf would look up
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", escaped)  # Hydra counts backslashes only in front of a quote
-    escaped = re.sub(r"(\\+)\Z", r"\1\1", escaped)
-    return f"'{escaped}'"
-
-
-def assignment(key: str, value: object) -> str:
-    """Returns the command line word that gives a setting a value, which may be any text."""
-    text = show(value)
-    return f"{key}={text if PLAIN.fullmatch(text) else quoted(text)}"
-
-
-def command_with(command: Sequence[str], words: Sequence[str]) -> str:
-    """Returns a command for a shell with other settings: `words` take the place of what it says of their keys.
-
-    It is shown and logged, so that secrets in it are masked.
-
-    Args:
-        command: the program and its arguments.
-        words: `key=value` each.
-    """
-    keys = {key_of(word) for word in words}
-    return shlex.join([*(masked_word(word) for word in command if key_of(word) not in keys), *words])
-
-
-def key_of(word: str) -> str:
-    """Returns the key of the setting that a word of the command line gives a value."""
-    key = word.partition("=")[0].lstrip("+")
-    return f"training.{key}" if key in ALIASES else key
 
 
 def check_words(words: Sequence[str], config_dirs: Sequence[Path], loader: Loader = load) -> CheckedWords:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Sequence
 
 from tunix_grpo.config.hydra_options import hydra_options
-from tunix_grpo.config.overrides import assignment, key_of, quoted
+from tunix_grpo.config.words import assignment, key_of, quoted
 from tunix_grpo.errors import ConfigError
 
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import jax
 
 from tunix_grpo import console
-from tunix_grpo.config.overrides import assignment, key_of
 from tunix_grpo.config.short_words import as_typed
 from tunix_grpo.config.verify_resume import VerifyResumeConfig
+from tunix_grpo.config.words import assignment, key_of
 from tunix_grpo.errors import UserError
 from tunix_grpo.files import read_json_lines
 from tunix_grpo.programs.differences import compare

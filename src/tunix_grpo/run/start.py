@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tunix_grpo.config import Config
 from tunix_grpo.config.history import with_former_entries
-from tunix_grpo.config.overrides import assignment
+from tunix_grpo.config.words import assignment
 from tunix_grpo.errors import NotContinued, UserError
 from tunix_grpo.files import Json
 from tunix_grpo.run.checkpoints import Checkpoints, differences
