@@ -19,11 +19,13 @@ from helpers.models import write_model
 from helpers.samples import samples_of
 from helpers.tokenizers import made_tokenizer, write_tokenizer
 from tunix_grpo.benchmark import limits, program
+from tunix_grpo.benchmark.answers import answer_lengths
+from tunix_grpo.benchmark.answers import serve as serve_answers
 from tunix_grpo.benchmark.job import worth
 from tunix_grpo.benchmark.limits import Ceilings, Work, step_limits
 from tunix_grpo.benchmark.own import make_prompts
 from tunix_grpo.benchmark.questions import apple_prompts, length_reward, random_prompts
-from tunix_grpo.benchmark.report import figures, print_json, print_table
+from tunix_grpo.benchmark.report import evaluation_figures, figures, print_evaluation, print_json, print_table
 from tunix_grpo.benchmark.turns import Worker, take_turns
 from tunix_grpo.config.benchmark import BenchmarkConfig, from_values, load, to_values
 from tunix_grpo.config.composing import checked_command_line, composed
@@ -219,7 +221,7 @@ def test_a_chat_template_is_told_what_the_command_line_says(tmp_path):
     )
     words = ["task.template_variables={style: short}", "task.date=2024-02-29", "generation.max_prompt_length=200"]
     config = configured("model=tiny", "device=cpu", f"model.tokenizer={tmp_path}", *words).on("cpu")
-    prompts, _ = make_prompts(config, spec_of(vocab_size=size), tmp_path, 1)
+    prompts, _ = make_prompts(config, spec_of(vocab_size=size), tmp_path, 6)
     assert all(text.startswith("short on 29 Feb 2024: ") for text in prompts.texts)
 
 
@@ -270,6 +272,11 @@ def test_settings_reach_another_process():
             "give model.random_weights=false, or peer=null",
         ),
         (["peer=tunix", "model.quantization=nf4"], "model.quantization=nf4 and peer=tunix: it is timed without"),
+        (
+            ["peer=tunix", "timed=evaluation"],
+            "timed=evaluation and peer=tunix: an evaluation is timed without a peer; give peer=null, or timed=steps",
+        ),
+        (["timed=all"], "timed=all: must be one of steps, evaluation"),
         (["peer=tunix", "generation.top_k=5"], "generation.top_k=5 and peer=tunix: it is timed without; give"),
         (["model.lora_rank=null", "model.quantization=nf4"], "quantized weights cannot be trained"),
     ],
@@ -279,6 +286,51 @@ def test_wrong_settings_are_refused(words, problem):
         checked_command_line(words, CONF, "benchmark", load)
     assert len(raised.value.problems) == 1
     assert problem in raised.value.problems[0]
+
+
+# --- an evaluation ---
+
+
+def test_answers_have_the_recorded_lengths_in_an_order_of_the_seed():
+    lengths = answer_lengths(180, 200, seed=1)  # each of 90 twice
+    assert (lengths.min(), lengths.max()) == (5, 192)
+    assert sorted(lengths[:90]) != sorted(lengths[90:])  # one order over all of them
+    assert sorted(answer_lengths(180, 200, seed=2)) == sorted(lengths)
+    assert answer_lengths(180, 200, seed=2).tolist() != lengths.tolist()
+    assert answer_lengths(180, 50, seed=1).tolist() == [min(length, 50) for length in lengths]
+
+
+class OneRound:
+    """The benchmark's end of the talk, for one round."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict] = []
+
+    def receive(self) -> dict:
+        if len(self.sent) == 2:
+            raise EOFError
+        return {"round": 1}
+
+    def send(self, **answer: object) -> None:
+        self.sent.append(json.loads(json.dumps(answer)))
+
+
+def test_an_evaluation_is_timed_both_ways(capsys):
+    """Both sides give the same answers, of the lengths that were asked for, with programs that were there before."""
+    words = ["model=tiny", "device=cpu", "timed=evaluation", "evaluation.num_questions=9", "evaluation.batch_size=4"]
+    config = configured(*words, "generation.max_generation_steps=8")
+    link = OneRound()
+    with pytest.raises(EOFError):
+        serve_answers(to_values(config), link)
+    about, measured = link.sent
+    assert (about["questions"], about["rows"], about["longest"], about["rounds"]) == (9, 4, 8, 1)
+    assert about["tokens"] == answer_lengths(9, 8, seed=42).sum()
+    assert (measured["equal_answers"], measured["compilations"]) == (9, 0)
+    result = evaluation_figures(about, [measured, measured | {"slots_s": 3 * measured["batches_s"]}])
+    assert result["ratio_max"] == pytest.approx(3.0)
+    assert result["slots_tokens_per_s"] == pytest.approx(about["tokens"] / result["slots_s"])
+    print_evaluation(result)
+    assert "9 of 9 answers" in capsys.readouterr().out
 
 
 # --- turns ---

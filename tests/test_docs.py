@@ -28,6 +28,7 @@ NOT_HERE = {
     r"^make (test|test-all|lint|format|docs-test)\b": "is what checks the tree, this test included",
     r"\.ci/run": "is what checks the tree, this test included",
     r"record_golden": "writes the numbers that test_golden.py compares with; that test runs what it calls",
+    r"report_pictures": "writes the pictures of the page anew, and wants Chromium",
     r"compiled_memory": "compiles for an H100, which wants jax's CUDA packages",
     r"^make (cuda|tpu)": "downloads jax for an accelerator",
     r"^make tensorboard": "serves until it is stopped",
@@ -56,8 +57,10 @@ SMALLER = {
     r"task=reasoning_gym": f"{FEW} task.num_questions=60 generation.max_prompt_length=200 checkpoint_dir=fifth",
     r"run_training\.py --config-dir": f"{TINY} {FEW} checkpoint_dir=fourth",
     r"run_training\.py \+experiment": "",
+    r"hydra\.sweep\.dir=my-sweep": f"{FEW} checkpoint_dir=eleventh",
     r"hydra/launcher|hparams_search": "evaluation.num_questions=8 training.micro_batch_size=1 grpo.num_generations=2",
     r"scripts/evaluate\.py": "device=cpu evaluation.num_questions=8",
+    r"timed=evaluation": "generation.max_generation_steps=8",
     r"benchmark\.py .*device=cpu": "steps=1 grpo.num_generations=2 generation.max_generation_steps=8",
 }
 

@@ -11,9 +11,10 @@ import pytest
 import qwix
 
 from helpers.models import load, write_model
-from tunix_grpo.decoder import generation, joined
-from tunix_grpo.decoder.cache import empty_cache, grown
-from tunix_grpo.decoder.generation import Drawn, Sampling, generate, prefill
+from tunix_grpo.decoder import cache, joined
+from tunix_grpo.decoder.cache import cache_sizes, empty_cache, grown
+from tunix_grpo.decoder.drawing import Drawn, Sampling
+from tunix_grpo.decoder.generation import generate, prefill
 from tunix_grpo.decoder.layer import Weights, linear
 from tunix_grpo.decoder.rows import Completions, left_padded
 from tunix_grpo.grpo.loss import completion_logprobs
@@ -63,7 +64,7 @@ def trainers_logprobs(model: Model, weights: Weights, drawn: Drawn) -> np.ndarra
 @pytest.mark.parametrize("first_slots", [256, 3])
 def test_rings_and_growing_caches_lose_nothing(gemma, first_slots, monkeypatch):
     """With caches of 3, 6, 12 and 13 slots, and rings of 5, every token has the trainer's log-probability (1e-4)."""
-    monkeypatch.setattr(generation, "_FIRST_SLOTS", first_slots)
+    monkeypatch.setattr(cache, "_FIRST_SLOTS", first_slots)
     weights = weights_of(gemma, 0.3)
     drawn = drawn_by(gemma, weights)
     assert (drawn.lengths == LENGTH).all()
@@ -71,10 +72,10 @@ def test_rings_and_growing_caches_lose_nothing(gemma, first_slots, monkeypatch):
 
 
 def test_caches_are_no_longer_than_needed(gemma):
-    assert generation._stages(0) == []
-    assert generation._stages(63) == [63]
-    assert generation._stages(511) == [256, 511]
-    assert generation._stages(1100) == [256, 512, 1024, 1100]
+    assert cache_sizes(0) == []
+    assert cache_sizes(63) == [63]
+    assert cache_sizes(511) == [256, 511]
+    assert cache_sizes(1100) == [256, 512, 1024, 1100]
     cache = grown(gemma.spec, empty_cache(gemma.spec, 2, 3, jnp.float32), 100)
     assert [keys.shape[3] for keys in cache.keys] == [5, 5, 100, 5]
     _, seen = prefill(gemma.spec, weights_of(gemma), *map(jnp.asarray, prompts()), "plain")

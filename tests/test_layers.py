@@ -15,7 +15,7 @@ PACKAGE = ROOT / "src" / "tunix_grpo"
 # From the ground up; a room (a folder, or a module beside them) imports from the floors below its own, never from its
 # neighbours.
 FLOORS = (
-    ("errors", "seeds", "files", "without_torch"),
+    ("errors", "seeds", "files", "hub_cache", "without_torch"),
     ("config", "console", "json_fields", "sandbox", "workers"),
     ("decoder", "text"),
     ("model", "tasks"),

@@ -98,7 +98,6 @@ HARMLESS = {
     "no two of them were evaluated on the same questions": "shows a command of another program",
     # What cannot be: the reward of a benchmark has no time limit.
     "reward {}: {} calls that took too long": "no reward of a benchmark has a time limit",
-    "; for lists of messages": "the reward of a benchmark takes texts",
     "; raise its time_limit": "no reward of a benchmark has a time limit",
     "task.template_variables.chat_template={}": "a run has chosen",
     # What cannot be: the run has trained with it, or the program asks for all devices.

@@ -1,12 +1,12 @@
 """Metrics of a step and the held-out evaluation, against numbers worked out by hand."""
 
 import dataclasses
-import types
 
 import numpy as np
 import pytest
 
-from tunix_grpo.decoder.generation import Sampling
+from tunix_grpo.decoder.drawing import Sampling
+from tunix_grpo.grpo.answering import Answered
 from tunix_grpo.grpo.evaluation import Evaluation, Evaluator, batch_size_for
 from tunix_grpo.record.metrics import length_metrics, reward_metrics
 from tunix_grpo.rewards.base import Samples
@@ -71,25 +71,28 @@ GREEDY = Sampling(num_generations=1, max_tokens=4, temperature=0.0)
 
 @dataclasses.dataclass
 class Answers:
-    """What a model returns that answers `n` with `n` letters, or runs on for n above 4; notes how it was asked."""
+    """What a model returns that answers `n` with `n` letters, or runs on for n above 4, the first question last."""
 
-    asked: list[list[list[int]]] = dataclasses.field(default_factory=list)
+    asked: list[list[int]] = dataclasses.field(default_factory=list)
     scored: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
     order: list[str] = dataclasses.field(default_factory=list)
     width: int | None = None
+    rows: int = 0
 
-    def start(self, ids: list[list[int]], sampling: Sampling, step: int, width: int | None = None):
-        assert (sampling, step, width) == (GREEDY, 7, self.width)
-        self.order.append("start")
-        self.asked.append(ids)
-        self.texts = ["a" * row[0] for row in ids]
-        self.truncated = np.array([row[0] > 4 for row in ids])
-        self.lengths = np.array([row[0] + 1 for row in ids])
+    def answerer(self, rows: int, width: int | None = None):
+        assert width == self.width
+        self.rows = rows
         return self
 
-    def rollout(self):
-        texts = [list(map(ord, text)) for text in self.texts]
-        return types.SimpleNamespace(texts=self.texts, truncated=self.truncated, lengths=self.lengths, token_ids=texts)
+    def answers(self, requests, sampling: Sampling):
+        assert sampling == GREEDY
+        for request in requests[1:] + requests[:1]:  # the first question takes longest
+            assert request.sample == 0
+            (number,) = request.prompt
+            self.asked.append(request.prompt)
+            self.order.append("answer")
+            text = "a" * number
+            yield Answered(request, text, [*map(ord, text), 1], number > 4)
 
     def reward(self, samples: Samples) -> RewardTable:
         self.order.append("score")
@@ -113,21 +116,30 @@ def questions(count: int) -> PromptSet:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 8])
 def test_every_question_counts_once_however_they_are_batched(batch_size):
-    """The last batch is filled up, so that one program serves all; what fills it up is not counted."""
     model = Answers()
     evaluator = Evaluator(prompts=questions(5), task=EvenIsRight(), sampling=GREEDY, batch_size=batch_size)
     result = evaluator.run(model, 7)
     # Close to right is not right.
     assert (result.accuracy, result.reward, result.truncated) == (2 / 5, 3.0, 1 / 5)
-    assert model.scored == [(f"<{n}>", "a" * n, str(n)) for n in range(1, 6)]
-    assert {len(batch) for batch in model.asked} == {batch_size}
-    assert [row for batch in model.asked for row in batch][:5] == [[1], [2], [3], [4], [5]]
+    assert model.scored == [(f"<{n}>", "a" * n, str(n)) for n in (2, 3, 4, 5, 1)]
+    assert model.rows == batch_size
 
 
-def test_a_batch_is_scored_while_the_next_one_is_drawn():
+def test_answers_are_scored_as_they_come():
+    """Not one by one, which is slow where a reward runs elsewhere, and not at the end, when the device is idle."""
     model = Answers()
     Evaluator(prompts=questions(5), task=EvenIsRight(), sampling=GREEDY, batch_size=2).run(model, 7)
-    assert model.order == ["start", "start", "score", "start", "score", "score"]
+    assert model.order == ["answer", "answer", "score"] * 2 + ["answer", "score"]
+
+
+def test_a_mean_does_not_depend_on_the_order_of_the_answers():
+    """In the order in which they come the sum of these is another number in its last digit."""
+    worth = {1: 1e16, 2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0}
+    model = Answers()
+    model.reward = lambda samples: RewardTable([worth[len(text)] for text in samples.completions], {})
+    result = Evaluator(prompts=questions(5), task=EvenIsRight(), sampling=GREEDY, batch_size=3).run(model, 7)
+    assert result.reward == np.mean(list(worth.values()))
+    assert result.reward != np.mean([worth[number] for number in (2, 3, 4, 5, 1)])
 
 
 def test_rows_that_a_reward_has_not_scored_are_left_out_of_its_mean():

@@ -52,6 +52,7 @@ def test_python_streams_give_the_numbers_that_they_always_gave(stream: str):
     [
         ("rollout", [2865777128, 3098761794, 544579079, 1521607940]),
         ("lora", [3194337308, 2443200557, 4060481970, 3351187795]),
+        ("evaluation", [2223616219, 4196938313, 1000291739, 2705728932]),
     ],
 )
 def test_jax_streams_give_the_numbers_that_they_always_gave(stream: str, bits: list[int]):

@@ -42,7 +42,7 @@ def test_no_character_that_moves_or_hides_is_left():
     ("text", "lines"),
     [
         ("", [""]),
-        ("a\nb", ["a", "b"]),
+        ("a\nb\n\n", ["a", "b"]),
         ("x" * 600, ["x" * 600]),
         ("a" * 1000 + "z" * 1000, ["a" * 300, "[... 1,400 characters ...]", "z" * 300]),
         ("\n".join("abcdefghijklmnop"), [*"abcdef", "[... 4 lines ...]", *"klmnop"]),

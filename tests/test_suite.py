@@ -14,11 +14,13 @@ FILES = sorted(TESTS.glob("test_*.py"))
 OF_THE_WHOLE = {
     "built_in_rewards",
     "docs",
+    "fuzz",
     "golden",
     "layers",
     "messages",
     "old_runs",
     "reference_page",
+    "report_page",
     "security",
     "services",
     "settings_page",

@@ -752,9 +752,11 @@ from tunix_grpo.record.tracker import CompletionRecord
 from tunix_grpo.record.trackers import build_trackers
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
-weights_biases.INIT_TIMEOUT_S = 2.0
+weights_biases.INIT_TIMEOUT_S, weights_biases.FINISH_TIMEOUT_S = 2.0, 3.0
 config, kill = load(OmegaConf.load(sys.argv[1])), sys.argv[2] == "kill"
+begun = time.monotonic()
 with build_trackers(config, resume_step=0) as group:
+    started = time.monotonic()
     for step in range(1, 21):
         group.log_metrics(step, {"reward": 0.5})
         group.log_completions(step, [CompletionRecord(step, "p", "c", "a", {}, 1.0, 0.0, 3, False)])
@@ -765,6 +767,8 @@ with build_trackers(config, resume_step=0) as group:
                     os.kill(int(child), signal.SIGKILL)
                     print("killed", flush=True)
         time.sleep(0.03)
+    done = time.monotonic()
+print("seconds:", started - begun, done - started, time.monotonic() - done)
 print("training ended")
 """
 
@@ -814,6 +818,38 @@ def test_trouble_with_wandb_does_not_stop_the_run(
     if action == "leave":
         (file,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
         assert history(file, "reward") == [(step, 0.5) for step in range(1, 21)]
+
+
+@pytest.mark.parametrize("how", ["never answers", "answers the start alone"])
+def test_a_wandb_server_that_is_slow_does_not_hold_the_run_up(
+    compose: Callable[..., Config], own_wandb: pytest.MonkeyPatch, tmp_path: Path, how: str
+):
+    """The start and the end wait for their limits, no step waits at all; nothing of the record is lost."""
+    config = compose("model=tiny", "task=arithmetic", "tracker.num_completions=0", "tracker.tensorboard=false")
+    config.output_dir = str(tmp_path / "run")
+    with FakeWandbServer() as server:
+        server.silent_after = 0 if how == "never answers" else 3
+        result = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(write_config(config, tmp_path)), "leave"],
+            env={**os.environ, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": FAKE_KEY},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            stdin=subprocess.DEVNULL,
+        )
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert lines == [{"step": step, "reward": 0.5} for step in range(1, 21)]
+    start, loop, end = map(float, re.search(r"seconds: (\S+) (\S+) (\S+)", result.stdout).groups())
+    assert start < 20 and loop < 5 and end < 20, result.stdout  # the limits are 2 s, none and 3 s, and 5 s of grace
+    if how == "never answers":
+        assert "logging offline, upload later with `wandb sync" in result.stderr
+    else:
+        assert "W&B did not finish cleanly" in result.stderr
+        assert "upload what is missing with `wandb sync" in result.stderr
+    files = (tmp_path / "run" / "wandb").glob("*run-*/run-*.wandb")  # a start that failed leaves one too
+    assert [(step, 0.5) for step in range(1, 21)] in [history(file, "reward") for file in files]
 
 
 def test_wandb_is_not_imported_by_a_run_without_it(compose: Callable[..., Config], tmp_path: Path):

@@ -388,7 +388,7 @@ def test_the_best_step_is_kept_and_patience_ends_the_run(run, tmp_path, capsys):
     assert summary.early == "eval/reward was 0.9 at step 2, and not better in all 2 evaluations since"
     assert summary.accuracy_after is not None
     shown = capsys.readouterr().out
-    assert "all 4 alike, one  reward 0.9 (custom 0.9)" in shown
+    assert "all 4 alike, one  reward 0.9 (height 0.9)" in shown
     assert "Training finished early, after step 4\n" in shown
     assert "best step           2, eval/reward 0.9; its checkpoint is kept\n" in shown
     checkpoints = tmp_path / "run" / "checkpoints"
@@ -628,6 +628,7 @@ def test_a_dated_chat_template_says_the_same_after_midnight(run, tmp_path, two_l
     "algorithm",
     [
         [],
+        ["generation.max_rows=3"],  # 4 of two devices
         ["algorithm=gspo", "grpo.num_minibatches=2"],
         ["algorithm=dapo", "grpo.max_extra_rounds=1", "grpo.num_iterations=2", "reward.custom.function=coarse"],
         ["algorithm=dr_grpo", "training.gradient_accumulation_steps=2"],

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from tunix_grpo.config import Config
 from tunix_grpo.config.composing import ANY_TARGET, VERSION_BASE, checked_command_line
+from tunix_grpo.config.given import given_words
 from tunix_grpo.config.hydra_options import hydra_options
 from tunix_grpo.config.loading import Loader
 from tunix_grpo.config.overrides import command_with
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 INTERRUPTED = 130
 # New objects between the rounds of the garbage collector. Loading and tracing make millions that stay: with Python's
-# 700 a start spends an eighth of its processor time in rounds that find next to nothing.
+# 700 a start spends more than a second of processor time in rounds that find next to nothing.
 NEW_OBJECTS = 10_000
 
 
@@ -121,14 +122,14 @@ class Job(Generic[Schema]):
 
         current = HydraConfig.get()
         if current.output_subdir is not None:
-            mask_files(Path(current.runtime.output_dir, current.output_subdir), current.overrides.task)
+            mask_files(Path(current.runtime.output_dir, current.output_subdir), given_words())
         sys.argv[1:] = map(masked_word, sys.argv[1:])  # it has been read; wandb sends it with a run
         code = exit_code(run_program, report=logger.error, command=self.typed)
         self.codes.append(code)
         outcome = outcomes[0] if outcomes else Outcome("", None)
         if current.mode == RunMode.MULTIRUN:
             folder = Path(current.runtime.output_dir)
-            write_result(JobResult(folder, tuple(current.overrides.task), *outcome, code))
+            write_result(JobResult(folder, tuple(given_words()), *outcome, code))
         return math.nan if outcome.objective is None else outcome.objective
 
     def loaded(self, cfg: DictConfig) -> Schema:
@@ -136,7 +137,7 @@ class Job(Generic[Schema]):
         with contextlib.chdir(self.started_in):  # paths are relative to it, wherever Hydra starts the job
             config = self.load(cfg)
         if isinstance(config, Config) and HydraConfig.get().mode == RunMode.MULTIRUN:
-            name = job_name(HydraConfig.get().overrides.task, self.fixed)
+            name = job_name(given_words(), self.fixed)
             config.checkpoint_dir = config.training.checkpoint_dir = job_folder(config.checkpoint_dir, name)
         return config
 

@@ -68,7 +68,7 @@ def read_json(file: Path) -> dict[str, Json]:
         content = json.loads(file.read_text("utf-8"))
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or one_line(error)})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not valid JSON ({one_line(error)})") from error
     if not isinstance(content, dict):
         raise UserError(f"{file}: not a JSON object")
@@ -88,7 +88,7 @@ def read_json_lines(file: Path) -> list[dict[str, Json]]:
                 break
             try:
                 objects.append(parse_json_line(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 problem = f"{file}:{number}: not valid JSON ({one_line(error)}); remove the line"
                 raise UserError(problem) from error
     return objects

@@ -32,7 +32,9 @@ STREAMS = {
     "training order": Stream(1, "numpy: the order of the training questions, anew for every pass"),
     "rollout": Stream(2, "jax: the tokens of completions, by step, row and token"),
     "lora": Stream(4, "jax: the matrices A of adapters, by the adapted weight"),
-    "benchmark questions": Stream(6, "numpy: the prompts that a benchmark asks"),
+    "benchmark questions": Stream(
+        6, "numpy: the prompts that a benchmark asks, and at 1 the order of answers' lengths"
+    ),
     "minibatches": Stream(7, "numpy: which groups of a step make which minibatch, by step"),
     "extra prompts": Stream(8, "numpy: the prompts that may replace groups that teach nothing, by step"),
     "extra rollout": Stream(9, "jax: the tokens of their completions, by step, round, row and token"),

@@ -130,8 +130,8 @@ def train(config: Config) -> Summary:
         record = build_trackers(config, resume_step=state.step, **names)
         state.wandb_run_id, state.trackio_run = record.wandb_run_id, record.trackio_run
         output = Path(config.output_dir)
-        health = Health(config, Notes(output, resume_step=state.step))
-        bad_steps = BadSteps(config.training.max_bad_steps, output)
+        notes = Notes(output, resume_step=state.step)
+        health, bad_steps = Health(config, notes), BadSteps(config.training.max_bad_steps, output, notes)
         write_config(config, config.output_dir)
         first_step = step = state.step + 1
         questions = {"eval/accuracy": len(heldout_set)}
@@ -201,5 +201,6 @@ def train(config: Config) -> Summary:
             early=early,
         )
         steps, seconds = state.step - first_step + 1, time.monotonic() - started
-        show_summary(summary, steps, seconds, evaluations.closing_rows(), Path(config.output_dir), checkpoints)
+        measured = evaluations.closing_rows(checkpoints.steps())
+        show_summary(summary, steps, seconds, measured, Path(config.output_dir), checkpoints)
         return summary

@@ -79,7 +79,8 @@ def plug_in(
         )
     generation = config.generation
     drawn = LastRollout(max_tokens=generation.max_generation_steps)
-    ours = {"ours": model, "text": tokenizer, "prompt_width": prompt_width, "run_seed": config.seed, "drawn": drawn}
+    drawing = {"prompt_width": prompt_width, "seed": config.seed, "max_rows": generation.max_rows}
+    ours = {"ours": model, "text": tokenizer, "drawing": drawing, "drawn": drawn}
     return TunixParts(
         tunix_module(model),
         functools.partial(RolloutEngine, **ours),
@@ -156,15 +157,14 @@ class RolloutEngine(base_rollout.BaseRollout):
         *,
         ours: Model,
         text,
-        prompt_width: int,
-        run_seed: int,
+        drawing: dict,
         drawn: LastRollout,
     ):
         """Takes the arguments that RLCluster passes to an engine, and then those that `plug_in` has bound."""
         del tokenizer
         self._actor, self._model, self._text = rollout_actor, ours, text
         self._temperature = rollout_config.temperature
-        self._sampler = Sampler(ours, text, mesh, prompt_width=prompt_width, seed=run_seed)
+        self._sampler = Sampler(ours, text, mesh, **drawing)
         self._drawn = drawn
 
     def generate(

@@ -57,12 +57,19 @@ class HubServer:
         siblings = [{"rfilename": name} for name in self.files]
         return {"id": repository, "sha": SHA, "private": False, "gated": False, "tags": [], "siblings": siblings}
 
-    def tree(self) -> list[dict[str, Any]]:
-        """Returns the list of its files."""
-        return [
-            {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-            for name, content in self.files.items()
-        ]
+    def tree(self, folder: str = "", *, recursive: bool = True) -> list[dict[str, Any]]:
+        """Returns the list of the files below a folder, and of the folders in it where it is not recursive."""
+        inside = {name: content for name, content in self.files.items() if name.startswith(folder and f"{folder}/")}
+        start = len(folder) + 1 if folder else 0
+        found = {}
+        for name, content in inside.items():
+            below, is_deeper, _ = name[start:].partition("/")
+            if is_deeper and not recursive:
+                found[below] = {"type": "directory", "path": name[:start] + below, "oid": SHA, "size": 0}
+            else:
+                oid = hashlib.sha1(content).hexdigest()
+                found[name] = {"type": "file", "path": name, "size": len(content), "oid": oid}
+        return list(found.values())
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -82,10 +89,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, *, with_body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.asked.append((self.command, path, self.headers.get("Range")))
-        about = re.match(r"/api/(?:models|datasets)/([^/]+/[^/]+)(/tree)?", path)
+        about = re.match(r"/api/(?:models|datasets)/([^/]+/[^/]+)(?:/(tree)/[^/]+/?(.*))?", path)
         file = re.match(r"/(?:datasets/)?[^/]+/[^/]+/resolve/[^/]+/(.*)", path)
         if about is not None:
-            self._json(self.hub.tree() if about[2] else self.hub.info(about[1]))
+            recursive = "recursive=true" in self.path.lower()
+            self._json(self.hub.tree(about[3], recursive=recursive) if about[2] else self.hub.info(about[1]))
         elif file is not None and file[1] in self.hub.files:
             self._file(file[1], with_body=with_body)
         else:

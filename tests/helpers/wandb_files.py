@@ -1,13 +1,14 @@
 """What wandb wrote or sent, read back: its run files, and a server that takes what it uploads."""
 
 import gzip
+import itertools
 import json
 import re
 import struct
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, Self
 
 from wandb.proto.wandb_internal_pb2 import Record
@@ -59,9 +60,16 @@ def run_config(file: Path) -> dict[str, Any]:
 
 
 class FakeWandbServer:
-    """Answers what wandb asks for runs without tables, and keeps the history it is sent."""
+    """Answers what wandb asks for runs without tables, and keeps the history it is sent.
+
+    Attributes:
+        silent_after: so many requests are answered, the others never; None answers all.
+    """
 
     def __init__(self) -> None:
+        self.silent_after: int | None = None
+        self._asked = itertools.count()
+        self._stopped = Event()
         self.history: list[dict[str, Any]] = []
         self.run_names: set[str] = set()
         owner = self
@@ -71,6 +79,9 @@ class FakeWandbServer:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                if owner.silent_after is not None and next(owner._asked) >= owner.silent_after:
+                    owner._stopped.wait()
+                    return
                 if self.headers.get("content-encoding") == "gzip":
                     body = gzip.decompress(body)
                 if self.path.endswith("/graphql"):
@@ -103,6 +114,7 @@ class FakeWandbServer:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._stopped.set()
         self._server.shutdown()
         self._server.server_close()
 

@@ -51,7 +51,8 @@ def serve(settings: Mapping[str, object], link: Link) -> None:
     config = asked.on(jax.default_backend())
     directory = resolve_directory(config.model)
     spec = read_spec(directory, config.model.family)
-    prompts, tokenizer = make_prompts(config, spec, directory, config.prompts_per_step(devices.data_parallel))
+    count = config.prompts_per_step(devices.data_parallel)
+    prompts, tokenizer = make_prompts(config, spec, directory, count * config.total_steps())
 
     model = load_model(config.model, directory, devices.mesh, config.seed)
     ceilings = measure_ceilings(model.dtype)
@@ -68,7 +69,6 @@ def serve(settings: Mapping[str, object], link: Link) -> None:
     )
     link.send(**_description(config, devices, model, trainer, prompts, ceilings))
 
-    count = config.prompts_per_step(devices.data_parallel)
     step = 0
     while True:
         link.receive()
@@ -91,10 +91,9 @@ def serve(settings: Mapping[str, object], link: Link) -> None:
 
 
 def make_prompts(
-    config: TimedConfig, spec: DecoderSpec, directory: Path, per_step: int
+    config: TimedConfig, spec: DecoderSpec, directory: Path, count: int
 ) -> tuple[PromptSet, EndlessTokenizer | NumberTokenizer]:
-    """Returns the prompts of all steps, one after another, and what turns completions into text."""
-    count = per_step * config.total_steps()
+    """Returns so many prompts, and what turns completions into text."""
     width = config.generation.max_prompt_length
     if config.model.random_weights and config.model.tokenizer is None:
         return random_prompts(spec.vocab_size, count, width, config.seed), NumberTokenizer()

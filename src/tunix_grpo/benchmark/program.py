@@ -9,7 +9,7 @@ import logging
 from typing import cast
 
 from tunix_grpo.benchmark.job import About, Job
-from tunix_grpo.benchmark.report import figures, print_json, print_table
+from tunix_grpo.benchmark.report import evaluation_figures, figures, print_evaluation, print_json, print_table
 from tunix_grpo.benchmark.turns import take_turns, worker
 from tunix_grpo.config.benchmark import BenchmarkConfig, to_values
 from tunix_grpo.errors import UserError
@@ -30,6 +30,9 @@ def benchmark(config: BenchmarkConfig) -> None:
     Raises:
         UserError: something that the user can mend.
     """
+    if config.timed == "evaluation":
+        _benchmark_evaluation(config)
+        return
     if config.peer is not None:
         _require_packages(config.peer)
     with contextlib.ExitStack() as running:
@@ -55,6 +58,27 @@ def benchmark(config: BenchmarkConfig) -> None:
         print_json(result)
     else:
         print_table(result)
+
+
+def _benchmark_evaluation(config: BenchmarkConfig) -> None:
+    with worker("answers", "the benchmark") as own:
+        _log.info("loading the model, and compiling")
+        about = own.ask(**to_values(config))
+        rounds = []
+        for number in range(1, about["rounds"] + 1):
+            rounds.append(own.ask(round=number))
+            _log.info(
+                "round %d of %d: batches %.2f s, slots %.2f s",
+                number,
+                about["rounds"],
+                rounds[-1]["batches_s"],
+                rounds[-1]["slots_s"],
+            )
+    result = evaluation_figures(about, rounds)
+    if config.json:
+        print_json(result)
+    else:
+        print_evaluation(result)
 
 
 def _require_packages(peer: str) -> None:

@@ -82,13 +82,54 @@ def _comparison(config: BenchmarkConfig, own: Measurements, peer: Measurements) 
     }
 
 
+def evaluation_figures(about: Mapping[str, Any], rounds: Measurements) -> dict[str, Any]:
+    """Returns what is reported of an evaluation; a ratio is slots / batches, so below 1 the slots are faster."""
+    result = dict(about)
+    for side in ("batches", "slots"):
+        result[f"{side}_s"] = statistics.median(one[f"{side}_s"] for one in rounds)
+        result[f"{side}_tokens_per_s"] = about["tokens"] / result[f"{side}_s"]
+    ratios = [one["slots_s"] / one["batches_s"] for one in rounds]
+    equal = min(one["equal_answers"] for one in rounds)
+    recompilations = sum(one["compilations"] for one in rounds)
+    of_cpu = statistics.median(one["slots_cpu_s"] / one["batches_cpu_s"] for one in rounds)
+    ratio = {
+        "ratio": statistics.median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "cpu_ratio": of_cpu,
+    }
+    return result | ratio | {"equal_answers": equal, "recompilations": recompilations}
+
+
+def print_evaluation(result: Mapping[str, Any]) -> None:
+    """Prints the figures of an evaluation for a person."""
+    rows = [("", "time", "tokens/s")]
+    for side in ("batches", "slots"):
+        rows.append((side, _seconds(result[f"{side}_s"]), f"{result[f'{side}_tokens_per_s']:,.0f}"))
+    mean = result["tokens"] / result["questions"]
+    lines = [
+        f"{result['model']}, {result['dtype']}, on {result['device']}",
+        f"{result['questions']} answers of {result['shortest']} to {result['longest']} tokens, {mean:.0f} in the mean, "
+        f"to prompts of {result['prompt_tokens']}; {result['rows']} at once, medians of {result['rounds']} rounds",
+        "",
+        *_aligned(rows),
+        f"ratio        {_spread(result, 'ratio', '{:.2f}'.format)}",
+        f"processor    {result['cpu_ratio']:.2f} of the processor's time",
+        f"same tokens  {result['equal_answers']} of {result['questions']} answers",
+        f"compilation  {result['recompilations']} programs after the start",
+        "",
+    ]
+    sys.stdout.write("\n".join(lines))
+    sys.stdout.flush()
+
+
 def print_json(result: Mapping[str, Any]) -> None:
     """Prints the figures as one object on one line."""
     sys.stdout.write(json.dumps(result) + "\n")
     sys.stdout.flush()
 
 
-def print_table(result: Mapping[str, Any]) -> None:
+def print_table(result: Mapping[str, object]) -> None:
     """Prints the figures for a person."""
     sys.stdout.write("\n".join([*_heading(result), "", *_against_limits(result), "", *_others(result), ""]))
     sys.stdout.flush()

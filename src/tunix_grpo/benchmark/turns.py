@@ -101,7 +101,7 @@ class Worker:
 
 
 def worker(program: str, name: str, environment: Mapping[str, str] | None = None) -> Worker:
-    """Starts the process of `own`, `trl` or `tunix`."""
+    """Starts the process of `own`, `answers`, `trl` or `tunix`."""
     return Worker(name, [sys.executable, "-m", "tunix_grpo.benchmark.worker", program], environment)
 
 

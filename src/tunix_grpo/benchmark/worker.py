@@ -1,4 +1,4 @@
-"""The process of one program that is timed: `python -m tunix_grpo.benchmark.worker own|trl|tunix`, see `link`."""
+"""The process of what is timed: `python -m tunix_grpo.benchmark.worker own|answers|trl|tunix`, see `link`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ def main(program: str) -> None:
     try:
         if program == "own":
             from tunix_grpo.benchmark.own import serve
+        elif program == "answers":
+            from tunix_grpo.benchmark.answers import serve
         elif program == "trl":
             from tunix_grpo.benchmark.peer_trl import serve
         else:

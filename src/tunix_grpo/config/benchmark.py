@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from tunix_grpo.config import relations, rules
 from tunix_grpo.config.loading import Loader
 from tunix_grpo.config.relations import Relation
-from tunix_grpo.config.rules import GROUP, Date, Device, Flag, Path, Seed, Values, Whole
+from tunix_grpo.config.rules import GROUP, Count, Date, Device, Flag, Path, Seed, Values, Whole
 from tunix_grpo.config.schema import (
     BatchConfig,
     GenerationConfig,
@@ -43,7 +43,9 @@ _PEERS_NEED = {
     "grpo.importance": "none",
     "generation.top_p": 1.0,
     "generation.top_k": None,
+    "generation.max_rows": None,
 }
+LONGEST_ANSWER = 200  # tokens, of those that were recorded
 _CPU_SIZES = {"prompt": 64, "completion": 64, "steps": 3}
 _SIZES = {"prompt": 256, "completion": 512, "steps": 5}
 
@@ -55,7 +57,8 @@ class LengthsConfig(SamplingConfig):
     max_prompt_length: Whole | None = rules.number(minimum=1, hint="null chooses by device")
     """Tokens of a prompt, 1 or more; null is 64 on a CPU, 256 elsewhere."""
     max_generation_steps: Whole | None = rules.number(minimum=1, hint="null chooses by device")
-    """Tokens of a completion, all of them generated, 1 or more; null is 64 on a CPU, 512 elsewhere."""
+    """Tokens of a completion, all of them generated, 1 or more; null is 64 on a CPU, 512 elsewhere. With
+    timed=evaluation the tokens at which answers are cut; null is 200."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
@@ -69,13 +72,26 @@ class TemplateConfig:
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
+class QuestionsConfig:
+    """The part of an evaluation that takes time."""
+
+    num_questions: Count
+    """Questions of a timed evaluation, 1 or more."""
+    batch_size: Count
+    """Questions that are answered at once, 1 or more."""
+
+
+@dataclass(kw_only=True, slots=True, config=GROUP)
 class BenchmarkConfig(StepSize):
     """What is timed, on which work, and beside which other program."""
 
     peer: Literal["trl", "tunix"] | None
     """The program that does the same work in turns: trl or tunix; null is none."""
+    timed: Literal["steps", "evaluation"]
+    """What is timed: steps of training, or the answers of an evaluation, in batches and in rows that are filled again
+    as answers end."""
     steps: Whole | None = rules.number(minimum=1, hint="null chooses by device")
-    """Timed steps, 1 or more; null is 3 on a CPU, 5 elsewhere."""
+    """Timed steps, 1 or more; null is 3 on a CPU, 5 elsewhere. With timed=evaluation its rounds; null is 1."""
     warmup: Whole = rules.number(minimum=0)
     """Steps after the first, compiling one that are not timed either, 0 or more."""
     json: Flag
@@ -92,6 +108,7 @@ class BenchmarkConfig(StepSize):
     grpo: GrpoConfig
     generation: LengthsConfig
     task: TemplateConfig
+    evaluation: QuestionsConfig
     mesh: MeshConfig
 
     def on(self, platform: str) -> "TimedConfig":
@@ -101,6 +118,8 @@ class BenchmarkConfig(StepSize):
             platform: what JAX calls the device: cpu, gpu or tpu.
         """
         sizes = _CPU_SIZES if platform == "cpu" else _SIZES
+        if self.timed == "evaluation":
+            sizes = sizes | {"completion": LONGEST_ANSWER, "steps": 1}
         lengths = self.generation
         return TimedConfig(
             model=self.model,
@@ -111,6 +130,7 @@ class BenchmarkConfig(StepSize):
                 temperature=lengths.temperature,
                 top_p=lengths.top_p,
                 top_k=lengths.top_k,
+                max_rows=lengths.max_rows,
                 max_prompt_length=lengths.max_prompt_length or sizes["prompt"],
                 max_generation_steps=lengths.max_generation_steps or sizes["completion"],
             ),
@@ -161,6 +181,13 @@ def _peer_can(values: Mapping[str, object]) -> Iterator[str]:
             yield f"{key}={show(values[key])} and peer={peer}: {reason}; give {key}={show(needed)}, or peer=null"
 
 
+def _evaluation_is_alone(timed: str, peer: str | None) -> str | None:
+    """Checks that no other program is to be timed beside an evaluation."""
+    if timed == "evaluation" and peer is not None:
+        return "an evaluation is timed without a peer; give peer=null, or timed=steps"
+    return None
+
+
 load = Loader(
     schema=BenchmarkConfig,
     checks=(
@@ -169,6 +196,7 @@ load = Loader(
             (
                 Relation(relations.WEIGHTS, relations.weights_exist),
                 Relation(("model.quantization", "model.lora_rank"), relations.quantized_base_is_frozen),
+                Relation(("timed", "peer"), _evaluation_is_alone),
             ),
         ),
         _peer_can,

@@ -239,7 +239,8 @@ def _composing(config_dirs: Sequence[Path]) -> Iterator[None]:
     try:
         with hydra.initialize_config_dir(str(config_dirs[0]), **VERSION_BASE, job_name="train"):
             yield
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+    # A ValueError says that a group of Hydra's own has an option that is no text.
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise ConfigError([composition_problem(str(error))]) from error
     finally:
         FurtherFolders.folders = ()

@@ -10,6 +10,7 @@ FREE = frozenset(
         "task.max_unmatched",
         "task.grader_timeout_s",
         "reward.workers",
+        "generation.max_rows",
         "training.num_batches",
         "training.num_epochs",
         "training.remat",

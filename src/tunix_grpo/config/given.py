@@ -2,15 +2,22 @@
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 
 def given_keys() -> set[str]:
     """Returns the settings and groups that the command line names; none where no program of Hydra runs."""
-    if not HydraConfig.initialized():
-        return set()
-    words = list(HydraConfig.get().overrides.task)
     # A group that is chosen for a place of its own, as task@evaluation.tasks.NAME, is another one than the group.
     return {
         override.key_or_group if override.package is None else f"{override.key_or_group}@{override.package}"
-        for override in OverridesParser.create().parse_overrides(words)
+        for override in OverridesParser.create().parse_overrides(given_words())
     }
+
+
+def given_words() -> list[str]:
+    """Returns the words of the command line as they were typed; none where no program of Hydra runs."""
+    if not HydraConfig.initialized():
+        return []
+    # Item by item OmegaConf would look up what the words look up, which may not exist.
+    words = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    return [str(word) for word in words] if isinstance(words, list) else []

@@ -22,6 +22,7 @@ BEFORE: dict[str, Json] = {
     "model.family": None,  # config.json alone told the family
     "model.kaggle_id": None,
     "model.quantization": None,
+    "generation.max_rows": None,
     "task.template_variables": None,
     "training.first_look": "off",
     "training.max_bad_steps": 1,

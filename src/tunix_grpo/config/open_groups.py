@@ -221,7 +221,7 @@ def _nothing_to_add(*_: object) -> None:
     return None
 
 
-def _accepted(annotation: Any) -> Any:
+def _accepted(annotation: object) -> Any:
     """Returns the type of the settings for a plain Python type; any other stays as it is."""
     if annotation is inspect.Parameter.empty:
         return Any

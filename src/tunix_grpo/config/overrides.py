@@ -17,6 +17,7 @@ from tunix_grpo.config.parts import OutsideReward
 from tunix_grpo.config.secrets import masked_word
 from tunix_grpo.config.sentences import field_names, show, value_keys
 from tunix_grpo.config.suggestions import did_you_mean
+from tunix_grpo.errors import one_line
 
 ALIAS_WORD = re.compile(r"(\+\+)?(\w+)=.*", re.DOTALL)
 QUOTED = re.compile(r"""(['"])(?:(?!\1)[^\\]|\\.)*\1""", re.DOTALL)
@@ -148,6 +149,12 @@ def check_words(words: Sequence[str], config_dirs: Sequence[Path], loader: Loade
         except HydraException:
             problems.append(not_an_override(word))
             continue
+        if override.is_sweep_override():
+            try:
+                swept_values(override, groups.get(override.key_or_group, ()))
+            except ValueError as error:
+                problems.append(f"{word}: such a sweep has no values ({one_line(error)}); give others")
+                continue
         own_task_key = "task" in loader.open_groups and override.key_or_group.startswith("task.")
         inside = any(override.key_or_group.startswith(f"{key}.") for key in OPEN_SETTINGS if key in keys)
         if (own_task_key or inside) and override.type == OverrideType.FORCE_ADD:

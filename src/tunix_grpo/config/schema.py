@@ -106,6 +106,9 @@ class SamplingConfig:
     """Probability mass that sampling is restricted to, in (0, 1]; 1 is all."""
     top_k: Whole | None = rules.number(minimum=1, hint="null samples from all tokens")
     """Number of likeliest tokens that sampling is restricted to, 1 or more; null is all."""
+    max_rows: Whole | None = rules.number(minimum=1, hint="null draws all at once")
+    """Completions of a step, or of a batch, that are drawn at once, 1 or more; the next take the place of those that
+    have ended. null draws all at once."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)

@@ -119,7 +119,7 @@ def sentence(key: str, error: ErrorDetails, entry: Entry | None, known: Sequence
     return f"{given}: must be {entry.wanted()}"
 
 
-def unusual(key: str, entry: Entry, value: Any) -> str | None:
+def unusual(key: str, entry: Entry, value: object) -> str | None:
     """Returns a warning for a value outside the range that is usual, or None."""
     usual = entry.extra("usual")
     if usual is None or value is None or usual[0] <= value <= usual[1]:

@@ -91,7 +91,7 @@ def excerpt(text: str) -> list[str]:
     if len(text) > _LONGEST:
         half = _LONGEST // 2
         text = f"{text[:half]}\n[... {len(text) - 2 * half:,} characters ...]\n{text[-half:]}"
-    lines = visible(text).split("\n")
+    lines = visible(text).rstrip("\n").split("\n")
     if len(lines) > _MOST_LINES:
         half = _MOST_LINES // 2
         lines = [*lines[:half], f"[... {len(lines) - 2 * half:,} lines ...]", *lines[-half:]]

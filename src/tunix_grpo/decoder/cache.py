@@ -12,6 +12,9 @@ import jax.numpy as jnp
 
 from tunix_grpo.decoder.spec import DecoderSpec
 
+# Slots of the first cache; each later one has twice as many.
+_FIRST_SLOTS = 256
+
 
 class Prompts(NamedTuple):
     """What the prompts leave to their completions.
@@ -45,6 +48,14 @@ class Cache(NamedTuple):
     values: tuple[jax.Array, ...]
 
 
+def cache_sizes(steps: int) -> list[int]:
+    """Returns the cache sizes that `steps` tokens pass through, none for no tokens."""
+    sizes = []
+    while steps > 0 and (not sizes or sizes[-1] < steps):
+        sizes.append(min(steps, 2 * sizes[-1] if sizes else _FIRST_SLOTS))
+    return sizes
+
+
 def empty_cache(spec: DecoderSpec, rows: int, slots: int, dtype: jnp.dtype) -> Cache:
     """Returns unwritten slots, `slots` of them or as many as a layer's sliding window."""
     sizes = [min(slots, window or slots) for window in spec.windows]
@@ -66,3 +77,22 @@ def grown(spec: DecoderSpec, cache: Cache, slots: int) -> Cache:
         tuple(longer(keys, window, 3) for keys, window in zip(cache.keys, spec.windows, strict=True)),
         tuple(longer(values, window, 2) for values, window in zip(cache.values, spec.windows, strict=True)),
     )
+
+
+def written(
+    keys: jax.Array, values: jax.Array, k: jax.Array, v: jax.Array, slot: jax.Array | int
+) -> tuple[jax.Array, jax.Array]:
+    """Returns a layer's keys and values with those of one more token per row.
+
+    Args:
+        keys: [B, K, H, C].
+        values: [B, K, C, H].
+        k: [B, K, H].
+        v: [B, K, H].
+        slot: int32[], or int32[B] where each row has its own.
+    """
+    if jnp.ndim(slot) == 0:
+        keys = jax.lax.dynamic_update_slice(keys, k[:, :, :, None], (0, 0, 0, slot))
+        return keys, jax.lax.dynamic_update_slice(values, v[:, :, None], (0, 0, slot, 0))
+    rows = jnp.arange(keys.shape[0])
+    return keys.at[rows, :, :, slot].set(k), values.at[rows, :, slot].set(v)

@@ -10,7 +10,6 @@ heads per key/value head, H head_dim, D embed_dim.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,53 +17,16 @@ import jax
 import jax.numpy as jnp
 
 from tunix_grpo.decoder.attention import MASKED_SCORE, PLAIN, visible
-from tunix_grpo.decoder.cache import Cache, Prompts, empty_cache, grown
+from tunix_grpo.decoder.cache import Cache, Prompts, cache_sizes, empty_cache, grown, written
+from tunix_grpo.decoder.drawing import Drawn, DrawRule, Sampling, no_tokens, with_next
 from tunix_grpo.decoder.forward import forward, head_logits, text_positions
 from tunix_grpo.decoder.joined import joined
 from tunix_grpo.decoder.layer import Weights, embed, finish_layer, qkv, rms_norm, rotary_angles
-from tunix_grpo.decoder.sampling import sample
 from tunix_grpo.decoder.spec import DecoderSpec, layer_places
 
-# Slots of the first cache; each later one has twice as many.
-_FIRST_SLOTS = 256
 # Tokens between two looks at whether all rows have stopped. A GPU gives its answer to the host each time it is asked.
 _BLOCK = {"cpu": 1}
 _ACCELERATOR_BLOCK = 32
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How completions are drawn.
-
-    Attributes:
-        num_generations: completions per prompt.
-        max_tokens: of a completion, its stop token included.
-        temperature: 0 is greedy.
-        top_p: in (0, 1].
-        top_k: None for all tokens.
-    """
-
-    num_generations: int
-    max_tokens: int
-    temperature: float
-    top_p: float = 1.0
-    top_k: int | None = None
-
-
-class Drawn(NamedTuple):
-    """Completions as they grow.
-
-    Attributes:
-        tokens: int32[B, T], behind a stop token padding.
-        logps: float32[B, T], log-probabilities under the tempered distribution, 0 behind the end.
-        lengths: int32[B], the stop token included.
-        stopped: bool[B], a stop token was drawn.
-    """
-
-    tokens: jax.Array
-    logps: jax.Array
-    lengths: jax.Array
-    stopped: jax.Array
 
 
 def generate(
@@ -79,6 +41,7 @@ def generate(
     pad_id: int,
     attention_form: str = PLAIN,
     block: int | None = None,
+    limits: jax.Array | None = None,
 ) -> Drawn:
     """Draws G completions of every prompt.
 
@@ -91,6 +54,7 @@ def generate(
         pad_id: what stands behind the end.
         attention_form: of the prompts' pass.
         block: tokens between two looks at whether all rows have stopped; None: what suits the device.
+        limits: int32[B], tokens of each row, at most config.max_tokens; None: that many.
     """
     hidden, prompts = prefill(spec, weights, prompt_tokens, prompt_valid, attention_form)
     # The joined copy is made when the prompts are done, so that it and the prompts' activations share memory.
@@ -98,25 +62,11 @@ def generate(
     weights = joined(spec, weights)
     block = block or _BLOCK.get(jax.default_backend(), _ACCELERATOR_BLOCK)
     steps = -(-(config.max_tokens - 1) // block) * block
-    stops = jnp.array(stop_ids, jnp.int32)
+    rule = DrawRule(config, tuple(stop_ids), pad_id)
+    ends = jnp.int32(config.max_tokens) if limits is None else limits
 
     def draw(hidden: jax.Array, t: jax.Array | int, drawn: Drawn) -> Drawn:
-        token, logp = sample(
-            head_logits(weights, hidden),
-            jax.vmap(jax.random.fold_in, (0, None))(keys, t),
-            temperature=config.temperature,
-            top_k=config.top_k,
-            top_p=config.top_p,
-        )
-        goes_on = ~drawn.stopped & (t < config.max_tokens)
-        token = jnp.where(goes_on, token, pad_id)
-        logp = jnp.where(goes_on, logp, 0.0)
-        return Drawn(
-            jax.lax.dynamic_update_slice(drawn.tokens, token[:, None], (0, t)),
-            jax.lax.dynamic_update_slice(drawn.logps, logp[:, None], (0, t)),
-            drawn.lengths + goes_on,
-            drawn.stopped | (goes_on & jnp.isin(token, stops)),
-        )
+        return with_next(rule, drawn, head_logits(weights, hidden), keys, t, ends)
 
     def next_token(_: int, carry: tuple) -> tuple:
         t, drawn, cache = carry
@@ -125,32 +75,19 @@ def generate(
         return t + 1, draw(hidden, t, drawn), cache
 
     rows = prompt_tokens.shape[0] * config.num_generations
-    drawn = Drawn(
-        jnp.full((rows, steps + 1), pad_id, jnp.int32),
-        jnp.zeros((rows, steps + 1), jnp.float32),
-        jnp.zeros(rows, jnp.int32),
-        jnp.zeros(rows, bool),
-    )
+    drawn = no_tokens(rows, steps + 1, pad_id)
     drawn = draw(jnp.repeat(hidden, config.num_generations, axis=0), 0, drawn)
     carry = (jnp.int32(1), drawn, empty_cache(spec, rows, 0, hidden.dtype))
-    for slots in _stages(steps):
+    for slots in cache_sizes(steps):
         last = min(slots, steps)
         carry = (*carry[:2], grown(spec, carry[2], slots))
         carry = jax.lax.while_loop(
-            lambda carry, last=last: (carry[0] <= last) & ~jnp.all(carry[1].stopped),
+            lambda carry, last=last: (carry[0] <= last) & jnp.any(carry[1].going_on(ends)),
             lambda carry: jax.lax.fori_loop(0, block, next_token, carry),
             carry,
         )
     drawn = carry[1]
     return drawn._replace(tokens=drawn.tokens[:, : config.max_tokens], logps=drawn.logps[:, : config.max_tokens])
-
-
-def _stages(steps: int) -> list[int]:
-    """Returns the cache sizes that `steps` tokens pass through, none for no tokens."""
-    sizes = []
-    while steps > 0 and (not sizes or sizes[-1] < steps):
-        sizes.append(min(steps, 2 * sizes[-1] if sizes else _FIRST_SLOTS))
-    return sizes
 
 
 def prefill(
@@ -180,14 +117,14 @@ def decode_step(
     Args:
         weights: the decoder's, by layer, joined or not.
         tokens: int32[B], token t of every completion.
-        t: int32[], from 0.
+        t: int32[], from 0; or int32[B] where each row has a prompt of its own and is at its own token.
         cache: the tokens before it.
 
     Returns:
         float[B, D] hidden states after the final norm, and the cache with the token's keys and values.
     """
     group = tokens.shape[0] // prompts.valid.shape[0]
-    first = prompts.lengths()[:, None] + t
+    first = (prompts.lengths() + t)[:, None]
     angles = rotary_angles(spec, jnp.repeat(first, group, axis=0))
     x = embed(spec, weights, tokens[:, None])
     keys, values = [], []
@@ -195,13 +132,14 @@ def decode_step(
         window = spec.windows[index]
         q, k, v = qkv(spec, layer, x, angles[spec.ropes[index]])
         slots = cache.keys[index].shape[3]
-        slot = t % slots
-        keys.append(jax.lax.dynamic_update_slice(cache.keys[index], jnp.moveaxis(k, 1, 3), (0, 0, 0, slot)))
-        values.append(jax.lax.dynamic_update_slice(cache.values[index], jnp.moveaxis(v, 1, 2), (0, 0, slot, 0)))
+        of_layer = written(cache.keys[index], cache.values[index], k[:, 0], v[:, 0], t % slots)
+        keys.append(of_layer[0])
+        values.append(of_layer[1])
         seen = prompts.keys[index].shape[2]
         prompt_mask = visible(first, prompts.positions[:, -seen:], prompts.valid[:, -seen:], window)
         # Slot j holds the newest token whose index is j modulo the slots; none yet if that would be before the first.
-        own_mask = t - (t - jnp.arange(slots)) % slots >= 0
+        newest = jnp.asarray(t)[..., None, None, None]
+        own_mask = newest - (newest - jnp.arange(slots)) % slots >= 0
         context = _attend(
             q[:, 0],
             spec.attention_scale,
@@ -227,7 +165,7 @@ def _attend(q: jax.Array, scale: float, prompt: _Seen, own: _Seen) -> jax.Array:
     Args:
         q: [B, N, H].
         prompt: keys and values [P, K, S, H], mask bool[P, 1, S].
-        own: keys [B, K, H, C], values [B, K, C, H], mask bool[C].
+        own: keys [B, K, H, C], values [B, K, C, H], mask bool[1 or B, 1, 1, C].
 
     Returns:
         [B, N * H] in q's dtype.

@@ -1,32 +1,34 @@
-"""Answers to a list of requests, whichever are drawn at once: each from a key of its own.
+"""Answers to many questions, in the order in which they are ready.
 
-An answer is a function of the weights, the seed, its question and its sample; neither the batch nor the order counts.
+An answer is a function of (seed, question, sample) and of the weights: neither of the order in which questions are
+asked nor of how many are answered at once.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tunix_grpo import seeds
-from tunix_grpo.decoder.generation import Sampling
-from tunix_grpo.grpo.rollout import Drawing, RowTokenizer, Sampler
-from tunix_grpo.model.model import Model
+from tunix_grpo.decoder.drawing import Sampling
+from tunix_grpo.decoder.layer import Weights
+from tunix_grpo.grpo.engine import Asked, Engine
+from tunix_grpo.model.layout import LeafTree
+
+_LEAST = 64  # keys are made for so many answers or more
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One answer that is wanted.
+    """A question that is to be answered once.
 
     Attributes:
-        question: its place in the set of questions, from 0.
-        sample: which answer to it, from 0.
+        question: its number.
+        sample: which of its answers, from 0.
         prompt: token ids.
     """
 
@@ -37,13 +39,12 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Answered:
-    """One answer.
+    """An answer.
 
     Attributes:
-        request: what it answers.
         text: without the stop token.
         token_ids: the stop token included.
-        truncated: there was no stop token within max_tokens.
+        truncated: no stop token within the limit.
     """
 
     request: Request
@@ -53,65 +54,61 @@ class Answered:
 
 
 class Answerer(Protocol):
-    """What answers requests."""
+    """What answers."""
 
     def answers(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Answered]:
-        """Yields an answer to each request, in the order in which they are finished."""
+        """Yields an answer to each request, in the order in which they are ready."""
         ...
 
 
-def answer_keys(seed: int, requests: Sequence[Request]) -> jax.Array:
-    """Returns key[requests]: what the answer to each draws its tokens from."""
-    places = np.array([(request.question, request.sample) for request in requests], np.uint32)
-    return _folded(seeds.key("evaluation", seed), jnp.asarray(places))
+class Decoding(Protocol):
+    """What an answerer asks of a tokenizer."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Returns the text of a completion."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class SlotAnswerer:
+    """Answers with the weights that it holds.
+
+    Attributes:
+        weights: the trained leaves and what stays, as `Model` holds them.
+        seed: of the run.
+    """
+
+    engine: Engine
+    weights: tuple[LeafTree, Weights]
+    tokenizer: Decoding
+    seed: int
+
+    def answers(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Answered]:
+        """Yields an answer to each request, in the order in which they are ready.
+
+        Args:
+            sampling: `num_generations` is not read.
+        """
+        if not requests:
+            return
+        asked = Asked([request.prompt for request in requests], answer_keys(self.seed, requests))
+        for done in self.engine.completions(self.weights, asked, sampling):
+            ids = done.tokens.tolist()
+            text = self.tokenizer.decode(ids[: len(ids) - done.stopped])
+            yield Answered(requests[done.place], text, ids, not done.stopped)
+
+
+def answer_keys(seed: int, requests: Sequence[Request]) -> np.ndarray:
+    """Returns uint32[N, ...], the data of the keys that the answers' tokens are drawn from."""
+    count = max(_LEAST, 1 << (len(requests) - 1).bit_length())  # so that lists of any length share few programs
+    places = np.zeros((count, 2), np.uint32)
+    places[: len(requests)] = [(request.question, request.sample) for request in requests]
+    return np.asarray(_key_data(seeds.key("evaluation", seed), places))[: len(requests)]
 
 
 @jax.jit
-def _folded(key: jax.Array, places: jax.Array) -> jax.Array:
-    fold = jax.vmap(lambda place: jax.random.fold_in(jax.random.fold_in(key, place[0]), place[1]))
-    return fold(places)
+def _key_data(key: jax.Array, places: jax.Array) -> jax.Array:
+    def of_answer(place: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(key, place[0]), place[1])
 
-
-class BatchAnswerer:
-    """Answers batch by batch, each of the same number of rows; a batch takes as long as its longest answer."""
-
-    def __init__(
-        self,
-        model: Model,
-        tokenizer: RowTokenizer,
-        mesh: jax.sharding.Mesh,
-        *,
-        prompt_width: int,
-        rows: int,
-        seed: int,
-    ):
-        """
-        Args:
-            prompt_width: prompts are padded to this many tokens.
-            rows: requests at once, a multiple of the data-parallel devices.
-            seed: of the answers.
-        """
-        self._weights = (model.trained, model.frozen)
-        self._sampler = Sampler(model, tokenizer, mesh, prompt_width=prompt_width, seed=seed)
-        self._rows, self._seed = rows, seed
-
-    def answers(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Answered]:
-        """Yields the answers in the order of the requests; while the caller uses a batch, the next one is drawn."""
-        batches = [requests[start : start + self._rows] for start in range(0, len(requests), self._rows)]
-        if not batches:
-            return
-        drawing = self._start(batches[0], sampling)
-        for batch, following in itertools.zip_longest(batches, batches[1:]):
-            current = drawing
-            if following is not None:
-                drawing = self._start(following, sampling)
-            rollout = current.rollout()
-            for row, request in enumerate(batch):
-                yield Answered(request, rollout.texts[row], rollout.token_ids[row], bool(rollout.truncated[row]))
-
-    def _start(self, batch: Sequence[Request], sampling: Sampling) -> Drawing:
-        # The last batch is filled up, so that one program serves all.
-        filled = [*batch, *itertools.repeat(batch[-1], self._rows - len(batch))]
-        keys = answer_keys(self._seed, filled)
-        one_each = dataclasses.replace(sampling, num_generations=1)
-        return self._sampler.draw(self._weights, [request.prompt for request in filled], one_each, keys)
+    return jax.random.key_data(jax.vmap(of_answer)(places))

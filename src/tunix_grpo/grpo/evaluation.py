@@ -6,17 +6,16 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
-from tunix_grpo.decoder.generation import Sampling
-from tunix_grpo.grpo.rollout import Rollout
+from tunix_grpo.decoder.drawing import Sampling
+from tunix_grpo.grpo.answering import Answered, Answerer, Request
 from tunix_grpo.rewards.base import Samples
 from tunix_grpo.rewards.scoring import RewardTable
 from tunix_grpo.tasks.base import Task
-from tunix_grpo.text.prompt_set import Batch, PromptSet
+from tunix_grpo.text.prompt_set import PromptSet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,29 +43,21 @@ class Evaluation:
         }
 
 
-class Answer(Protocol):
-    """Completions on their way."""
-
-    def rollout(self) -> Rollout: ...
-
-
 class Answering(Protocol):
     """What is evaluated: a `Trainer`, or whatever answers and scores like one."""
 
-    def start(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int, width: int | None = None
-    ) -> Answer: ...
+    def answerer(self, rows: int, width: int | None = None) -> Answerer: ...
 
     def reward(self, samples: Samples) -> RewardTable: ...
 
 
-@dataclasses.dataclass(slots=True)
-class _Tally:
-    """What is known of each question so far; a reward that could not be had is left out."""
+@dataclasses.dataclass(frozen=True)
+class _Judged:
+    """An answer, judged; `reward` is None where it could not be had."""
 
-    right: list[bool] = dataclasses.field(default_factory=list)
-    rewards: list[float] = dataclasses.field(default_factory=list)
-    truncated: list[bool] = dataclasses.field(default_factory=list)
+    right: bool
+    reward: float | None
+    truncated: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,7 +68,7 @@ class Evaluator:
         prompts: the held-out set.
         task: says whether an answer is right.
         sampling: one greedy completion.
-        batch_size: prompts at once; the last batch is filled up, so that one program serves all.
+        batch_size: questions that are answered at once, and answers that are scored at once.
         name: of a further task; empty for the run's own.
         width: tokens that prompts are padded to; None is what training pads its own to.
         rewarded: whether the rewards can score this task.
@@ -103,45 +94,47 @@ class Evaluator:
             step: the step that the model is of.
         """
         begun = time.perf_counter()
-        tally = _Tally()
-        starts = range(0, len(self.prompts), self.batch_size)
-        batches = [self.prompts.batch(range(s, min(s + self.batch_size, len(self.prompts))), 1) for s in starts]
-        drawing = self._start(model, batches[0], step)
-        for batch, following in itertools.zip_longest(batches, batches[1:]):
-            rollout = drawing.rollout()
-            if following is not None:  # the device works while the host scores
-                drawing = self._start(model, following, step)
-            self._score(model, batch, rollout, step, tally)
+        requests = [Request(number, 0, prompt) for number, prompt in enumerate(self.prompts.ids)]
+        answers = model.answerer(self.batch_size, self.width).answers(requests, self.sampling)
+        judged: dict[int, _Judged] = {}
+        while answered := list(itertools.islice(answers, self.batch_size)):
+            judged |= self._judged(model, answered, step)
+        # In the order of the questions: a mean depends on it in its last digit.
+        each = [judged[number] for number in range(len(self.prompts))]
+        rewards = [one.reward for one in each if one.reward is not None]
         return Evaluation(
-            accuracy=float(np.mean(tally.right)),
-            reward=float(np.mean(tally.rewards)) if tally.rewards else None,
-            truncated=float(np.mean(tally.truncated)),
+            accuracy=float(np.mean([one.right for one in each])),
+            reward=float(np.mean(rewards)) if rewards else None,
+            truncated=float(np.mean([one.truncated for one in each])),
             seconds=time.perf_counter() - begun,
         )
 
-    def _start(self, model: Answering, batch: Batch, step: int) -> Answer:
-        filled = batch.ids + [batch.ids[-1]] * (self.batch_size - len(batch))
-        return model.start(filled, self.sampling, step, self.width)
-
-    def _score(self, model: Answering, batch: Batch, rollout: Rollout, step: int, tally: _Tally) -> None:
-        count = len(batch)
-        samples = Samples(
-            prompts=batch.texts,
-            completions=rollout.texts[:count],
-            questions=batch.questions,
-            task=self.task,
-            token_lengths=rollout.lengths.tolist()[:count],
-            step=step,
-            num_generations=1,
-            max_tokens=self.sampling.max_tokens,
-            token_ids=rollout.token_ids[:count],
-        )
-        pairs = zip(samples.completions, samples.questions, strict=True)
-        tally.right += [self.task.score(text, asked) == 1.0 for text, asked in pairs]
+    def _judged(self, model: Answering, answered: list[Answered], step: int) -> dict[int, _Judged]:
+        """Returns what answers are worth, by question."""
+        numbers = [one.request.question for one in answered]
+        questions = [self.prompts.questions[number] for number in numbers]
+        texts = [one.text for one in answered]
+        right = [self.task.score(text, asked) == 1.0 for text, asked in zip(texts, questions, strict=True)]
+        rewards: list[float | None] = [None] * len(answered)
         if self.rewarded:
-            table = model.reward(samples)
-            tally.rewards += [value for row, value in enumerate(table.total) if row not in table.skipped]
-        tally.truncated += list(rollout.truncated[:count])
+            table = model.reward(
+                Samples(
+                    prompts=[self.prompts.texts[number] for number in numbers],
+                    completions=texts,
+                    questions=questions,
+                    task=self.task,
+                    token_lengths=[len(one.token_ids) for one in answered],
+                    step=step,
+                    num_generations=1,
+                    max_tokens=self.sampling.max_tokens,
+                    token_ids=[one.token_ids for one in answered],
+                )
+            )
+            rewards = [None if row in table.skipped else value for row, value in enumerate(table.total)]
+        return {
+            number: _Judged(is_right, reward, one.truncated)
+            for number, is_right, reward, one in zip(numbers, right, rewards, answered, strict=True)
+        }
 
 
 def batch_size_for(wanted: int, num_questions: int, data_parallel_devices: int) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from tunix_grpo.config import Config, further_tasks
@@ -86,8 +86,12 @@ class Evaluations:
         """Returns in words why the run ends early; None where it goes on."""
         return early_end(self.rows, self.metric, self.patience)
 
-    def closing_rows(self) -> list[tuple[str, str]]:
-        """Returns lines of the closing summary: accuracy on further tasks, the best step where it is not the last."""
+    def closing_rows(self, saved: Collection[int]) -> list[tuple[str, str]]:
+        """Returns lines of the closing summary: accuracy on further tasks, the best step where it is not the last.
+
+        Args:
+            saved: steps that have a checkpoint; earlier versions did not save every best one.
+        """
         lines = []
         for evaluator in self.evaluators[1:]:
             found = values_of(self.rows, f"{evaluator.prefix}accuracy")
@@ -96,7 +100,8 @@ class Evaluations:
             lines.append((f"accuracy on {evaluator.name}", ", ".join(shown) or "not measured"))
         best = self.best_step()
         if best is not None and best != self.rows[-1]["step"]:
-            lines.append(("best step", f"{best}, {self.metric} {self._values()[best]:.4g}; its checkpoint is kept"))
+            kept = "; its checkpoint is kept" if best in saved else ""
+            lines.append(("best step", f"{best}, {self.metric} {self._values()[best]:.4g}{kept}"))
         return lines
 
     def _values(self) -> dict[int, float]:

@@ -1,14 +1,16 @@
-"""The rollout engine: prompts in, completions out, on the decoder that also trains.
+"""Rollouts: prompts in, completions out, on the decoder that also trains.
 
-`decoder.generation.generate` does the work, in one compiled program. Row i of step s draws from key (seed, stream, s,
-i), so that two runs with one seed are equal and a resumed run continues with the same numbers.
+`decoder.generation.generate` draws all rows at once, in one compiled program; an `Engine` where there are more than
+may be drawn at once. Row i of step s draws from key (seed, stream, s, i), so that two runs with one seed are equal, a
+resumed run continues with the same numbers, and both ways give the same completions.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import jax
@@ -17,9 +19,12 @@ import numpy as np
 
 from tunix_grpo import seeds
 from tunix_grpo.config import Config, TrainerConfig
-from tunix_grpo.decoder.generation import Drawn, Sampling, generate
+from tunix_grpo.decoder.drawing import Drawn, Sampling
+from tunix_grpo.decoder.generation import generate
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import Completions, left_padded
+from tunix_grpo.grpo.answering import Answerer, SlotAnswerer
+from tunix_grpo.grpo.engine import Asked, Completion, Engine
 from tunix_grpo.model.layout import LeafTree
 from tunix_grpo.model.model import Model, ModelForm
 
@@ -109,6 +114,42 @@ class Drawing:
         return Rollout(batch, lengths, ~stopped, texts, token_ids, drawn.logps)
 
 
+@dataclasses.dataclass(frozen=True)
+class SlotDrawing:
+    """Completions that are drawn in fewer rows than there are of them.
+
+    Attributes:
+        completions: as they end.
+        count: how many.
+        width: tokens of the longest that there may be.
+        sharding: of a rollout's rows.
+    """
+
+    prompt_tokens: jax.Array
+    prompt_valid: jax.Array
+    completions: Iterator[Completion]
+    count: int
+    width: int
+    tokenizer: RowTokenizer
+    sharding: jax.sharding.NamedSharding
+
+    def rollout(self) -> Rollout:
+        """Draws the completions; their texts are read while the device draws the next ones."""
+        tokens = np.full((self.count, self.width), self.tokenizer.pad_id(), np.int32)
+        logps = np.zeros((self.count, self.width), np.float32)
+        lengths, truncated = np.zeros(self.count, np.int32), np.ones(self.count, bool)
+        texts, token_ids = [""] * self.count, [[] for _ in range(self.count)]
+        for done in self.completions:
+            row, length = done.place, len(done.tokens)
+            tokens[row, :length], logps[row, :length] = done.tokens, done.logps
+            lengths[row], truncated[row] = length, not done.stopped
+            texts[row] = self.tokenizer.decode(done.tokens[: length - done.stopped].tolist())
+            token_ids[row] = done.tokens.tolist()
+        on_device = jax.device_put((tokens, lengths, logps), self.sharding)
+        batch = Completions(self.prompt_tokens, self.prompt_valid, *on_device[:2])
+        return Rollout(batch, lengths, truncated, texts, token_ids, on_device[2])
+
+
 # Of the module, not of a sampler, so that the jobs of a sweep in one process share what is compiled.
 @functools.partial(jax.jit, static_argnames=("form", "config", "stop_ids", "pad_id"))
 def _drawn(
@@ -139,17 +180,28 @@ def _drawn(
 class Sampler:
     """Draws completions with whatever weights it is given."""
 
-    def __init__(self, model: Model, tokenizer: RowTokenizer, mesh: jax.sharding.Mesh, *, prompt_width: int, seed: int):
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: RowTokenizer,
+        mesh: jax.sharding.Mesh,
+        *,
+        prompt_width: int,
+        seed: int,
+        max_rows: int | None = None,
+    ):
         """
         Args:
             prompt_width: prompts are padded to this many tokens, so that one program serves all.
             seed: of the run.
+            max_rows: completions of a rollout that are drawn at once; None: all of them.
         """
         self._form = model.form
         self._tokenizer = tokenizer
         self._mesh = mesh
         self._width = prompt_width
         self._seed = seed
+        self._max_rows = max_rows
 
     def sample(
         self, weights: tuple[LeafTree, Weights], prompts: Sequence[Sequence[int]], config: Sampling, step: int
@@ -164,37 +216,45 @@ class Sampler:
         config: Sampling,
         step: int,
         extra_round: int = 0,
-        width: int | None = None,
-    ) -> Drawing:
-        """Sets the drawing of completions going, which the host need not wait for.
+    ) -> Drawing | SlotDrawing:
+        """Sets the drawing of completions going, which the host need not wait for where all fit.
 
         Args:
             weights: the trained leaves and what stays, as `Model` holds them.
             prompts: token ids, each at most `prompt_width` long.
             step: the step that the random numbers belong to.
             extra_round: which further batch of the step it is, from 1; 0 is its own.
-            width: tokens that these prompts are padded to; None is the sampler's own width.
         """
-        keys = row_keys(self._seed, step, len(prompts) * config.num_generations, extra_round)
-        return self.draw(weights, prompts, config, keys, width)
-
-    def draw(
-        self,
-        weights: tuple[LeafTree, Weights],
-        prompts: Sequence[Sequence[int]],
-        config: Sampling,
-        keys: jax.Array,
-        width: int | None = None,
-    ) -> Drawing:
-        """Sets the drawing of completions going, row i of them from key i.
-
-        Args:
-            keys: key[B].
-            width: as `start` takes it.
-        """
-        tokens, valid = left_padded(prompts, width or self._width, self._tokenizer.pad_id())
+        tokens, valid = left_padded(prompts, self._width, self._tokenizer.pad_id())
         sharding = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec("fsdp"))
         tokens, valid = jax.device_put((tokens, valid), sharding)
+        rows = len(prompts) * config.num_generations
+        keys = row_keys(self._seed, step, rows, extra_round)
+        if self._max_rows is not None and rows > self._max_rows:
+            of_rows = [prompt for prompt in prompts for _ in range(config.num_generations)]
+            completions = self._engine(self._max_rows).completions(
+                weights, Asked(of_rows, np.asarray(jax.random.key_data(keys))), config
+            )
+            return SlotDrawing(tokens, valid, completions, rows, config.max_tokens, self._tokenizer, sharding)
         stops, pad_id = tuple(self._tokenizer.stop_ids), self._tokenizer.pad_id()
         drawn = _drawn(self._form, *weights, tokens, valid, keys, config, stop_ids=stops, pad_id=pad_id)
         return Drawing(tokens, valid, drawn, self._tokenizer)
+
+    def answerer(self, weights: tuple[LeafTree, Weights], rows: int, width: int | None = None) -> Answerer:
+        """Returns what answers questions with these weights, `rows` of them at once.
+
+        Args:
+            width: tokens that their prompts are padded to; None is the sampler's own width.
+        """
+        return SlotAnswerer(self._engine(rows, width), weights, self._tokenizer, self._seed)
+
+    def _engine(self, rows: int, width: int | None = None) -> Engine:
+        devices = self._mesh.shape["fsdp"]
+        return Engine(
+            form=self._form,
+            mesh=self._mesh,
+            stop_ids=tuple(self._tokenizer.stop_ids),
+            pad_id=self._tokenizer.pad_id(),
+            rows=math.ceil(rows / devices) * devices,
+            prompt_width=width or self._width,
+        )

@@ -25,11 +25,12 @@ from tunix_grpo.decoder.forward import choose_remat
 from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.grpo.advantages import Advantages, advantage_of
 from tunix_grpo.grpo.algorithms import AGGREGATIONS, objective_of
+from tunix_grpo.grpo.answering import Answerer
 from tunix_grpo.grpo.loss import LossInputs, sampling_difference
 from tunix_grpo.grpo.minibatches import Part, cut_step, minibatch_order
 from tunix_grpo.grpo.passes import PassForm, accumulate, policy_logps, reference_logps
 from tunix_grpo.grpo.replacement import Groups, replace_equal_groups, right_answers
-from tunix_grpo.grpo.rollout import Drawing, Rollout, RowTokenizer, Sampler, train_sampling
+from tunix_grpo.grpo.rollout import Rollout, RowTokenizer, Sampler, train_sampling
 from tunix_grpo.grpo.spikes import Limits, Spikes
 from tunix_grpo.grpo.step import Clock, Collected, MicroBatch, StepResult, UpdateHealth
 from tunix_grpo.grpo.updates import Update, apply_gradient, laid_out, no_sums, update_health, update_metrics
@@ -75,7 +76,8 @@ class Trainer:
         self._sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
         tokens = config.training.micro_batch_size * (prompt_width + group * config.generation.max_generation_steps)
         self.remat = choose_remat(config.training.remat, model.spec, tokens, model.dtype)
-        self._sampler = Sampler(model, tokenizer, mesh, prompt_width=prompt_width, seed=config.seed)
+        rows = config.generation.max_rows
+        self._sampler = Sampler(model, tokenizer, mesh, prompt_width=prompt_width, seed=config.seed, max_rows=rows)
         self._frozen = model.frozen
         # Laid out for good, so that an update can reuse their memory and is compiled once.
         self.params, params_layout = laid_out(model.trained, mesh)
@@ -122,13 +124,11 @@ class Trainer:
 
     def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int) -> Rollout:
         """Samples from the current weights."""
-        return self.start(prompts, sampling, step).rollout()
+        return self._sampler.sample((self.params, self._frozen), prompts, sampling, step)
 
-    def start(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int, width: int | None = None
-    ) -> Drawing:
-        """Sets sampling from the current weights going; see `Sampler.start`."""
-        return self._sampler.start((self.params, self._frozen), prompts, sampling, step, width=width)
+    def answerer(self, rows: int, width: int | None = None) -> Answerer:
+        """Returns what answers questions with the current weights, `rows` of them at once; see `Sampler.answerer`."""
+        return self._sampler.answerer((self.params, self._frozen), rows, width)
 
     def draw(self, batch: Batch, step: int, extra_round: int = 0) -> Rollout:
         """Samples the completions of a batch that is trained on; see `Sampler.start`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import logging
 import re
@@ -16,11 +15,10 @@ from typing import Any
 from tunix_grpo.config import ModelConfig
 from tunix_grpo.config.rules import BUNDLED
 from tunix_grpo.errors import UserError, one_line
+from tunix_grpo.hub_cache import remove_damaged
 
 _ASSETS = Path(__file__).parent.parent / "assets"
 _KAGGLE_ID = re.compile(r"(?:\w[\w.-]*/){3}\w[\w.-]*(?:/[1-9]\d*)?")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_CLOCKS_S = 2.0  # by which the clock of a network disk may be behind
 _WAY_OUT = "download it elsewhere and give its folder as model.path=DIR"
 _log = logging.getLogger(__name__)
 
@@ -95,28 +93,11 @@ def _from_hub(hub_id: str, revision: str | None) -> Path:
         ) from error
     except ValueError as error:  # a file's name leads out of the folder
         raise UserError(f"model.hub_id={hub_id} cannot be stored ({one_line(error)}); take another model") from error
-    _require_whole(folder, begun, f"model.hub_id={hub_id}")
+    if (damaged := remove_damaged(folder, begun)) is not None:
+        raise UserError(
+            f"model.hub_id={hub_id}: {damaged.name} arrived damaged and is removed; start the same command again"
+        )
     return folder
-
-
-def _require_whole(folder: Path, begun: float, about: str) -> None:
-    """Reads the files that have arrived since `begun`; huggingface_hub compares only their sizes with the hub's.
-
-    It stores a large file below the sha256 that the hub says it has, and links to it.
-
-    Raises:
-        UserError: one is damaged; it is removed.
-    """
-    for link in folder.rglob("*"):
-        blob = link.resolve()
-        if not (link.is_symlink() and _SHA256.fullmatch(blob.name) and blob.stat().st_mtime >= begun - _CLOCKS_S):
-            continue
-        with blob.open("rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() == blob.name:
-                continue
-        blob.unlink()
-        link.unlink()
-        raise UserError(f"{about}: {link.name} arrived damaged and is removed; start the same command again")
 
 
 # --- Kaggle ---

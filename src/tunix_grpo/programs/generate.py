@@ -123,6 +123,7 @@ def answers(
         devices.mesh,
         prompt_width=_prompt_width(config, asked),
         seed=config.seed,
+        max_rows=config.generation.max_rows,
     )
     size = min(config.batch_size, len(asked))
     for step, start in enumerate(range(0, len(asked), size)):

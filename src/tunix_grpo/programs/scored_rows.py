@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tunix_grpo.config.score import ScoreConfig
 from tunix_grpo.config.suggestions import did_you_mean
@@ -184,7 +183,7 @@ def _read(place: str, row: Row | BadRowError, config: ScoreConfig) -> _Read:
         raise UserError(f"{place}: {error}; correct or remove the row") from error
 
 
-def _question(row: Mapping[str, Any], config: ScoreConfig) -> Question:
+def _question(row: Mapping[str, object], config: ScoreConfig) -> Question:
     column = config.question_column if config.question_column in row else "prompt"
     asked = read_asked(row[column], column) if column in row else Asked("", None, None)
     answer = last_text(row.get(config.answer_column))

@@ -16,6 +16,7 @@ from tunix_grpo.errors import UserError
 from tunix_grpo.files import whole_file
 from tunix_grpo.record.jsonl import disk_errors
 from tunix_grpo.record.metrics import completion_records
+from tunix_grpo.record.notes import Note, Notes
 
 if TYPE_CHECKING:
     from tunix_grpo.grpo.step import StepResult
@@ -29,13 +30,14 @@ _WAY_OUT = "lower optimizer.learning_rate, or raise optimizer.eps"
 class BadSteps:
     """Looks at the updates of every step, and stops the run where too many in a row are not finite."""
 
-    def __init__(self, most: int, output_dir: Path):
+    def __init__(self, most: int, output_dir: Path, notes: Notes):
         """
         Args:
             most: bad steps in a row that end the run, 1 or more.
             output_dir: of the run.
+            notes: keeps what is said.
         """
-        self._most, self._folder = most, output_dir / FOLDER
+        self._most, self._folder, self._notes = most, output_dir / FOLDER, notes
         self._in_a_row = 0
 
     def note(self, step: int, result: StepResult) -> None:
@@ -46,7 +48,7 @@ class BadSteps:
         """
         health = result.health
         for words in health.spikes:
-            _log.warning("step %d: %s%s", step, words, "; its update is left out" if health.left_out else "")
+            self._say(step, "spike", f"{words}{'; its update is left out' if health.left_out else ''}")
         self._in_a_row = self._in_a_row + 1 if health.not_finite else 0
         if not health.not_finite:
             return
@@ -59,7 +61,11 @@ class BadSteps:
         if self._in_a_row >= self._most:
             rows = "" if self._most == 1 else f", as in the {self._most - 1} step(s) before"
             raise UserError(f"{left_out}{rows}, and the run stops; {_WAY_OUT}")
-        _log.warning("step %d: %s", step, left_out)
+        self._say(step, "not finite", left_out)
+
+    def _say(self, step: int, name: str, sentence: str) -> None:
+        _log.warning("step %d: %s", step, sentence)
+        self._notes.add(Note(step=step, where=f"step {step}", level="warning", name=name, sentence=sentence))
 
 
 def set_aside(path: Path, step: int, result: StepResult) -> None:

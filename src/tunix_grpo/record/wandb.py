@@ -102,7 +102,7 @@ class WandbTracker:
             ) from error
         self._check()
 
-    def _start(self, **run: Any) -> wandb.Run:
+    def _start(self, **run: object) -> wandb.Run:
         """Starts where the settings and the network allow, and says in one line where that is."""
         online, offline = (functools.partial(wandb.init, mode=mode, **run) for mode in ("online", "offline"))
         try:

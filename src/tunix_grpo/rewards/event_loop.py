@@ -26,7 +26,7 @@ class EventLoop:
         self._thread: threading.Thread | None = None
         self._raised: list[BaseException] = []
 
-    def run(self, awaitable: Awaitable[Any]) -> Any:
+    def run(self, awaitable: Awaitable[object]) -> Any:
         """Returns what an awaitable gives, or raises what it raises; a wait that ends early ends it, too."""
 
         async def wait() -> Any:

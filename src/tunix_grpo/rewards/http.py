@@ -110,7 +110,7 @@ def _values(reply: Any, count: int, url: str) -> Sequence[object]:
     return [Scored(score, extra) if extra else score for score, extra in zip(scores, rows, strict=True)]
 
 
-def _list(content: Any, name: str, count: int) -> list[Any]:
+def _list(content: object, name: str, count: int) -> list[Any]:
     found = content.get(name) if isinstance(content, dict) else None
     if not isinstance(found, list):
         raise ServiceError(f"there is no list {name}: {_shown(content)}")
@@ -119,5 +119,5 @@ def _list(content: Any, name: str, count: int) -> list[Any]:
     return found
 
 
-def _shown(content: Any) -> str:
+def _shown(content: object) -> str:
     return shortened(json.dumps(content), _SHOWN_CHARS)

@@ -31,7 +31,7 @@ def build_judge_reward(
     highest: float,
     temperature: float | None,
     max_tokens: int | None,
-    body: Mapping[str, Any] | None,
+    body: Mapping[str, object] | None,
     concurrency: int,
     request_timeout_s: float,
     retries: int,
@@ -140,7 +140,7 @@ class Judge:
         service: Client,
         address: str,
         prompt: JudgePrompt,
-        fields: Mapping[str, Any],
+        fields: Mapping[str, object],
         scale: Scale,
         cache: ReplyCache | None,
     ) -> None:
@@ -167,7 +167,7 @@ class Judge:
                 replies[request] = kept
         missing = [request for request in requests if request not in replies]
 
-        def keep(index: int, reply: Any) -> None:
+        def keep(index: int, reply: object) -> None:
             text = self._text(reply)
             replies[missing[index]] = text
             if self._cache is not None and isinstance(text, str):

@@ -72,7 +72,7 @@ def read_tests(question: Question, columns: Columns, most: int | None) -> Tests:
     return _read(_parsed(value), _lines(setup), function, most)
 
 
-def _read(value: Any, setup: str, function: str | None, most: int | None) -> Tests:
+def _read(value: object, setup: str, function: str | None, most: int | None) -> Tests:
     if isinstance(value, Mapping):
         inputs, outputs = value.get("inputs", value.get("input")), value.get("outputs", value.get("output"))
         return _pairs(inputs, outputs, value.get("fn_name") or function, most)
@@ -109,14 +109,14 @@ def _pairs(inputs: Any, outputs: Any, function: str | None, most: int | None) ->
     return Tests(None, (), calls, len(inputs))
 
 
-def _arguments(given: Any) -> list[Any]:
+def _arguments(given: object) -> list[Any]:
     """Returns the arguments of a call: a list of them, or JSON in a text, a line for each."""
     if isinstance(given, str):
         return [_parsed(line, also_plain=True) for line in given.splitlines()]
     return _plain(given) if isinstance(given, list | tuple) else [_plain(given)]
 
 
-def _expected(given: Any, value: Any) -> Any:
+def _expected(given: object, value: object) -> Any:
     return _parsed(value, also_plain=True) if isinstance(given, str) and isinstance(value, str) else _plain(value)
 
 
@@ -150,20 +150,20 @@ def _checked(text: str) -> str:
     return text
 
 
-def _first(extra: Mapping[str, Any], names: Sequence[str]) -> Any:
+def _first(extra: Mapping[str, object], names: Sequence[str]) -> Any:
     """Returns the first of some columns that is there and says something; dots lead inside a column."""
     found = (_look_up(extra, name) for name in names)
     return next((value for value in found if value is not None and value != ""), None)
 
 
-def _look_up(extra: Mapping[str, Any], name: str) -> Any:
+def _look_up(extra: Mapping[str, object], name: str) -> Any:
     value: Any = extra
     for key in [name] if name in extra else name.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
 
 
-def _parsed(value: Any, *, also_plain: bool = False) -> Any:
+def _parsed(value: object, *, also_plain: bool = False) -> Any:
     """Returns what a text is as JSON, the text itself where it is none; of a number or a word only if wanted."""
     if not isinstance(value, str) or not (also_plain or value.lstrip()[:1] in ("{", "[")):
         return value
@@ -173,7 +173,7 @@ def _parsed(value: Any, *, also_plain: bool = False) -> Any:
         return value
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """Returns a value of JSON, as data files hold it, without the decimals that they are read with."""
     if isinstance(value, Decimal):
         return float(value)
@@ -182,7 +182,7 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _lines(value: Any) -> str:
+def _lines(value: object) -> str:
     """Returns a text, or a list of lines, as a text."""
     if value is None:
         return ""
@@ -191,5 +191,5 @@ def _lines(value: Any) -> str:
     return value if isinstance(value, str) else str(value)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return shortened(repr(value), _SHOWN_CHARS)

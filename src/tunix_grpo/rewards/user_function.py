@@ -252,7 +252,7 @@ class _Call:
     def start(self) -> object:
         return self._function.start(self.samples, self._notes)
 
-    def values(self, result: Any) -> Any:
+    def values(self, result: object) -> Any:
         return self._notes.added(result)
 
 

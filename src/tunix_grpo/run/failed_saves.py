@@ -1,6 +1,9 @@
 """What Orbax leaves in the process when a save fails: errors in threads and tasks, and among them the cause."""
 
+from __future__ import annotations
+
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -26,19 +29,36 @@ def quiet_failures() -> Iterator[Callable[[], object]]:
     """
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels, hook = [logger.level for logger in loggers], sys.unraisablehook
+    failures: list[float] = []
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda unraisable: None  # TensorStore calls an event loop that the failure has closed
+    sys.unraisablehook = lambda unraisable: None
     try:
-        yield _settle
+        yield functools.partial(_settle, failures)
     finally:
-        sys.unraisablehook = hook
+        sys.unraisablehook = ClosedLoops(hook) if failures and not isinstance(hook, ClosedLoops) else hook
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
 
-def _settle() -> None:
-    """Waits until all threads of Orbax have failed, and collects what they leave."""
+class ClosedLoops:
+    """Says what the hook before it says of errors nobody can catch, but that an event loop is closed.
+
+    TensorStore's own threads, which cannot be waited for, call the loop of a failed save whenever they come to it.
+    """
+
+    def __init__(self, before: Callable[[sys.UnraisableHookArgs], object]):
+        self._before = before
+
+    def __call__(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Is called by Python."""
+        if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+            self._before(unraisable)
+
+
+def _settle(failures: list[float]) -> None:
+    """Waits until all threads of Orbax have failed, and collects what they leave; notes when that was."""
+    failures.append(time.monotonic())
     deadline = time.monotonic() + _LONGEST_WAIT_S
     for thread in threading.enumerate():
         if type(thread).__module__.partition(".")[0] == "orbax":

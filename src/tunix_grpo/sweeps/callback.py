@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -21,7 +20,7 @@ class Leaderboard(Callback):
 
     worst_exit_code = 0
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+    def on_multirun_end(self, config: DictConfig, **kwargs: object) -> None:
         """Writes and shows the leaderboard."""
         direction = OmegaConf.select(config, "hydra.sweeper.direction", default="maximize")
         results = write_leaderboard(Path(config.hydra.sweep.dir), _program(), direction)

@@ -101,7 +101,7 @@ def value_at(row: Row, name: str, setting: str) -> Any:
     return value
 
 
-def read_asked(value: Any, column: str) -> Asked:
+def read_asked(value: object, column: str) -> Asked:
     """Returns what a text or a conversation asks.
 
     Raises:
@@ -124,7 +124,7 @@ def read_asked(value: Any, column: str) -> Asked:
     return Asked(question, tuple(turns) if len(turns) > 1 else None, answer)
 
 
-def last_text(value: Any) -> Any:
+def last_text(value: object) -> Any:
     """Returns the text of the last turn of a conversation, as TRL's completions are; any other value as it is."""
     if isinstance(value, list) and value and all(isinstance(turn, Mapping) for turn in value):
         return _turn(value[-1], "the answer")["content"]
@@ -163,14 +163,14 @@ def _turns_of_text(value: Any, column: str) -> Any:
     return value
 
 
-def _ends_with_answer(value: Any) -> bool:
+def _ends_with_answer(value: object) -> bool:
     with contextlib.suppress(BadRowError):  # its row says so
         value = _turns_of_text(value, "")
     last = value[-1] if isinstance(value, list) and value else None
     return isinstance(last, Mapping) and ROLES.get(str(last.get("role", last.get("from")))) == "assistant"
 
 
-def _turn(turn: Mapping[str, Any], column: str) -> dict[str, str]:
+def _turn(turn: Mapping[str, object], column: str) -> dict[str, str]:
     """Returns a turn as role and text; the text may be given in parts."""
     role, content = (turn.get("role"), turn.get("content")) if "role" in turn else (turn.get("from"), turn.get("value"))
     if not isinstance(role, str) or role.lower() not in ROLES:

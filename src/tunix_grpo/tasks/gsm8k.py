@@ -1,11 +1,14 @@
 """Grade school math word problems (GSM8K, arXiv 2110.14168), from the hub or from local files."""
 
 import pathlib
+import shutil
+import time
 from typing import TYPE_CHECKING, Annotated
 
 from tunix_grpo.config import rules
 from tunix_grpo.config.rules import Name, Path
 from tunix_grpo.errors import one_line
+from tunix_grpo.hub_cache import remove_damaged
 from tunix_grpo.tasks.base import (
     AnswerColumn,
     ExactTask,
@@ -72,14 +75,20 @@ def _local_splits(given: str, columns: dict[str, str]) -> tuple[list[Question], 
 def _hub_splits(dataset: str, columns: dict[str, str]) -> tuple[list[Question], list[Question]]:
     """Downloads the data set, or takes it from the local cache of the hub."""
     import datasets
+    import httpx
+    from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import logging as hub_logging
 
     hub_logging.set_verbosity_error()  # the user reads how a download ends, not each retry
     variant = MAIN if dataset.endswith("/gsm8k") else None
+    begun = time.time()
     try:
         loaded = datasets.load_dataset(dataset, variant)
-    except (OSError, ValueError, HfHubHTTPError) as error:
+        _require_whole(dataset, begun)
+    # A RuntimeError says that the data set is a script, which is not run.
+    except (OSError, ValueError, RuntimeError, HfHubHTTPError, httpx.HTTPError, DatasetsError) as error:
+        _require_whole(dataset, begun)
         raise TaskError(
             f"task.dataset={dataset} could not be loaded from the Hugging Face hub "
             f"({one_line(error)}); check the name and the network, or give the data with "
@@ -91,6 +100,21 @@ def _hub_splits(dataset: str, columns: dict[str, str]) -> tuple[list[Question], 
         parts.setdefault(split_of(str(split)), []).extend(questions)
     train, heldout = choose_splits(f"task.dataset={dataset}", parts)
     return [question for part in train for question in part], [question for part in heldout for question in part]
+
+
+def _require_whole(dataset: str, begun: float) -> None:
+    """Raises TaskError where a file of a data set that has arrived since `begun` is damaged; then it is removed."""
+    from datasets.config import HF_DATASETS_CACHE
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = dataset.replace("/", "--")
+    damaged = remove_damaged(pathlib.Path(HF_HUB_CACHE, f"datasets--{folder}", "snapshots"), begun)
+    if damaged is not None:
+        # What was made of it.
+        shutil.rmtree(pathlib.Path(HF_DATASETS_CACHE, dataset.replace("/", "___")), ignore_errors=True)
+        raise TaskError(
+            f"task.dataset={dataset}: {damaged.name} arrived damaged and is removed; start the same command again"
+        )
 
 
 def _hub_questions(rows: "datasets.Dataset", place: str, columns: dict[str, str]) -> list[Question]:

@@ -43,7 +43,7 @@ class Part(NamedTuple):
     weight: float = 1.0
 
 
-def make_part(dataset: str, level: int | None, settings: Mapping[str, Any] | None, place: str = "task") -> Part:
+def make_part(dataset: str, level: int | None, settings: Mapping[str, object] | None, place: str = "task") -> Part:
     """Returns a data set with its checked settings.
 
     Args:
@@ -61,7 +61,7 @@ def make_part(dataset: str, level: int | None, settings: Mapping[str, Any] | Non
 
 
 def parts_by_level(
-    dataset: str, level: int | None, highest: int, settings: Mapping[str, Any] | None
+    dataset: str, level: int | None, highest: int, settings: Mapping[str, object] | None
 ) -> tuple[int, dict[int, Part]]:
     """Returns the level that training starts at, and the data set at each level from 0 to the highest.
 
@@ -176,7 +176,7 @@ def _require_level(dataset: str, level: object, setting: str) -> None:
         raise TaskError(f"{setting}={level}: the curriculum of {dataset} has the levels 0 to {highest}")
 
 
-def _typed(dataset: str, settings: Mapping[str, Any], place: str) -> dict[str, Any]:
+def _typed(dataset: str, settings: Mapping[str, object], place: str) -> dict[str, Any]:
     """Returns settings in the types of the data set's config class."""
     from reasoning_gym.factory import DATASETS
 
@@ -211,14 +211,14 @@ def _converted(value: Any, hint: Any, default: Any, setting: str) -> Any:
         raise TaskError(f"{setting}={value}: {one_line(ValueError(error.errors()[0]['msg']))}") from error
 
 
-def _require_accepted(dataset: str, values: dict[str, Any], shown: str) -> None:
+def _require_accepted(dataset: str, values: dict[str, object], shown: str) -> None:
     """Raises TaskError for values that the data set's config class does not accept together."""
     refusal = _refusal(dataset, values)
     if refusal is not None:
         raise TaskError(f"{shown}: {dataset} does not accept it ({refusal}); give other settings")
 
 
-def _refusal(dataset: str, values: dict[str, Any]) -> str | None:
+def _refusal(dataset: str, values: dict[str, object]) -> str | None:
     """Returns why the data set's config class does not accept values together, or None."""
     from reasoning_gym.factory import DATASETS
 
@@ -231,7 +231,7 @@ def _refusal(dataset: str, values: dict[str, Any]) -> str | None:
     return None
 
 
-def _shown(place: str, level: int | None, settings: Mapping[str, Any] | None) -> str:
+def _shown(place: str, level: int | None, settings: Mapping[str, object] | None) -> str:
     """Returns level and settings as they are written on the command line."""
     values = ", ".join(f"{name}: {value}" for name, value in (settings or {}).items())
     given = [f"{place}.level={level}"] * (level is not None) + [f"{place}.settings={{{values}}}"] * (

@@ -147,7 +147,7 @@ class Renderer:
                 )
 
 
-def _is_known(chosen: Any, templates: Mapping[str, str]) -> bool:
+def _is_known(chosen: object, templates: Mapping[str, str]) -> bool:
     """Says whether a choice is one of several templates, or a template itself."""
     return chosen in templates or "{" in str(chosen)
 

@@ -12,14 +12,14 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from tunix_grpo.errors import UserError, one_line
+from tunix_grpo.errors import UserError, one_line, shortened
 from tunix_grpo.files import read_json
 from tunix_grpo.json_fields import Fields
 from tunix_grpo.text.rendering import Renderer
 from tunix_grpo.text.tags import TAGS
 
+_SHOWN_CHARS = 60
 _NAMES_OF_PAD = ("pad", "reserved", "unused", "dummy")
 # Without any of these files transformers makes an empty tokenizer for some model types, without a word.
 _VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -37,7 +37,7 @@ class Tokenizer:
         tokenizer,
         stop_ids: Sequence[int],
         vocab_size: int,
-        variables: Mapping[str, Any] | None = None,
+        variables: Mapping[str, object] | None = None,
         date: str | None = None,
     ):
         """
@@ -57,7 +57,7 @@ class Tokenizer:
         self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
         self.stop_ids = tuple(sorted(set(stop_ids)))
         self._pad_id = _choose_pad(tokenizer, self.stop_ids, vocab_size)
-        plain = tokenizer("a", add_special_tokens=True)["input_ids"]
+        plain = self._ids("a", add_special_tokens=True)
         self._adds_bos = tokenizer.bos_token_id is not None and plain[:1] == [tokenizer.bos_token_id]
 
     def encode_prompt(self, messages: list[dict[str, str]]) -> list[int]:
@@ -120,6 +120,17 @@ class Tokenizer:
         marks_ids = {i for i, token in self._tokenizer.added_tokens_decoder.items() if token.content in marks}
         return frozenset({*self.stop_ids, self._pad_id, *marks_ids, self._tokenizer.bos_token_id} - {None})
 
+    def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        try:
+            return self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
+        except BaseException as error:
+            if not _is_of_the_library(error):
+                raise
+            raise UserError(
+                f"{self._tokenizer.name_or_path}: its tokenizer cannot encode {shortened(text, _SHOWN_CHARS)!r} "
+                f"({one_line(error)}); mend its files, or set model.tokenizer=DIR"
+            ) from error
+
     def _encode(self, text: str) -> list[int]:
         try:
             text.encode()
@@ -129,7 +140,7 @@ class Tokenizer:
                 f"a text holds {half}, half of a character (a surrogate pair): "
                 f"{text[max(0, error.start - 20) : error.start + 20]!r}; write the whole one"
             ) from error
-        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = self._ids(text, add_special_tokens=False)
         if self._adds_bos and ids[:1] != [self._tokenizer.bos_token_id]:
             ids = [self._tokenizer.bos_token_id, *ids]
         return ids
@@ -139,7 +150,7 @@ def load_tokenizer(
     directory: Path,
     vocab_size: int,
     generation_directory: Path | None = None,
-    variables: Mapping[str, Any] | None = None,
+    variables: Mapping[str, object] | None = None,
     date: str | None = None,
 ) -> Tokenizer:
     """Loads the tokenizer of a Hugging Face directory.
@@ -167,7 +178,9 @@ def load_tokenizer(
         raise UserError(f"{directory}: it holds no tokenizer; {way_out}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the Rust library raises it bare
+    except BaseException as error:
+        if not _is_of_the_library(error):
+            raise
         raise UserError(f"{directory}: no tokenizer can be read from it ({one_line(error)}); {way_out}") from error
     added = set(tokenizer.added_tokens_decoder)  # a property that is built anew at every use
     ordinary = max(i for i in tokenizer.get_vocab().values() if i not in added)
@@ -192,7 +205,7 @@ def model_tokenizer(
     own: str | None,
     model_directory: Path,
     vocab_size: int,
-    variables: Mapping[str, Any] | None = None,
+    variables: Mapping[str, object] | None = None,
     date: str | None = None,
 ) -> Tokenizer:
     """Loads the tokenizer that `model.tokenizer` names, or the model's own where it is None; the rest is as above."""
@@ -214,6 +227,11 @@ def _stop_ids(tokenizer, directories: list[Path]) -> list[int]:
     if tokenizer.eos_token_id is not None:
         ids.add(tokenizer.eos_token_id)
     return sorted(ids)
+
+
+def _is_of_the_library(error: BaseException) -> bool:
+    """Says whether a tokenizer raised an error: its Rust part raises Exception itself, and its panics are none."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _choose_pad(tokenizer, stop_ids: tuple[int, ...], vocab_size: int) -> int:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from tunix_grpo.config.evaluate import EvaluateConfig
 from tunix_grpo.decoder.generation import Sampling
-from tunix_grpo.grpo.answering import Answered, Answerer, BatchAnswerer, Request
+from tunix_grpo.grpo.answering import Answered, Answerer, Request
 from tunix_grpo.grpo.evaluation import batch_size_for
+from tunix_grpo.grpo.rollout import Sampler
 from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.model import Model
 from tunix_grpo.programs.evaluation.answers import FOLDER, Answers, Line, prompt_digest
@@ -121,14 +122,10 @@ class Room:
             self._loaded = None  # so that two models are never held at once
             self._loaded = subject, subject.load(devices.mesh)
         sets = [each.prompts for each in self.questions(subject)]
-        return BatchAnswerer(
-            self._loaded[1],
-            asked.tokenizer,
-            devices.mesh,
-            prompt_width=prompt_width(self._config.generation.max_prompt_length, *sets),
-            rows=batch_size_for(self._config.evaluation.batch_size, total, devices.data_parallel),
-            seed=self._config.seed,
-        )
+        model, width = self._loaded[1], prompt_width(self._config.generation.max_prompt_length, *sets)
+        sampler = Sampler(model, asked.tokenizer, devices.mesh, prompt_width=width, seed=self._config.seed)
+        rows = batch_size_for(self._config.evaluation.batch_size, total, devices.data_parallel)
+        return sampler.answerer((model.trained, model.frozen), rows)
 
     def _sampling(self, *, greedy: bool) -> Sampling:
         generation = self._config.generation
