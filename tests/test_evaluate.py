@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from tunix_grpo.cli import exit_code
+from tunix_grpo.config import generate
 from tunix_grpo.config.composing import checked_command_line, composed
 from tunix_grpo.config.evaluate import EvaluateConfig, load
 from tunix_grpo.errors import ConfigError, UserError
@@ -289,9 +290,12 @@ def test_a_model_that_is_worse_is_an_exit_code(run, found, jax_cache):
         (["fail_below=2"], "fail_below=2"),
         (["evaluation.accuracy=sampled", "evaluation.num_samples=0"], "there are no samples; give"),
         (["+task@evaluation.tasks.more=arithmetik"], "there is no task arithmetik; did you mean arithmetic?"),
-        (["task@evaluation.tasks.more=arithmetic"], "a further task is added with a plus: +task@evaluation.tasks.more"),
-        (["+task@more=arithmetic"], "only tasks have other places; write +task@evaluation.tasks.NAME=OPTION"),
-        (["+model@evaluation.tasks.more=tiny"], "only tasks have other places"),
+        (
+            ["task@evaluation.tasks.more=arithmetic"],
+            "a task of evaluation.tasks is added with a plus: +task@evaluation.tasks.more",
+        ),
+        (["+task@more=arithmetic"], "an option stands for another group only as +task@evaluation.tasks.NAME=OPTION"),
+        (["+model@evaluation.tasks.more=tiny"], "an option stands for another group only as"),
         (
             ["+task@evaluation.tasks.arithmetic=arithmetic"],
             "it is the name of the main task already; give another NAME",
@@ -311,9 +315,9 @@ def test_wrong_settings_are_named_with_the_way_out(words, sentence):
     assert sentence in str(error.value)
 
 
-def test_training_takes_no_option_at_another_place():
+def test_other_programs_take_no_option_at_another_place():
     with pytest.raises(ConfigError, match="an option has no place but its group's; leave out @here"):
-        checked_command_line(["+task@here=arithmetic"], CONF, "config")
+        checked_command_line(["+task@here=arithmetic"], CONF, "generate", generate.load)
 
 
 def test_a_run_brings_its_settings_and_the_command_line_wins(run):
