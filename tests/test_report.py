@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import logging
+import re
 import tarfile
 from pathlib import Path
 
@@ -21,15 +22,15 @@ from helpers.run_folder import CONF, completion, write_run
 from tunix_grpo.config.compare import with_runs
 from tunix_grpo.config.defaults import default_config
 from tunix_grpo.errors import UserError
+from tunix_grpo.grpo.statistics import paired_shares
 from tunix_grpo.record.metrics import METRICS, meaning_of
 from tunix_grpo.record.report.answers import greedy_answers
-from tunix_grpo.record.report.comparing import find_runs, pairs_of
+from tunix_grpo.record.report.comparing import find_runs, pairs_of, verdict_of
 from tunix_grpo.record.report.completions import choose_steps, pack
 from tunix_grpo.record.report.curves import MOST_POINTS, Points, chart, charts_of, charts_over
 from tunix_grpo.record.report.differing import default_settings, differing, other_than_defaults
 from tunix_grpo.record.report.intervals import share_of, wilson
 from tunix_grpo.record.report.page import PROGRAMS, page
-from tunix_grpo.record.report.paired import paired_shares
 from tunix_grpo.record.report.reading import read_record
 from tunix_grpo.record.report.writing import facts_of, head_of, write_report
 from tunix_grpo.record.trackers import build_trackers
@@ -61,28 +62,6 @@ def test_intervals_of_shares_are_scipy_s(right, total):
 
 def test_a_share_of_another_number_of_questions_has_no_interval():
     assert share_of(0.3, 8) == share_of(0.3, None) == (0.3, None, None, None, None)
-
-
-@pytest.mark.parametrize(("gained", "lost", "same"), [(0, 0, 5), (12, 2, 50), (3, 4, 20), (0, 9, 1), (400, 300, 500)])
-def test_paired_differences_are_mcnemar_s(gained, lost, same):
-    ours = [True] * gained + [False] * lost + [True] * same
-    theirs = [False] * gained + [True] * lost + [True] * same
-    found = paired_shares(ours, theirs)
-    expected = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
-    assert found.p_value == pytest.approx(expected, abs=1e-12)
-    assert found.value == (gained - lost) / (gained + lost + same)
-    assert found.low < found.value < found.high
-
-
-def test_a_difference_is_better_worse_or_not_shown():
-    right, wrong = [True] * 30, [False] * 30
-    assert [paired_shares(*pair).verdict for pair in ((right, wrong), (wrong, right), (right, right))] == [
-        *("better", "worse", "no difference shown"),
-    ]
-    # By hand: 9 and 1 of ten discordant, 2 x 11 / 1024; one added to either kind of 52, (10 - 2) / 52.
-    found = paired_shares([True] * 9 + [False] + [True] * 40, [False] * 9 + [True] + [True] * 40)
-    assert found.p_value == 22 / 1024
-    assert (found.low + found.high) / 2 == pytest.approx(8 / 52)
 
 
 # --- completions ---
@@ -271,28 +250,29 @@ def test_a_run_ends_with_its_report(compose, tmp_path, caplog):
 # --- several runs ---
 
 
-def write_answers(run: Path, step: str, task: str, right: str) -> None:
-    """Writes what an evaluation leaves of each question: 1 for a right greedy answer, and a sampled one beside it."""
-    folder = run / "evaluations" / step / "answers"
-    folder.mkdir(parents=True)
-    lines = []
-    for question, digit in enumerate(right):
-        lines.append({"question": question, "question_id": f"q{question}", "sample": None, "score": float(digit)})
-        lines.append({"question": question, "question_id": f"q{question}", "sample": 0, "score": 0.5})
-    (folder / f"{task}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+def write_evaluation(run: Path, folder: str, step: int | None, right: str) -> None:
+    """Writes what an evaluation leaves of a step: 1 for a right greedy answer; and what does not count."""
+    result = {"model": "m", "step": step, "task": "sums", "greedy": [digit == "1" for digit in right]}
+    result["questions"] = [f"q{place}" for place in range(len(right))]
+    content = {"results": [{"task": "sums"}, result, 7], "baselines": [result | {"greedy": [False] * len(right)}]}
+    (run / "evaluations" / folder).mkdir(parents=True)
+    (run / "evaluations" / folder / "evaluation.json").write_text(json.dumps(content))
 
 
 def test_runs_are_paired_on_the_questions_that_they_share(tmp_path):
     first, second, third = (write_run(tmp_path / name) for name in "abc")
-    write_answers(first, "2", "sums", "0000000000")
-    write_answers(first, "10", "sums", "0000011111")  # the latest step counts, 10 and not 2
-    write_answers(second, "10", "sums", "11111111")
+    write_evaluation(first, "step-2", 2, "0000000000")
+    write_evaluation(first, "step-10", 10, "0000011111")  # the latest step counts, 10 and not 2
+    write_evaluation(first, "z", None, "0000000000")  # of no step of this run
+    write_evaluation(second, "step-10", 10, "11111111")
     found = find_runs([first, second, third], 10)
     assert greedy_answers(first)["sums"]["q9"] is True and greedy_answers(third) == {}
     (pair,) = pairs_of(found.runs)
     assert (pair.task, pair.questions, pair.right, pair.other_right) == ("sums", 8, 8, 3)
     assert [pair.run[-1], pair.other[-1]] == ["b", "a"]
     assert pair.difference == paired_shares([True] * 8, [False] * 5 + [True] * 3)
+    shown = verdict_of(pair.difference)
+    assert re.fullmatch(r"no difference shown; one of this size would take about \d+ questions", shown)
 
 
 def test_a_sweep_is_its_runs_from_the_best_on(tmp_path):

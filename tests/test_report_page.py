@@ -251,10 +251,9 @@ def test_hostile_text_is_shown_as_text(page):
 def test_runs_lie_over_one_another(browser, report, tmp_path):
     other = write_run(tmp_path / "other", "optimizer.learning_rate=0.5", metrics=[{"step": 1, "reward": 0.5}])
     for run, right in ((report, "00011"), (other, "11111")):
-        answers = run / "evaluations" / "12" / "answers"
-        answers.mkdir(parents=True)
-        lines = [{"question_id": str(place), "sample": None, "score": float(each)} for place, each in enumerate(right)]
-        (answers / "arithmetic.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        result = {"task": "sums", "step": 12, "questions": list("abcde"), "greedy": [digit == "1" for digit in right]}
+        (run / "evaluations" / "step-12").mkdir(parents=True)
+        (run / "evaluations" / "step-12" / "evaluation.json").write_text(json.dumps({"results": [result]}))
     compare(CompareConfig(runs=[str(report), str(other)], most=10, output=str(tmp_path / "pages" / "compare.html")))
     browser.look()
     browser.open(tmp_path / "pages" / "compare.html")

@@ -45,7 +45,7 @@ def main(run: Path, other: Path) -> None:
         take(browser, "report_phone", "#curves")
         browser.look(width=1000, height=760)
         browser.open(side_by_side)
-        take(browser, "compare")
+        take(browser, "compare", "#settings")
 
 
 if __name__ == "__main__":

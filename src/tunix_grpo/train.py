@@ -134,7 +134,7 @@ def train(config: Config) -> Summary:
         health, bad_steps = Health(config, notes), BadSteps(config.training.max_bad_steps, output, notes)
         write_config(config, config.output_dir)
         first_step = step = state.step + 1
-        questions = {"eval/accuracy": len(heldout_set)}
+        questions = evaluations.questions()
         write_environment(output, devices, total_steps=total_steps, first_step=first_step, questions=questions)
         console.start_table(start_rows(config, devices, model, trainer, total_steps, first_step), "tunix-grpo")
 

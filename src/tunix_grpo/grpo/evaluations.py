@@ -73,6 +73,10 @@ class Evaluations:
         for place in places:
             place.log_metrics(step, metrics)
 
+    def questions(self) -> dict[str, int]:
+        """Returns over how many questions each accuracy is counted, by the metric's name."""
+        return {f"{evaluator.prefix}accuracy": len(evaluator.prompts) for evaluator in self.evaluators}
+
     def accuracy(self) -> float | None:
         """Returns the last accuracy on the run's own task; None before the first evaluation."""
         return self.rows[-1][ACCURACY] if self.rows else None

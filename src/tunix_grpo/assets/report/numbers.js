@@ -23,7 +23,7 @@ function evaluatedSection(evaluated) {
   const known = evaluated.some((each) => each.before.low !== null);
   const about = known
     ? "In brackets the 95 % interval of each share (Wilson). Whether the difference of two is more than chance is " +
-      "a question of its own, which a paired test on the same questions answers."
+      "a question of its own: python scripts/evaluate.py run=RUN baseline=base answers it on the same questions."
     : "Over how many questions these shares were counted was not written, so that they have no intervals.";
   return section("accuracy", "Before and after", table(["held-out, greedy", steps, last, "change"], rows), make("p", { textContent: about }));
 }

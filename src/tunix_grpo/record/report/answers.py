@@ -1,48 +1,35 @@
-"""What evaluations have written of each question, so that runs can be compared on the questions that they share."""
+"""What evaluations have left in a run's folder, so that runs can be compared on the questions that they share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tunix_grpo.files import Json, read_json_lines
+from tunix_grpo.files import Json, read_json
 
-EVALUATIONS = "evaluations"
-"""In a run's folder: a folder for every evaluation, named after its step."""
-_ANSWERS = "answers/*.jsonl"  # below it, a file for every task: a line for every answer
+_EVALUATIONS = "evaluations/*/evaluation.json"  # as scripts/evaluate.py writes them for a run, a folder for each
 
 
 def greedy_answers(run: Path) -> dict[str, dict[str, bool]]:
-    """Returns task -> question -> whether the greedy answer is right, of the latest step of a run that was evaluated.
-
-    A line has `question_id` or `question`, `sample` (null for the greedy answer) and `right`, or a `score` of which 1
-    is right; other lines say nothing.
+    """Returns task -> id of a question -> whether its greedy answer is right, of the latest step that was evaluated.
 
     Raises:
         UserError: a file is damaged.
     """
-    found: dict[str, dict[str, bool]] = {}
-    for folder in sorted((run / EVALUATIONS).glob("*"), key=_by_step):  # a later one takes the place of an earlier one
-        for file in sorted(folder.glob(_ANSWERS)):
-            answers = dict(_greedy(file))
-            if answers:
-                found[file.stem] = answers
-    return found
+    latest: dict[str, tuple[int, dict[str, bool]]] = {}
+    for file in sorted(run.glob(_EVALUATIONS)):
+        results = read_json(file).get("results")
+        for result in results if isinstance(results, list) else []:
+            if not isinstance(result, dict):
+                continue
+            task, step, answers = result.get("task"), result.get("step"), _answers(result)
+            if isinstance(task, str) and isinstance(step, int) and step >= latest.get(task, (0, {}))[0] and answers:
+                latest[task] = step, answers
+    return {task: answers for task, (_, answers) in latest.items()}
 
 
-def _by_step(folder: Path) -> tuple[int, str]:
-    return (int(folder.name) if folder.name.isdigit() else -1, folder.name)
-
-
-def _greedy(file: Path) -> Iterator[tuple[str, bool]]:
-    for line in read_json_lines(file):
-        question, right = line.get("question_id", line.get("question")), _right(line)
-        if question is not None and right is not None and line.get("sample") is None:
-            yield str(question), right
-
-
-def _right(line: Mapping[str, Json]) -> bool | None:
-    if isinstance(right := line.get("right"), bool):
-        return right
-    score = line.get("score")
-    return score == 1 if isinstance(score, int | float) else None
+def _answers(result: dict[str, Json]) -> dict[str, bool]:
+    """Returns what a result says of each question; nothing where that makes no sense."""
+    questions, greedy = result.get("questions"), result.get("greedy")
+    if not (isinstance(questions, list) and isinstance(greedy, list) and len(questions) == len(greedy)):
+        return {}
+    return {str(question): right is True for question, right in zip(questions, greedy, strict=True)}

@@ -12,10 +12,10 @@ import numpy as np
 
 from tunix_grpo.errors import UserError
 from tunix_grpo.files import Json
+from tunix_grpo.grpo.statistics import Difference, paired_shares
 from tunix_grpo.record.report.answers import greedy_answers
 from tunix_grpo.record.report.curves import charts_over, evaluated
 from tunix_grpo.record.report.differing import differing
-from tunix_grpo.record.report.paired import Difference, paired_shares
 from tunix_grpo.record.report.reading import RunRecord, read_record
 from tunix_grpo.run.places import LEADERBOARD
 
@@ -142,5 +142,12 @@ def head_of(found: Found, pairs: Sequence[Pair]) -> dict[str, object]:
     }
 
 
+def verdict_of(difference: Difference) -> str:
+    """Returns what a difference shows; where it shows none, how many questions would show one of this size."""
+    if difference.verdict in ("better", "worse") or difference.needed is None:
+        return difference.verdict
+    return f"{difference.verdict}; one of this size would take about {difference.needed:,} questions"
+
+
 def _difference(difference: Difference) -> dict[str, Json]:
-    return {**difference._asdict(), "verdict": difference.verdict}
+    return {**difference._asdict(), "verdict": verdict_of(difference)}

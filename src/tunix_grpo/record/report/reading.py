@@ -60,9 +60,7 @@ class RunRecord:
         total = self.environment.get("total_steps")
         if not isinstance(total, int):
             return f"step {self.last_step:,}"
-        return (
-            f"{'finished' if self.last_step >= total else 'stopped or running'}, step {self.last_step:,} of {total:,}"
-        )
+        return f"{'finished, ' if self.last_step >= total else ''}step {self.last_step:,} of {total:,}"
 
     def values(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns the steps that logged a metric, int64, and its values, float64."""

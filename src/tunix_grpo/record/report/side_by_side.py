@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tunix_grpo import console
 from tunix_grpo.config.compare import CompareConfig
-from tunix_grpo.record.report.comparing import Found, Pair, find_runs, head_of, last_reward, pairs_of
+from tunix_grpo.record.report.comparing import Found, Pair, find_runs, head_of, last_reward, pairs_of, verdict_of
 from tunix_grpo.record.report.curves import evaluated
 from tunix_grpo.record.report.differing import differing
 from tunix_grpo.record.report.intervals import Share
@@ -68,5 +68,5 @@ def _row(pair: Pair) -> list[str]:
         *(pair.task, pair.run, pair.other, f"{pair.questions:,}", f"{pair.right:,} : {pair.other_right:,}"),
         f"{points[0]} points [{points[1]}, {points[2]}]",
         f"{difference.p_value:.2g}",
-        difference.verdict,
+        verdict_of(difference),
     ]
