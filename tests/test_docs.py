@@ -57,6 +57,7 @@ SMALLER = {
     r"run_training\.py --config-dir": f"{TINY} {FEW} checkpoint_dir=fourth",
     r"run_training\.py \+experiment": "",
     r"hydra/launcher|hparams_search": "evaluation.num_questions=8 training.micro_batch_size=1 grpo.num_generations=2",
+    r"verify_resume\.py": FEW,
     r"benchmark\.py .*device=cpu": "steps=1 grpo.num_generations=2 generation.max_generation_steps=8",
 }
 
