@@ -61,6 +61,7 @@ SMALLER = {
     r"hydra/launcher|hparams_search": "evaluation.num_questions=8 training.micro_batch_size=1 grpo.num_generations=2",
     r"scripts/evaluate\.py": "device=cpu evaluation.num_questions=8",
     r"timed=evaluation": "generation.max_generation_steps=8",
+    r"verify_resume\.py": FEW,
     r"benchmark\.py .*device=cpu": "steps=1 grpo.num_generations=2 generation.max_generation_steps=8",
 }
 
