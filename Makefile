@@ -12,7 +12,7 @@ SUITABLE := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_inf
 PYTHON ?= $(firstword $(foreach name,$(CANDIDATES),$(shell $(name) -c "$(SUITABLE)" 2>/dev/null && echo $(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick-test train tensorboard benchmark test test-all docs-test lint format cuda12 cuda13 tpu clean
+.PHONY: help demo quick-test train tensorboard benchmark verify-resume test test-all docs-test lint format cuda12 cuda13 tpu clean
 
 help: ## this list
 	@echo 'make TARGET [ARGS="key=value ..."] [PYTHON=python3.12]'
@@ -33,6 +33,9 @@ tensorboard: $(VENV)/.installed ## all runs at http://localhost:6006
 
 benchmark: $(VENV)/.installed ## times steps against the machine's limits, for example ARGS="model=tiny device=cpu"
 	$(BIN)/python scripts/benchmark.py $(ARGS)
+
+verify-resume: $(VENV)/.installed ## proves that stopping changes nothing, for example ARGS="model=tiny task=arithmetic device=cpu"
+	$(BIN)/python scripts/verify_resume.py $(ARGS)
 
 test: $(VENV)/.installed-dev ## the tests, in minutes, for example ARGS="-k config"
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow and not docs" $(ARGS)

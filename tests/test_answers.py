@@ -48,9 +48,9 @@ EXTRACTED = [
 ]
 
 
-@pytest.mark.parametrize(("completion", "answer"), EXTRACTED)
-def test_extract_answer(completion, answer):
-    assert extract_answer(completion) == answer
+def test_extract_answer():
+    found = [(completion, extract_answer(completion)) for completion, _ in EXTRACTED]
+    assert found == EXTRACTED
 
 
 EQUAL = [
@@ -148,18 +148,22 @@ EQUAL = [
 ]
 
 
-@pytest.mark.parametrize(("given", "gold"), EQUAL)
-def test_equal_answers_match(given, gold):
-    assert answers_match(given, gold)
+def test_equal_answers_match():
+    assert [row for row in EQUAL if not answers_match(*row)] == []
 
 
+# A table to a test: as tests of their own these rows take longer to start than to judge.
 @pytest.mark.parametrize(
-    ("completion", "gold", "right"),
-    [*REPORTED, *(case for cases in (*FURTHER.values(), *NEIGHBOURS.values()) for case in cases)],
+    "cases",
+    [REPORTED, *FURTHER.values(), *NEIGHBOURS.values()],
+    ids=["reported", *FURTHER, *(f"near {name}" for name in NEIGHBOURS)],
 )
-def test_a_completion_is_judged_as_by_a_person(completion, gold, right):
-    answer = extract_answer(completion)
-    assert (answer is not None and answers_match(answer, gold)) is right
+def test_a_completion_is_judged_as_by_a_person(cases):
+    judged = []
+    for completion, gold, _ in cases:
+        answer = extract_answer(completion)
+        judged.append((completion, gold, answer is not None and answers_match(answer, gold)))
+    assert judged == cases
 
 
 DIFFERENT = [
@@ -200,9 +204,8 @@ DIFFERENT = [
 ]
 
 
-@pytest.mark.parametrize(("given", "gold"), DIFFERENT)
-def test_different_answers_do_not_match(given, gold):
-    assert not answers_match(given, gold)
+def test_different_answers_do_not_match():
+    assert [row for row in DIFFERENT if answers_match(*row)] == []
 
 
 HOSTILE = {
@@ -237,12 +240,12 @@ HOSTILE = {
 @pytest.mark.parametrize("gold", ["72", "\\frac{1}{2}"])
 def test_hostile_completions_are_read_in_50_ms(completion, gold):
     seconds = []
-    for _ in range(3):  # the best of three: the machine may be busy
-        start = time.perf_counter()
+    for _ in range(3):  # the best of three, in processor time: the machine may be busy
+        start = time.thread_time()
         answer = extract_answer(completion)
         matched = answer is not None and answers_match(answer, gold)
         matched |= answers_match(completion, gold)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.thread_time() - start)
         assert not matched
     assert min(seconds) < 0.05
 
@@ -278,10 +281,10 @@ def test_time_is_linear_in_the_length(repeated):
     def seconds(text):
         runs = []
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.thread_time()
             extract_answer(text)
             answers_match(text, "72")
-            runs.append(time.perf_counter() - start)
+            runs.append(time.thread_time() - start)
         return min(runs)
 
     short = repeated * (40_000 // len(repeated))

@@ -16,7 +16,8 @@ import optax
 import pytest
 
 from tunix_grpo.errors import UserError
-from tunix_grpo.run.checkpoints import MANIFEST, Checkpoints, differences, tree_bytes
+from tunix_grpo.run.checkpoints import Checkpoints, differences, tree_bytes
+from tunix_grpo.run.step_files import MANIFEST
 
 RUN = {"identity": {"seed": 42}, "state": {"step": 3, "accuracy_before": None}}
 
@@ -201,6 +202,21 @@ def test_older_steps_are_deleted(max_to_keep, left, tmp_path):
     checkpoints = Checkpoints(tmp_path, max_to_keep)
     save_small(checkpoints, 1, 2, 3, 4, 5)
     assert checkpoints.steps() == left
+
+
+@pytest.mark.parametrize(
+    ("best", "left"),
+    [
+        ([], [4, 5]),
+        ([2, 1], [2, 4, 5]),
+        ([5, 2], [4, 5]),  # it is one of the newest
+        ([9, 0, 3, 1], [3, 4, 5]),  # what was evaluated need not have been saved
+    ],
+)
+def test_the_best_step_is_kept_beside_the_newest(best, left, tmp_path):
+    save_small(Checkpoints(tmp_path, None), 1, 2, 3, 4)
+    Checkpoints(tmp_path, 2).save(5, {"w": jnp.zeros(3)}, {"count": jnp.int32(5)}, RUN, best)
+    assert Checkpoints(tmp_path, None).steps() == left
 
 
 def test_a_damaged_newer_step_does_not_push_out_the_one_just_saved(tmp_path):

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tunix_grpo.config import Config, load, selected_rewards
+from tunix_grpo.config import Config, further_tasks, load, selected_rewards
 from tunix_grpo.config.overrides import assignment, check_words, command_with, jobs_of, normalise
+from tunix_grpo.config.own_code import may_run_own_code
 from tunix_grpo.config.suggestions import closest
 from tunix_grpo.errors import ConfigError
 
@@ -21,6 +22,7 @@ OPTION_FILES = sorted(
     for file in CONF.glob("*/*.yaml")
     if file.parent.name not in ("hydra", "experiment", "hparams_search") and file.stem not in ("base", "custom")
 )
+HARD = "+task@evaluation.tasks.hard=arithmetic"
 EXPERIMENTS = sorted(file.stem for file in CONF.glob("experiment/*.yaml"))
 # What an option cannot do without.
 NEEDS = {
@@ -106,7 +108,7 @@ def test_config_is_made_of_plain_python_values(compose):
     def walk(section):
         for declared in fields(section):
             value = getattr(section, declared.name)
-            if declared.name == "notes":  # the user's own
+            if declared.name in ("notes", "tasks"):  # the user's own, and what is added
                 assert value == {}
             elif is_dataclass(value):
                 walk(value)
@@ -391,6 +393,35 @@ WRONG = [
     (["tracker.num_completions=-1"], "tracker.num_completions=-1: must be at least 0"),
     (["mesh.tp=0"], "mesh.tp=0: must be at least 1"),
     (["evaluation.num_questions=0"], "evaluation.num_questions=0: must be at least 1"),
+    (["evaluation.patience=0"], "evaluation.patience=0: must be at least 1; null never ends a run early"),
+    (["evaluation.metric=accuracy"], "evaluation.metric=accuracy: must be one of eval/accuracy, eval/reward or eval/"),
+    (
+        ["evaluation.metric=eval/hard/accuracy"],
+        "no task of evaluation.tasks is called hard (there are none); add it with +task@evaluation.tasks.hard=OPTION",
+    ),
+    ([HARD, "evaluation.metric=eval/easy/reward"], "is called easy (there are hard); add it with"),
+    ([HARD, "evaluation.tasks.hard.max_operand=0"], "evaluation.tasks.hard.max_operand=0: must be at least"),
+    (
+        [HARD, "evaluation.tasks.hard.max_operad=9"],
+        "evaluation.tasks.hard.max_operad=9: evaluation.tasks.hard.name=arithmetic does not read it; "
+        "did you mean evaluation.tasks.hard.max_operand?",
+    ),
+    (
+        [HARD, "evaluation.tasks.hard.path=x.jsonl"],
+        "set evaluation.tasks.hard.path=null, or take +task@evaluation.tasks.hard=gsm8k or jsonl",
+    ),
+    (
+        ["+task@evaluation.tasks.mine=jsonl"],
+        "evaluation.tasks.mine.path=null: evaluation.tasks.mine.name=jsonl needs it; give evaluation.tasks.mine.path=",
+    ),
+    ([HARD, "evaluation.tasks.hard.date=2026-01-31"], "evaluation.tasks.hard.name=arithmetic does not read it"),
+    (
+        ["evaluation.tasks.hard.max_operand=9"],
+        "evaluation.tasks.hard.name: has no value; give evaluation.tasks",
+    ),
+    (["evaluation.tasks.hard.name=gsm"], "evaluation.tasks.hard.name=gsm: must be one of arithmetic, gsm8k, jsonl"),
+    (["++evaluation.tasks.hard=3"], "evaluation.tasks.hard=3: is a task's settings; add one with +task@evaluation"),
+    (["evaluation.tasks=3"], "evaluation.tasks=3: must be names and values"),
     (["+model.extra=1"], "model.extra: unknown setting"),
     (["+grpo.betta=1"], "grpo.betta: unknown setting; did you mean grpo.beta?"),
     (["checkpoint_dir='${nowhere}'"], "checkpoint_dir: Interpolation key 'nowhere' not found"),
@@ -398,11 +429,40 @@ WRONG = [
 ]
 
 
+def test_a_further_task_has_the_settings_of_its_option_and_the_prompt_of_the_run(compose, tmp_path):
+    (tmp_path / "own.py").write_text("def build(*, size: int, seed: int): ...")
+    config = compose(
+        "model=tiny",
+        "task.max_unmatched=0.25",
+        HARD,
+        "evaluation.tasks.hard.num_questions=200",
+        "+task@evaluation.tasks.own=custom",
+        "evaluation.tasks.own.name=own.py:build",
+        "evaluation.tasks.own.size=7",
+        "evaluation.tasks.own.system_prompt=Be brief.",
+        "evaluation.metric=eval/own/accuracy",
+    )
+    tasks = further_tasks(config.evaluation.tasks)
+    assert {name: (task.name, task.system_prompt, task.max_unmatched) for name, task in tasks.items()} == {
+        "hard": ("arithmetic", None, 0.25),  # as the bundled model is asked
+        "own": (f"{tmp_path}/own.py:build", "Be brief.", 0.25),
+    }
+    assert (tasks["hard"].num_questions, tasks["own"].size) == (200, 7)
+    assert may_run_own_code(config)
+    assert further_tasks(compose("model=tiny").evaluation.tasks) == {}
+
+
 @pytest.mark.parametrize(("overrides", "sentence"), WRONG, ids=[" ".join(w[0]) for w in WRONG])
 def test_wrong_values_are_named_with_the_way_out(compose, overrides, sentence):
     with pytest.raises(ConfigError) as caught:
         compose(*overrides)
     assert sentence in "\n".join(caught.value.problems)
+
+
+def test_a_group_that_cannot_be_read_has_one_sentence(compose):
+    with pytest.raises(ConfigError) as caught:
+        compose("++reward.functions.math={weight: 1}")
+    assert len(caught.value.problems) == 1
 
 
 def test_all_problems_are_listed_at_once(compose):
@@ -490,6 +550,12 @@ def test_numbers_may_be_written_in_any_way(compose):
         ("experiment=demo", "an experiment is added with a plus: +experiment=demo"),
         ("+model=tiny", "leave out the plus: model=tiny"),
         ("+training.seed=1", "the setting exists; leave out the plus: training.seed=1"),
+        ("task@evaluation.tasks.hard=gsm8k", "is added with a plus: +task@evaluation.tasks.hard=gsm8k"),
+        ("+task@evaluation.tasks.hard=gsm", "there is no task gsm; did you mean gsm8k?"),
+        ("+task@evaluation.tasks.7=gsm8k", "only as +task@evaluation.tasks.NAME=OPTION, NAME being of letters"),
+        ("+task@evaluation.hard=gsm8k", "stands for another group only as +task@evaluation.tasks.NAME=OPTION"),
+        ("+model@evaluation.tasks.hard=tiny", "stands for another group only as +task@evaluation.tasks.NAME=OPTION"),
+        ("~task@evaluation.tasks.hard", "is added with a plus"),
         ("reward=[format,corectness]", "no reward corectness; did you mean correctness?"),
         ("training=5", "there is no training 5"),
         ("model=tiny,gema3_1b", "there is no model gema3_1b; did you mean gemma3_1b?"),
@@ -526,6 +592,10 @@ def test_wrong_words_get_a_suggestion(word, problem):
         "task.settings={min_terms: 2}",
         "++task.settings.min_terms=2",
         "++task.template_variables.enable_thinking=false",
+        "+task@evaluation.tasks.hard=arithmetic",
+        "+task@evaluation.tasks.hard=arithmetic,gsm8k",
+        "++evaluation.tasks.hard.num_questions=9",
+        "evaluation.tasks={}",
     ],
 )
 def test_right_words_pass(word):
@@ -573,6 +643,8 @@ def test_options_of_a_users_own_folder_are_known(tmp_path):
         ("task.template_variables={a: 1}", "task.template_variables={a: 1}"),
         ("task.template_variables.a=1", "++task.template_variables.a=1"),
         ("task.num_questions.a=1", "task.num_questions.a=1"),
+        ("evaluation.tasks.hard.num_questions=9", "++evaluation.tasks.hard.num_questions=9"),
+        ("+task@evaluation.tasks.hard=gsm8k", "+task@evaluation.tasks.hard=gsm8k"),
         ("--multirun", "--multirun"),
     ],
 )

@@ -1,19 +1,16 @@
 """What a person sees: tables, the bar on a terminal, plain lines elsewhere."""
 
-import fcntl
 import logging
 import os
-import pty
 import re
-import struct
 import subprocess
 import sys
-import termios
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from helpers.terminal import run_on_terminal, visible_lines
 from tunix_grpo.console import (
     Progress,
     closing_summary,
@@ -69,36 +66,6 @@ def log_file(tmp_path: Path) -> Iterator[Path]:
     root.removeHandler(handler)
     root.setLevel(level)
     handler.close()
-
-
-def run_on_terminal(log_file: Path, width: int, **environment: str) -> str:
-    """Runs PROGRAM on a pseudo-terminal and gives everything that it wrote there."""
-    parent, child = pty.openpty()
-    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(log_file)],
-        stdin=child,
-        stdout=child,
-        stderr=child,
-        env={k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
-        | {"TERM": "xterm-256color", **environment},
-    )
-    os.close(child)
-    output = b""
-    try:
-        while chunk := os.read(parent, 65536):
-            output += chunk
-    except OSError:
-        pass  # Linux says EIO when the last writer is gone
-    os.close(parent)
-    assert process.wait() == 0
-    return output.decode()
-
-
-def visible_lines(output: str) -> list[str]:
-    """What stays on the screen line by line: control sequences removed, overwritten text too."""
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
-    return [line.rpartition("\r")[2].rstrip() for line in plain.replace("\r\n", "\n").split("\n")]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +128,7 @@ def test_plain_progress_has_one_line_per_logged_step(capsys: pytest.CaptureFixtu
             clock.now_s += 2
             progress.update(step, {"reward": 0.712, "kl": 0.0031} if step == 11 else None)
         clock.now_s += 10
-        progress.update(11, {"eval/accuracy": 0.653})
+        progress.update(11, {"eval/accuracy": 0.653, "eval/hard/accuracy": 0.25, "eval/hard/truncated": 0.5})
     progress.update(12, {"reward": 1.0})
 
     expected = (
@@ -170,7 +137,7 @@ def test_plain_progress_has_one_line_per_logged_step(capsys: pytest.CaptureFixtu
         "left 3:19:20\n"
         "step  11/300  reward 0.712  accuracy 43.0%  kl 0.0031  loss 0.0001  2.00 s/step  "
         "left 9:38\n"
-        "step  11/300  accuracy 65.3%\n"
+        "step  11/300  accuracy 65.3%  hard 25.0%\n"
     )
     assert capsys.readouterr().out == expected
     assert log_file.read_text() == expected
@@ -225,7 +192,7 @@ def test_text_that_the_terminal_cannot_encode_does_not_stop_the_run(tmp_path: Pa
 
 
 def test_bar_on_a_terminal(tmp_path: Path):
-    output = run_on_terminal(tmp_path / "train.log", width=110)
+    output = run_on_terminal(PROGRAM, tmp_path / "train.log", width=110)
 
     lines = visible_lines(output)
     bar = next(line for line in reversed(lines) if "step 30/30" in line)
@@ -259,7 +226,7 @@ def _logged_steps(log_file: Path) -> list[str]:
 
 @pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}], ids=["colour", "no colour"])
 def test_narrow_terminal_keeps_step_and_time_left(tmp_path: Path, environment: dict[str, str]):
-    output = run_on_terminal(tmp_path / "train.log", width=50, **environment)
+    output = run_on_terminal(PROGRAM, tmp_path / "train.log", width=50, **environment)
 
     lines = visible_lines(output)
     bar = next(line for line in reversed(lines) if "step 30/30" in line)
@@ -270,7 +237,7 @@ def test_narrow_terminal_keeps_step_and_time_left(tmp_path: Path, environment: d
 
 
 def test_dumb_terminal_gets_plain_lines(tmp_path: Path):
-    output = run_on_terminal(tmp_path / "train.log", width=110, TERM="dumb")
+    output = run_on_terminal(PROGRAM, tmp_path / "train.log", width=110, TERM="dumb")
 
     assert "\x1b" not in output
     assert "step  0/30  accuracy 43.0%" in output.splitlines()

@@ -58,6 +58,7 @@ SMALLER = {
     r"run_training\.py \+experiment": "",
     r"hydra/launcher|hparams_search": "evaluation.num_questions=8 training.micro_batch_size=1 grpo.num_generations=2",
     r"timed=evaluation": "generation.max_generation_steps=8",
+    r"scripts/evaluate\.py": "device=cpu evaluation.num_questions=8",
     r"benchmark\.py .*device=cpu": "steps=1 grpo.num_generations=2 generation.max_generation_steps=8",
 }
 

@@ -49,6 +49,7 @@ def test_another_run_s_record_is_moved_aside_whole(log, tmp_path, caplog):
             "completions.jsonl",
             "config.yaml",
             "tensorboard",
+            "report.html",
         }
         assert len(list((earlier / "tensorboard").iterdir())) == 1
     assert len(list((run / "tensorboard").iterdir())) == 1

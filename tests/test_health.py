@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +16,7 @@ from tunix_grpo.errors import UserError
 from tunix_grpo.record.facts import Facts, Updates, count_facts, largest_reward, over_steps
 from tunix_grpo.record.findings import findings
 from tunix_grpo.record.health import IN_A_ROW
+from tunix_grpo.record.notes import HEALTH
 from tunix_grpo.rewards.scoring import RewardTable
 from tunix_grpo.train import train
 
@@ -158,6 +161,7 @@ RUN = (
     "grpo.beta=0",
     "tracker.wandb=false",
     "tracker.tensorboard=false",
+    "tracker.report=false",
     "reward=[correctness]",
     "generation.max_generation_steps=2",  # too short for any answer
     "checkpoint_dir=checkpoints",
@@ -178,7 +182,13 @@ def started(compose, two_layer_model, caplog, capsys):
     return start
 
 
-def test_the_first_look_warns_and_each_kind_is_said_once(started):
+def kept(folder: Path) -> list[str]:
+    """Returns what health.jsonl says, in the words of the log; the counts of the first look first."""
+    notes = [json.loads(line) for line in (folder / HEALTH).read_text().splitlines()]
+    return [f"{note['where']}: {note['sentence']}" for note in notes]
+
+
+def test_the_first_look_warns_and_each_kind_is_said_once(started, tmp_path):
     """Over a window and more: all that later steps show was said before the first update."""
     printed, said = started(f"training.num_batches={IN_A_ROW + 1}")
     assert re.search(r"right answers +0 of 8\n +truncated +8 of 8\n +groups that teach nothing +2 of 2", printed)
@@ -189,10 +199,13 @@ def test_the_first_look_warns_and_each_kind_is_said_once(started):
         "first look: 8 of",
     ]
     assert HOPELESS in said[0] and "generation.max_generation_steps=4" in said[2]
+    assert kept(tmp_path)[0].startswith("first look: right answers: 0 of 8; truncated: 8 of 8; ")
+    assert kept(tmp_path)[1:] == said
+    before = kept(tmp_path)
     assert printed.index("first look, before") < printed.index("step  0/")  # and before the first evaluation
     # The same folder again, further: a run that goes on has no first look.
     printed, said = started(f"training.num_batches={IN_A_ROW + 2}", "training.resume=auto")
-    assert "first look" not in printed and said == []
+    assert "first look" not in printed and said == [] and kept(tmp_path) == before
 
 
 def test_the_first_look_stops_before_any_update(started, tmp_path, capsys):
@@ -201,6 +214,7 @@ def test_the_first_look_stops_before_any_update(started, tmp_path, capsys):
     assert "right answers" in capsys.readouterr().out
     assert list(tmp_path.glob("checkpoints/actor/*")) == []
     assert (tmp_path / "metrics.jsonl").read_text() == ""  # not even an evaluation
+    assert HOPELESS in kept(tmp_path)[-1]
 
 
 def test_off_may_be_what_yaml_reads_of_it(compose):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from tunix_grpo.config import benchmark, export, generate, load, score
+from tunix_grpo.config import benchmark, compare, evaluate, export, generate, load, report, score
 from tunix_grpo.config.loading import Loader
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,10 +43,25 @@ PROGRAMS = {
         generate.load,
         (("tunix_grpo.programs.generate", "generate"), ("tunix_grpo.config.generate", "load")),
     ),
+    "evaluate": Program(
+        "evaluate",
+        evaluate.load,
+        (("tunix_grpo.programs.evaluate", "evaluate"), ("tunix_grpo.config.evaluate", "load")),
+    ),
     "score": Program(
         "score",
         score.load,
         (("tunix_grpo.programs.score", "score"), ("tunix_grpo.config.score", "load")),
+    ),
+    "report": Program(
+        "report",
+        report.load,
+        (("tunix_grpo.record.report.program", "report"), ("tunix_grpo.config.report", "load")),
+    ),
+    "compare": Program(
+        "compare",
+        compare.load,
+        (("tunix_grpo.record.report.side_by_side", "compare"), ("tunix_grpo.config.compare", "load")),
     ),
     "benchmark": Program(
         "benchmark",
@@ -60,7 +75,7 @@ PROGRAMS = {
     ),
 }
 OPEN = re.compile(r"(?<=^notes)\.\w+$|(?<=^task\.template_variables)\.\w+$")  # below it the keys are a person's own
-OPENS_RUNS = ("export", "generate", "score")
+OPENS_RUNS = ("evaluate", "export", "generate", "report", "score")
 TRAINING_KEYS = set(load.settings())
 # Beginnings of sentences that another program than training can reach by name, and why they lead nobody astray there.
 HARMLESS = {
@@ -79,6 +94,8 @@ HARMLESS = {
     # Facts of a run, beside a way out that the program has.
     "format=adapter: {} trained all weights (model.lora_rank=null)": "format=full",
     "model.random_weights=true: the shapes of": "model.path=DIR",
+    "share of groups whose rewards are all equal": "what a number of a run means",
+    "no two of them were evaluated on the same questions": "shows a command of another program",
     # What cannot be: the reward of a benchmark has no time limit.
     "reward {}: {} calls that took too long": "no reward of a benchmark has a time limit",
     "; for lists of messages": "the reward of a benchmark takes texts",
@@ -89,8 +106,8 @@ HARMLESS = {
     "{}: the weights are quantized{}": "the run has read them",
     "mesh.fsdp={} x mesh.tp={} does not use": "an export takes all devices",
 }
-# What is written like a setting and is none: keys of a model's config.json, what TensorStore says, `key=value`.
-NO_SETTINGS = {"model_type", "num_attention_heads", "rope_theta", "os_error_code", "key"}
+# What is written like a setting and is none: keys of a model's config.json, what TensorStore says, `key=value`, HTML.
+NO_SETTINGS = {"model_type", "num_attention_heads", "rope_theta", "os_error_code", "key", "type", "id"}
 # KEY=VALUE as a person writes it: not a piece of a longer word, a comparison, or a parameter of a function.
 SETTING = re.compile(r"(?<![\w.$%{}/<>&?-])([a-z][a-z_]*(?:\.[a-z_]+)*)=(?=[^=\s)]|$)")
 

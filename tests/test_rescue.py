@@ -8,12 +8,11 @@ import pytest
 
 from tunix_grpo.errors import UserError
 from tunix_grpo.run.checkpoints import Checkpoints, NotSavedError
-from tunix_grpo.run.rescue import HalfStepError, save_where_possible
+from tunix_grpo.run.rescue import save_where_possible
 
 ERRORS = {
     "reward": UserError("the reward fails"),
     "disk": NotSavedError("no room in the usual folder"),
-    "half": HalfStepError("one update of two"),
 }
 
 
@@ -25,7 +24,6 @@ ERRORS = {
         ("reward", ["usual", "run/checkpoints"], None, "; no room in {usual}"),
         ("disk", ["usual"], "run/checkpoints", "; {rescued}"),
         ("disk", ["usual", "run/checkpoints"], None, ""),
-        ("half", [], None, ""),
     ],
 )
 def test_the_last_step_is_saved_where_there_is_room(tmp_path: Path, error, full, saved, words):

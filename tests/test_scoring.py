@@ -76,9 +76,11 @@ class Answers:
     asked: list[list[int]] = dataclasses.field(default_factory=list)
     scored: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
     order: list[str] = dataclasses.field(default_factory=list)
+    width: int | None = None
     rows: int = 0
 
-    def answerer(self, rows: int):
+    def answerer(self, rows: int, width: int | None):
+        assert width == self.width
         self.rows = rows
         return self
 
@@ -148,7 +150,16 @@ def test_rows_that_a_reward_has_not_scored_are_left_out_of_its_mean():
     model.reward = lambda samples: RewardTable([9.0] * len(samples), {}, skipped=frozenset(range(5)))
     result = Evaluator(prompts=questions(5), task=EvenIsRight(), sampling=GREEDY, batch_size=5).run(model, 7)
     assert (result.accuracy, result.reward) == (2 / 5, None)
-    assert "eval/reward" not in result.metrics()  # 0 could be the best of a run whose rewards are penalties
+    assert "eval/reward" not in result.metrics("eval/")  # 0 could be the best of a run whose rewards are penalties
+
+
+def test_a_task_that_the_rewards_cannot_score_has_no_reward():
+    model = Answers(width=9)
+    further = {"name": "hard", "width": 9, "rewarded": False}
+    asked = Evaluator(prompts=questions(5), task=EvenIsRight(), sampling=GREEDY, batch_size=5, **further)
+    result = asked.run(model, 7)
+    assert model.scored == []
+    assert result.metrics(asked.prefix) == {"eval/hard/accuracy": 2 / 5, "eval/hard/truncated": 1 / 5}
 
 
 def test_groups_that_are_left_out_are_in_no_mean_of_the_reward():
@@ -171,8 +182,8 @@ def test_groups_that_are_left_out_are_in_no_mean_of_the_reward():
 
 
 def test_names_of_an_evaluation():
-    metrics = Evaluation(accuracy=0.5, reward=1.25, truncated=0.125, seconds=2.0).metrics()
-    assert metrics == {"eval/accuracy": 0.5, "eval/reward": 1.25, "eval/truncated": 0.125, "timing/eval": 2.0}
+    metrics = Evaluation(accuracy=0.5, reward=1.25, truncated=0.125, seconds=2.0).metrics("eval/")
+    assert metrics == {"eval/accuracy": 0.5, "eval/reward": 1.25, "eval/truncated": 0.125}
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,22 @@ import pytest
 
 from tunix_grpo.config.history import BEFORE
 from tunix_grpo.errors import NotContinued, UserError
-from tunix_grpo.run.checkpoints import MANIFEST, Checkpoints
+from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.identity import identity
-from tunix_grpo.run.start import RunState, find_start, last_saved, saved_ledger, this_run, with_date
+from tunix_grpo.run.places import HISTORY
+from tunix_grpo.run.start import RunState, find_start, last_saved, nothing_to_do, saved_ledger, this_run, with_date
+from tunix_grpo.run.step_files import MANIFEST
 from tunix_grpo.text.ledger import Ledger, Outcomes
 from tunix_grpo.text.prompt_set import PromptSet
 
 STATE = RunState(
-    step=20, num_tokens=12345, accuracy_before=0.4375, wandb_run_id="abc123", total_steps=100, date="2026-01-31"
+    step=20,
+    num_tokens=12345,
+    accuracy_before=0.4375,
+    wandb_run_id="abc123",
+    total_steps=100,
+    date="2026-01-31",
+    evaluations=[{"step": 0, "eval/accuracy": 0.4375}, {"step": 10, "eval/accuracy": 0.25, "eval/hard/reward": 1 / 3}],
 )
 PROMPTS = PromptSet(["1+1?", "2+2?"], ["<1+1?>", "<2+2?>"], [[1], [2]], 0)
 LORA = ("model=tiny", "model.lora_rank=4")
@@ -31,10 +39,10 @@ def model_directory(folder: Path, weights: bytes = b"abc" * 100_000) -> Path:
     return folder
 
 
-def save(checkpoints: Checkpoints, config, directory: Path, state: RunState = STATE, **content) -> None:
+def save(checkpoints: Checkpoints, config, directory: Path, saved: RunState = STATE, **content) -> None:
     """Saves a step as train() does, with arrays that nobody reads here."""
-    run = this_run(config, directory, PROMPTS, 8).saved() | {"state": dataclasses.asdict(state)} | content
-    checkpoints.save(state.step, {"w": jnp.zeros(2)}, {"count": jnp.int32(1)}, run)
+    run = this_run(config, directory, PROMPTS, 8).saved() | {"state": dataclasses.asdict(saved)} | content
+    checkpoints.save(saved.step, {"w": jnp.zeros(2)}, {"count": jnp.int32(1)}, run)
 
 
 @pytest.fixture
@@ -69,6 +77,50 @@ def test_the_same_run_goes_on_with_its_state(compose, checkpoints, tmp_path, cap
         config = compose(*LORA, *there, f"++task.path={tmp_path}/there/x", f"training.resume={resume}")
         assert start(checkpoints, config, moved) == STATE
     assert caplog.text == ""
+
+
+def test_a_checkpoint_without_a_list_of_evaluations_has_those_of_the_history(compose, checkpoints, tmp_path):
+    directory = model_directory(tmp_path / "model")
+    older = {name: value for name, value in dataclasses.asdict(STATE).items() if name != "evaluations"}
+    save(checkpoints, compose(*LORA), directory, **{"state": older})
+    rows = [
+        {"step": 0, "eval/accuracy": 0.25, "timing/eval": 3.0},
+        {"step": 20, "reward": 1.0},
+        {"step": 20, "eval/accuracy": 0.5, "timing/eval": 3.0},
+        {"step": 30, "eval/accuracy": 0.75, "timing/eval": 3.0},
+    ]
+    (checkpoints.folder / HISTORY).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = start(checkpoints, compose(*LORA), directory).evaluations
+    assert found == [{"step": 0, "eval/accuracy": 0.25}, {"step": 20, "eval/accuracy": 0.5}]
+    (checkpoints.folder / HISTORY).unlink()
+    assert start(checkpoints, compose(*LORA), directory).evaluations == []
+
+
+def test_other_questions_begin_the_evaluations_anew(compose, checkpoints, tmp_path):
+    directory = model_directory(tmp_path / "model")
+    save(checkpoints, compose(*LORA), directory)
+    others = PromptSet(["3+3?"], ["<3+3?>"], [[3]], 0)
+    changed = compose(*LORA, "training.resume=changed", "grpo.beta=0.5")
+    assert start(checkpoints, changed, directory).evaluations == STATE.evaluations
+    assert start(checkpoints, changed, directory, prompts=others).evaluations == []
+
+
+@pytest.mark.parametrize(
+    ("total_steps", "words", "said"),
+    [
+        (100, [], None),
+        (20, [], "already holds step 20 of 20"),
+        (100, ["evaluation.patience=2"], None),
+        (100, ["evaluation.patience=1"], "eval/accuracy was 0.4375 at step 0, and not better in the evaluation since"),
+        (100, ["evaluation.patience=1", "evaluation.metric=eval/reward"], None),  # none has it
+    ],
+)
+def test_there_is_nothing_to_do_where_all_is_done_or_patience_is_at_its_end(
+    compose, checkpoints, total_steps, words, said
+):
+    done = nothing_to_do(checkpoints, STATE, compose(*LORA, *words), total_steps)
+    assert (done is None) == (said is None)
+    assert said is None or said in done
 
 
 def test_an_empty_folder_starts_anew_unless_it_must_not(compose, checkpoints, tmp_path):

@@ -7,6 +7,8 @@ from tunix_grpo.config.sweeps import fixed_keys, job_name
 SWEEP = ["model=tiny", "training.num_batches=10", "optimizer.learning_rate=1e-4,1e-3"]
 JOB = ["model=tiny", "training.num_batches=10", "optimizer.learning_rate=0.001"]
 
+FURTHER = "+task@evaluation.tasks.hard=arithmetic"
+
 
 def named(job: list[str], sweep: list[str] = SWEEP) -> str:
     return job_name(job, fixed_keys(sweep))
@@ -18,6 +20,7 @@ def named(job: list[str], sweep: list[str] = SWEEP) -> str:
         (JOB, "optimizer.learning_rate=0.001,model=tiny"),
         (["training.num_batches=20", *JOB[:1], *JOB[2:]], "optimizer.learning_rate=0.001,model=tiny"),  # goes on
         ([*JOB, "tracker.wandb=false", "training.save_interval_steps=5"], "optimizer.learning_rate=0.001,model=tiny"),
+        ([*JOB, FURTHER], "optimizer.learning_rate=0.001,model=tiny"),
         ([*JOB, "grpo.beta=0.1"], "optimizer.learning_rate=0.001,grpo.beta=0.1,model=tiny"),  # another training
         ([*JOB, "algorithm=dapo"], "optimizer.learning_rate=0.001,algorithm=dapo,model=tiny"),
         ([*JOB, "+experiment=demo"], "optimizer.learning_rate=0.001,experiment=demo,model=tiny"),
@@ -27,7 +30,7 @@ def named(job: list[str], sweep: list[str] = SWEEP) -> str:
 )
 def test_the_name_has_what_decides_what_is_learned(job, name):
     sweep = [*SWEEP, "tracker.wandb=false", "training.save_interval_steps=5", "grpo.beta=0.1", "+experiment=demo"]
-    sweep.append("algorithm=dapo")
+    sweep += ["algorithm=dapo", FURTHER]
     assert named(job, sweep) == name
 
 

@@ -1,6 +1,7 @@
 """The record of a run: what is written, and that nothing about a copy of it stops training."""
 
 import dataclasses
+import importlib.util
 import json
 import logging
 import os
@@ -21,17 +22,18 @@ import wandb
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
 
 from helpers.wandb_files import FakeWandbServer, history, last_values, run_config
 from tunix_grpo.config import Config, load
 from tunix_grpo.config.plugins import resolve
-from tunix_grpo.errors import UserError
+from tunix_grpo.errors import ConfigError, UserError
 from tunix_grpo.record.completion_tables import CompletionTables
 from tunix_grpo.record.jsonl import JsonlTracker
 from tunix_grpo.record.metrics import METRICS, is_metric
-from tunix_grpo.record.run_config import without_secrets, write_config
+from tunix_grpo.record.run_config import write_config
 from tunix_grpo.record.tensorboard import TensorBoardTracker
-from tunix_grpo.record.tracker import CompletionRecord, TrackerError, spread
+from tunix_grpo.record.tracker import CompletionRecord, TrackerError, as_row, spread
 from tunix_grpo.record.trackers import TrackerGroup, build_trackers
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -65,6 +67,8 @@ def read_lines(path: Path) -> list[dict]:
         ("rewards/format/mean", True),
         ("rewards/my_reward.v2/std", True),
         ("eval/accuracy", True),
+        ("eval/hard/accuracy", True),
+        ("eval/hard/length", False),
         ("clip_ratio/region_mean", True),
         ("reward2", False),
         ("rewards/format", False),
@@ -256,20 +260,6 @@ for step in itertools.count(1):
     ]
 
 
-@pytest.mark.parametrize(
-    ("plain", "public"),
-    [
-        ({"hub_token": "hf_x", "tokenizer": "dir"}, {"hub_token": "***", "tokenizer": "dir"}),
-        ({"wandb": {"api_key": "k", "project": "p"}}, {"wandb": {"api_key": "***", "project": "p"}}),
-        ({"password": None, "secret": ""}, {"password": None, "secret": "***"}),
-        ({"a": [{"SECRET-KEY": 1}], "keys": [1]}, {"a": [{"SECRET-KEY": "***"}], "keys": [1]}),
-        ({"num_tokens": 3, "keyboard": 1}, {"num_tokens": 3, "keyboard": 1}),
-    ],
-)
-def test_secrets_are_masked(plain: dict, public: dict):
-    assert without_secrets(plain) == public
-
-
 def test_config_file_gives_back_the_config(compose: Callable[..., Config], tmp_path: Path):
     config = compose("model=tiny", "task=arithmetic", "optimizer.learning_rate=3e-6", "seed=7")
 
@@ -309,7 +299,8 @@ def test_tensorboard_has_scalars_and_completions_at_once(tmp_path: Path):
     assert scalars(events, "reward") == [(10, 0.5), (20, 0.75)]
     assert scalars(events, "rewards/format/mean") == [(10, 0.25)]
     assert scalars(events, "num_tokens") == [(10, 4096.0)]
-    assert events.Tags()["tensors"] == ["completions/1/text_summary", "completions/2/text_summary"]
+    texts = ["completions/1/text_summary", "completions/2/text_summary"]
+    assert events.Tags()["tensors"] == ["custom_scalars__config__", *texts]
     (event,) = events.Tensors("completions/2/text_summary")
     assert event.step == 20
     assert event.tensor_proto.string_val[0].decode() == (
@@ -319,6 +310,66 @@ def test_tensorboard_has_scalars_and_completions_at_once(tmp_path: Path):
         "Answer\n\n    22\n"
     )
     tracker.close()
+
+
+def test_tensorboard_shows_first_what_a_person_looks_for(tmp_path: Path):
+    """The layout of the tab "Custom Scalars", as TensorBoard itself reads it from the file of a resumed run."""
+    TensorBoardTracker(tmp_path, num_completions=1, resume_step=0).close()
+    TensorBoardTracker(tmp_path, num_completions=1, resume_step=7).close()
+    events, tag = tensorboard_events(tmp_path), "custom_scalars__config__"
+    assert events.SummaryMetadata(tag).plugin_data.plugin_name == "custom_scalars"
+    layout = layout_pb2.Layout()
+    layout.ParseFromString(events.Tensors(tag)[-1].tensor_proto.string_val[0])
+    (category,) = layout.category
+    logged = [*METRICS, "eval/hard/accuracy", "eval/hard/reward"]
+    shown = {
+        chart.title: [name for pattern in chart.multiline.tag for name in logged if re.match(pattern, name)]
+        for chart in category.chart
+    }
+    assert list(shown.items()) == [
+        ("reward", ["reward", "eval/reward"]),
+        ("held-out accuracy", ["eval/accuracy", "eval/<task>/accuracy", "eval/hard/accuracy"]),
+        ("completion length", ["completions/mean_length", "completions/min_length", "completions/max_length"]),
+        ("KL", ["kl"]),
+    ]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="trackio is not installed: make test does it")
+def test_trackio_keeps_numbers_and_a_table_of_completions_and_goes_on(
+    tmp_path: Path, compose: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # which trackio reads when it is loaded, here
+    config = compose("model=tiny", "tracker=trackio", "tracker.tensorboard=false", "tracker.num_completions=1")
+    assert (config.tracker.trackio, config.tracker.wandb) == (True, False)
+    records = [record(1, place, completion="<b> \udc80", rewards={"own": None}) for place in range(4)]
+    with build_trackers(config, resume_step=0) as trackers:
+        trackers.log_metrics(1, {"reward": 0.5, "eval/accuracy": 0.25})
+        trackers.log_completions(1, records)
+    config.output_dir = str(tmp_path / "another folder")
+    with build_trackers(config, resume_step=1, trackio_run=trackers.trackio_run) as resumed:
+        resumed.log_metrics(2, {"reward": 0.75})
+
+    assert resumed.trackio_run == trackers.trackio_run == "/".join(tmp_path.parts[-2:])
+    from trackio.sqlite_storage import SQLiteStorage
+
+    logged = SQLiteStorage.get_logs("tunix-grpo", resumed.trackio_run)
+    numbers = [{name: value for name, value in row.items() if name != "timestamp"} for row in logged]
+    (row,) = numbers[1]["completions"]["_value"]
+    assert row == as_row(dataclasses.replace(records[0], completion="<b> \\udc80"))
+    assert row["rewards/own"] is None and "rewards" not in row
+    assert [numbers[0], numbers[2]] == [
+        {"step": 1, "reward": 0.5, "eval/accuracy": 0.25},
+        {"step": 2, "reward": 0.75},
+    ]
+    assert capsys.readouterr().out == ""  # trackio's own words would stand inside the bar
+
+
+def test_trackio_is_asked_for_before_anything_is_loaded(
+    compose: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"tracker.trackio=true: trackio is not installed; run pip install 'tunix-"):
+        compose("model=tiny", "tracker=trackio")
 
 
 @pytest.mark.parametrize(
@@ -432,7 +483,8 @@ def with_own_tracker(compose: Callable[..., Config], tmp_path: Path) -> Callable
 
     def configured(name: str) -> Config:
         own = f"tracker.custom={tmp_path}/own.py:{name}"
-        return compose("model=tiny", "task=arithmetic", "tracker.wandb=false", "tracker.tensorboard=false", own)
+        others = [f"tracker.{copy}=false" for copy in ("wandb", "tensorboard", "report")]
+        return compose("model=tiny", "task=arithmetic", *others, own)
 
     return configured
 

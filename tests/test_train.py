@@ -18,9 +18,12 @@ import jax
 import numpy as np
 import pytest
 
+from tunix_grpo.config.checkpoints import CheckpointsConfig
 from tunix_grpo.errors import NotContinued, UserError
+from tunix_grpo.programs.checkpoints import checkpoints as look_after
 from tunix_grpo.record.curve import draw_learning_curve, write_learning_curve
 from tunix_grpo.record.metrics import is_metric
+from tunix_grpo.record.report.reading import read_record
 from tunix_grpo.record.summary import Summary
 from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.places import HISTORY
@@ -44,7 +47,9 @@ SMALL = (
     "evaluation.batch_size=8",
     "tracker.wandb=false",
     "tracker.tensorboard=false",
+    "tracker.report=false",
 )
+COPIES = ("tracker.tensorboard=true", "tracker.report=true")
 
 
 # A program leaves torch to code of the user's own; this code wants none, and it takes three seconds to load.
@@ -103,11 +108,11 @@ def finished(tmp_path_factory) -> Finished:
 
 @pytest.fixture
 def run_finished(run, finished, tmp_path) -> Callable[[str], Summary]:
-    """Gives tmp_path / name and the summary that `run(name, "tracker.tensorboard=true")` would leave."""
+    """Gives tmp_path / name and the summary that `run(name, *COPIES)` would leave."""
 
     def put(name: str) -> Summary:
         if finished.summary is None:
-            finished.summary = run("first", "tracker.tensorboard=true")
+            finished.summary = run("first", *COPIES)
             shutil.copytree(tmp_path / "first", finished.folder)
         shutil.copytree(finished.folder, tmp_path / name)
         return finished.summary
@@ -272,8 +277,19 @@ def test_the_record_is_complete(run_finished, tmp_path):
         assert np.mean([c["length"] for c in mine]) == pytest.approx(row["completions/mean_length"])
         assert sum(c["advantage"] for c in mine) == pytest.approx(0.0, abs=1e-4)
     assert trained[-1]["num_tokens"] > trained[0]["num_tokens"]
-    for name in ("config.yaml", "learning_curve.png", "tensorboard", "checkpoints/actor/4/manifest.json"):
+    for name in (
+        "config.yaml",
+        "learning_curve.png",
+        "report.html",
+        "tensorboard",
+        "checkpoints/actor/4/manifest.json",
+    ):
         assert (folder / name).exists(), name
+    reported = read_record(folder)
+    assert reported.state() == "finished, step 4 of 4" and {"jax", "tunix-grpo"} <= set(
+        reported.environment["versions"]
+    )
+    assert [share.total for _, share in reported.shares("eval/accuracy")] == [8] * 3
 
 
 def test_log_interval_is_obeyed_and_the_last_step_logged(run, tmp_path):
@@ -335,9 +351,109 @@ def test_the_best_step_may_be_from_an_earlier_start(run, run_finished, tmp_path)
     assert choose_step(opened, "best") == 2
 
 
+def test_a_copied_step_goes_on_as_the_original_would(run, run_finished, tmp_path):
+    """In a folder that knows nothing else of the run, as on another machine: equal to the run that went to its end."""
+    run_finished("whole")
+    folder, to = (str(tmp_path / name / "checkpoints") for name in ("whole", "moved"))
+    rest = {"keep": None, "metric": "eval/accuracy", "json": False}
+    look_after(CheckpointsConfig(folder=folder, action="copy", to=to, step="2", **rest))
+    run("moved", "tracker.tensorboard=true")
+    history = lines(tmp_path / "moved" / "checkpoints", HISTORY)
+    assert history == lines(tmp_path / "whole" / "checkpoints", HISTORY)
+    assert [row["step"] for row in lines(tmp_path / "moved", "metrics.jsonl") if "reward" in row] == [3, 4]
+    assert saved_bytes(tmp_path / "moved", 4) == saved_bytes(tmp_path / "whole", 4)
+
+
+# What a reward gives in the evaluations of a run, by step: the best comes early.
+UP_AND_DOWN = """
+def height(completions, step, **columns):
+    return [{1: 0.2, 2: 0.9, 3: 0.5, 4: 0.4}.get(step, 0.0)] * len(completions)
+"""
+
+
+def test_the_best_step_is_kept_and_patience_ends_the_run(run, tmp_path, capsys):
+    (tmp_path / "rewards.py").write_text(UP_AND_DOWN)
+    words = (
+        "reward=[]",
+        f"reward.custom.path={tmp_path}/rewards.py",
+        "reward.custom.function=height",
+        "training.num_batches=9",
+        "training.eval_interval_steps=1",
+        "training.save_interval_steps=100",
+        "training.max_to_keep=1",
+        "evaluation.metric=eval/reward",
+    )
+    summary = run("run", *words, "evaluation.patience=2")
+    assert (summary.steps, summary.exit_code) == (4, 0)
+    assert summary.early == "eval/reward was 0.9 at step 2, and not better in all 2 evaluations since"
+    assert summary.accuracy_after is not None
+    shown = capsys.readouterr().out
+    assert "all 4 alike, one  reward 0.9 (custom 0.9)" in shown
+    assert "Training finished early, after step 4\n" in shown
+    assert "best step           2, eval/reward 0.9; its checkpoint is kept\n" in shown
+    checkpoints = tmp_path / "run" / "checkpoints"
+    opened = open_run(tmp_path / "run", str(checkpoints))
+    assert opened.checkpoints.steps() == [2, 4]  # of which no interval asks to be saved
+    (checkpoints / HISTORY).rename(tmp_path / "gone")
+    (tmp_path / "run" / "metrics.jsonl").rename(tmp_path / "gone too")
+    assert choose_step(open_run(tmp_path / "run", str(checkpoints)), "best") == 2  # the checkpoints know it themselves
+    (tmp_path / "gone").rename(checkpoints / HISTORY)
+    (tmp_path / "gone too").rename(tmp_path / "run" / "metrics.jsonl")
+
+    files = {file: file.stat().st_mtime_ns for file in checkpoints.rglob("*") if file.is_file()}
+    assert run("run", *words, "evaluation.patience=2").steps == 4
+    assert files == {file: file.stat().st_mtime_ns for file in checkpoints.rglob("*") if file.is_file()}
+    assert run("run", *words, "training.num_batches=5", "evaluation.patience=3").early is None
+    assert opened.checkpoints.steps() == [2, 5]
+
+
+def test_evaluations_leave_training_alone(run, run_finished, tmp_path, capsys):
+    """On a further task, whose prompts are wider than those of training, and only after updates."""
+    run_finished("plain")
+    capsys.readouterr()
+    further = ("+task@evaluation.tasks.long=arithmetic", "evaluation.tasks.long.system_prompt=12345678901234")
+    summary = run("more", *further, "evaluation.before_training=false", "tracker.show=0")
+    assert "group 1 of" not in capsys.readouterr().out
+    assert summary.accuracy_before is None
+    (plain, completions), (more, others) = record(tmp_path / "plain"), record(tmp_path / "more")
+    assert others == completions
+    assert [row for row in more if "reward" in row] == [row for row in plain if "reward" in row]
+    evaluated = [row for row in more if "eval/accuracy" in row]
+    own = [{name: value for name, value in row.items() if not name.startswith("eval/long/")} for row in evaluated]
+    assert own == [row for row in plain if "eval/accuracy" in row and row["step"] > 0]
+    names = {f"eval/long/{name}" for name in ("accuracy", "reward", "truncated")}
+    assert all(names <= row.keys() for row in evaluated)
+    kept = open_run(tmp_path / "more").checkpoints.run_of(4)["state"]["evaluations"]
+    assert kept == evaluated
+
+
 def test_max_to_keep(run, tmp_path):
     run("run", "training.save_interval_steps=1", "training.max_to_keep=2", "training.num_batches=3")
     assert Checkpoints(tmp_path / "run" / "checkpoints", None).steps() == [2, 3]
+
+
+def test_steps_of_broken_numbers_stop_the_run_and_leave_what_was_learned(run, tmp_path, two_layers):
+    """Both their completions can be scored again; the checkpoint holds the weights from before them, bit for bit."""
+    own = tmp_path / "broken.py"
+    own.write_text(
+        "import jax.numpy as jnp\n"
+        "def broken(logps, old_logps, advantages, mask):\n"
+        "    return jnp.log(-jnp.exp(logps - old_logps)) * advantages[:, None]\n"
+    )
+    run("all", "training.num_batches=2")
+    shutil.copytree(tmp_path / "all" / "checkpoints", tmp_path / "bad" / "checkpoints")
+    changed = ("training.resume=changed", f"grpo.ratio={own}:broken", "training.max_bad_steps=2")
+    with pytest.raises(
+        UserError, match=r"^step 4: the loss or the gradient is not .* as in the 1 step.* and the run stops"
+    ):
+        run("bad", *changed, "training.num_batches=8", "training.save_interval_steps=8")
+    aside = sorted((tmp_path / "bad" / "left_out").iterdir())
+    assert [path.name for path in aside] == ["step_3.jsonl", "step_4.jsonl"]
+    row = json.loads(aside[0].read_text().splitlines()[0])
+    assert len(row["token_ids"]) == len(row["sampled_logps"]) == row["length"] and row["prompt_token_ids"]
+    (third,) = [line for line in lines(tmp_path / "bad", "metrics.jsonl") if line["step"] == 3 and "reward" in line]
+    assert third["updates/left_out"] == 1.0 and "loss" not in third
+    assert saved_bytes(tmp_path / "bad", 2) == saved_bytes(tmp_path / "bad", 4)
 
 
 def test_a_reward_that_raises_saves_the_last_full_step(run, tmp_path):
@@ -419,6 +535,7 @@ def test_killed_at_any_moment_and_started_again(run, tmp_path, two_layers):
     """SIGKILL, then SIGTERM (which saves), then to the end: equal to the run that nobody stopped."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     longer = ("training.num_batches=12", "training.save_interval_steps=3", "training.eval_interval_steps=100")
+    longer += ("tracker.report=true",)
     run("whole", *longer)
     longer = (*two_layers, *longer)
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -433,6 +550,7 @@ def test_killed_at_any_moment_and_started_again(run, tmp_path, two_layers):
     output = process.communicate()[0].decode()
     assert process.returncode == 128 + signal.SIGTERM, output
     assert "Traceback" not in output
+    assert read_record(killed).state().startswith("stopped or running, step ") and (killed / "report.html").exists()
 
     subprocess.run(command(killed, *longer), check=True, **how)
     assert record(killed) == record(whole)

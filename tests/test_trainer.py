@@ -20,6 +20,8 @@ from helpers.trainer import arrays, mean_token, number_prompts, put_together, sm
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.grpo.algorithms import Divisors
 from tunix_grpo.grpo.loss import LossInputs
+from tunix_grpo.grpo.passes import accumulate, reference_logps
+from tunix_grpo.grpo.spikes import Limits
 from tunix_grpo.model.model import load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.rewards.base import Failure, Reward, RewardError
@@ -128,8 +130,12 @@ def test_a_group_that_a_reward_has_not_scored_moves_nothing(compose, folder):
     assert moved(*after) < 1e-7
 
 
-def test_the_reference_is_computed_while_rewards_are(compose, folder):
+def test_the_reference_is_computed_while_rewards_are(compose, folder, monkeypatch):
     computed = []
+
+    def reference(*words):
+        computed.append(reference_logps(*words))
+        return computed[-1]
 
     def reward(samples):
         deadline = time.monotonic() + 60
@@ -140,8 +146,7 @@ def test_the_reference_is_computed_while_rewards_are(compose, folder):
 
     done = []
     trainer = small_trainer(compose, folder, "grpo.beta=0.1", "training.micro_batch_size=1", reward=reward)
-    reference = trainer._reference_logps
-    trainer._reference_logps = lambda *words: computed.append(reference(*words)) or computed[-1]
+    monkeypatch.setattr("tunix_grpo.grpo.trainer.reference_logps", reference)
     trainer.collect(1, number_prompts(2).batch(ROWS[:2], 4))
     assert done == [True]
 
@@ -160,8 +165,10 @@ def test_a_gradient_that_is_not_finite_moves_nothing(compose, folder):
     trainer.step(1, PROMPTS.batch(ROWS[:2], 4))
     params, state = arrays(trainer.params), arrays(trainer.optimizer_state)
     broken = jax.tree.map(lambda leaf: leaf * np.nan, trainer.params)
-    trainer.params, trainer.optimizer_state, norm = trainer._apply(trainer.params, trainer.optimizer_state, broken)
-    assert np.isnan(norm)
+    trainer.params, trainer.optimizer_state, norm, made = trainer._apply(
+        trainer.params, trainer.optimizer_state, broken, np.float32(0), Limits()
+    )
+    assert np.isnan(norm) and not made
     assert moved(params, trainer.params) == 0.0
     assert moved(state, trainer.optimizer_state) == 0.0
 
@@ -270,7 +277,7 @@ def test_an_update_of_gemma3_270m_needs_little_memory(compose):
     micro = LossInputs(
         completions, per_row, per_row, Divisors(per_row, of((), np.float32)), of((rows, length), np.float32)
     )
-    program = trainer._accumulate.lower(trainer.params, trainer._frozen, None, micro).compile()
+    program = accumulate.lower(trainer._form, trainer.params, trainer._frozen, None, micro).compile()
     memory = program.memory_analysis()
     optimizer = sum(leaf.nbytes for leaf in jax.tree.leaves(trainer.optimizer_state))
     needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes + optimizer

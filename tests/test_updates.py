@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from helpers.trainer import arrays, mean_token, number_prompts, small_trainer, uniform_order
-from tunix_grpo.errors import UserError
+from tunix_grpo.grpo.spikes import FEWEST, Limits, Spikes
 from tunix_grpo.record.metrics import step_metrics
 from tunix_grpo.rewards.base import Reward
 from tunix_grpo.run.devices import CompilationCounter
-from tunix_grpo.run.rescue import HalfStepError
 
 PROMPTS = number_prompts(16)
 ROWS = np.arange(4)
@@ -91,18 +92,46 @@ def test_minibatches_do_not_depend_on_how_they_are_cut(compose, folder, iteratio
         assert after[0][1][name] == pytest.approx(after[1][1][name], abs=1e-5)
 
 
-@pytest.mark.parametrize(("minibatches", "kind"), [(1, UserError), (2, HalfStepError)])
-def test_a_step_of_which_one_update_is_left_out_is_not_saved(compose, folder, minibatches, kind):
-    """With one update nothing has moved, and the last step can still be saved; with two the other one has moved it."""
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_an_update_that_is_not_finite_is_left_out_and_the_others_are_made(compose, folder, minibatches):
+    """Without another one no bit moves, and the metrics say nothing of the update."""
     trainer = small_trainer(compose, folder, "grpo.beta=0.0", f"grpo.num_minibatches={minibatches}")
     before = arrays(trainer.params)
     collected = trainer.collect(1, PROMPTS.batch(ROWS[: 2 * minibatches], 4))
     collected.advantages[collected.minibatches[-1][0].part.rows] = np.nan
-    with pytest.raises(UserError, match="not a finite number") as caught:
-        trainer.update(collected)
-    assert caught.type is kind
+    result = trainer.update(collected)
     moved = any((mine != theirs).any() for mine, theirs in zip(arrays(trainer.params), before, strict=True))
-    assert moved == (minibatches > 1)
+    assert moved == (minibatches > 1) == ("loss" in result.metrics)
+    assert (result.health.not_finite, result.health.left_out, result.metrics["updates/left_out"]) == (1, 1, 1.0)
+    assert np.isfinite(list(result.metrics.values())).all()
+
+
+def test_a_loss_that_is_not_finite_moves_nothing_though_its_gradient_is(compose, folder):
+    trainer = small_trainer(compose, folder, "grpo.beta=0.0")
+    trainer.step(1, PROMPTS.batch(ROWS[:2], 4))
+    for loss, limits in ((np.inf, Limits()), (0.5, Limits(loss=0.4)), (0.5, Limits(norm=1e-9)), (0.5, Limits())):
+        before = arrays((trainer.params, trainer.optimizer_state))
+        gradient = jax.tree.map(jnp.ones_like, trainer.params)
+        trainer.params, trainer.optimizer_state, _, made = trainer._apply(
+            trainer.params, trainer.optimizer_state, gradient, jnp.float32(loss), limits
+        )
+        pairs = zip(arrays((trainer.params, trainer.optimizer_state)), before, strict=True)
+        assert made == any((mine != theirs).any() for mine, theirs in pairs) == (loss == 0.5 and limits == Limits())
+
+
+@pytest.mark.parametrize("policy", ["report", "skip"])
+def test_a_spike_of_the_gradient_is_reported_or_left_out(compose, folder, policy):
+    """Earlier gradients were tiny, so that any is a spike."""
+    window = [[0.0, 1e-6 * (1 + index / 100)] for index in range(FEWEST)]
+    trainer = small_trainer(compose, folder, "grpo.beta=0.0")
+    trainer.spikes = Spikes(policy, 6.0, window)
+    before = arrays(trainer.params)
+    result = trainer.step(1, PROMPTS.batch(ROWS[:2], 4))
+    (words,) = [words for words in result.health.spikes if "norm" in words]
+    assert words.startswith(f"a gradient norm of {result.metrics['grad_norm']:.4g} is a spike, above 1.")
+    moved = any((mine != theirs).any() for mine, theirs in zip(arrays(trainer.params), before, strict=True))
+    assert moved == (policy == "report") == (result.health.left_out == 0)
+    assert trainer.spikes.window[-1][1] == pytest.approx(result.metrics["grad_norm"])
 
 
 def test_truncated_completions_can_be_masked(compose, folder):

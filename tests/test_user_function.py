@@ -171,7 +171,7 @@ def test_what_a_function_does_wrong_is_said_alike_wherever_it_runs(tmp_path, sou
 @pytest.mark.parametrize("isolate", [False, True])
 def test_a_function_that_wants_messages_is_told_how_it_gets_them(tmp_path, isolate):
     source = "def own(completion): return len(completion[0]['content'])"
-    with pytest.raises(RewardError, match=r"raised TypeError: string .*; for lists of .* reward.custom.messages=true"):
+    with pytest.raises(RewardError, match=r"raised TypeError.*; for lists of .* reward.functions.own.messages=true"):
         table_of(tmp_path, source, isolate=isolate)
 
 

@@ -12,7 +12,20 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
-from tunix_grpo.config import benchmark, export, generate, loading, open_groups, plugins, score
+from tunix_grpo.config import (
+    benchmark,
+    checkpoints,
+    compare,
+    evaluate,
+    export,
+    generate,
+    loading,
+    open_groups,
+    plugins,
+    report,
+    score,
+    verify_resume,
+)
 from tunix_grpo.config.parts import NamedFunction, OutsideReward, TaskConfig
 from tunix_grpo.config.sentences import schema_entries
 
@@ -33,13 +46,23 @@ class Program(NamedTuple):
 PROGRAMS = (
     Program("run_training.py", "config", loading.load, "Training."),
     Program("scripts/generate.py", "generate", generate.load, "Answers; see [generate.md](generate.md)."),
+    Program("scripts/evaluate.py", "evaluate", evaluate.load, "Verdicts; see [evaluation.md](evaluation.md)."),
     Program("scripts/export.py", "export", export.load, "Trained models as files; see [export.md](export.md)."),
     Program("scripts/score.py", "score", score.load, "Rewards on completions; see [rewards.md](rewards.md)."),
+    Program("scripts/report.py", "report", report.load, "A run as a page; see [report.md](report.md)."),
+    Program("scripts/compare.py", "compare", compare.load, "Runs side by side; see [report.md](report.md)."),
     Program(
         "scripts/benchmark.py",
         "benchmark",
         benchmark.load,
         "Steps against the clock; see [benchmark.md](benchmark.md).",
+    ),
+    Program("scripts/checkpoints.py", "checkpoints", checkpoints.load, "Saved steps; see [resume.md](resume.md)."),
+    Program(
+        "scripts/verify_resume.py",
+        "verify_resume",
+        verify_resume.load,
+        "The proof that stopping changes nothing; see [reliability.md](reliability.md).",
     ),
 )
 
@@ -98,6 +121,12 @@ def groups_of(program: Program) -> dict[str, dict[str, Any]]:
         }
     if "task" in made and "task" in program.loader.open_groups:
         made["task"] = task_schema()
+        tasks = made["evaluation"]["properties"]["tasks"]
+        made["evaluation"]["properties"]["tasks"] = {
+            "type": "object",
+            "additionalProperties": {"$ref": "task.json"},
+            "description": tasks["description"],
+        }
     elif "task" in made:
         made["task"]["additionalProperties"] = True  # the options of the group are training's
     return made

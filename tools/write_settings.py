@@ -29,7 +29,7 @@ PAGE = Path("docs/settings.md")
 HEAD = """\
 # Settings
 
-every setting of the five programs, with the value that it has when nobody says otherwise. Changed on the command line
+every setting of the programs, with the value that it has when nobody says otherwise. Changed on the command line
 with `KEY=VALUE`; `--cfg job` shows what a command would run with. The values are in `conf/`, and this page is written
 from them and from the types in `src/tunix_grpo/config/` by `python tools/write_settings.py`.
 
@@ -59,8 +59,10 @@ _KINDS: dict[Any, str] = {
     rules.Date: "day, `YYYY-MM-DD`",
     rules.Path: "path",
     rules.Reference: "`FILE.py:NAME`",
+    rules.EvaluationMetric: "`eval/accuracy`, `eval/reward`, `eval/NAME/accuracy`, `eval/NAME/reward`",
     rules.Modules: "`all`, `attention`, `mlp` or a regular expression",
     rules.Step: "`latest`, `best` or a number",
+    rules.Steps: "`latest`, `best`, `all` or a number",
     Url: "address",
     Variable: "name of an environment variable",
 }
@@ -121,7 +123,7 @@ def sections_of(program: Program, values: DictConfig) -> Iterator[str]:
                 continue
         title = group if program.config_name == "config" else f"{program.config_name}: {group}"
         yield f"### {title}\n"
-        if group in program.loader.open_groups:
+        if group in ("reward", "task") and group in program.loader.open_groups:
             yield from open_group(group, section, own, values)
         else:
             yield table(rows(section, own, values, group))

@@ -9,10 +9,16 @@ from pathlib import Path
 from tunix_grpo.cli import Outcome, run
 from tunix_grpo.config import Config, load
 from tunix_grpo.config import benchmark as benchmark_settings
+from tunix_grpo.config import checkpoints as checkpoints_settings
+from tunix_grpo.config import compare as compare_settings
+from tunix_grpo.config import evaluate as evaluate_settings
 from tunix_grpo.config import export as export_settings
 from tunix_grpo.config import generate as generate_settings
+from tunix_grpo.config import report as report_settings
 from tunix_grpo.config import score as score_settings
+from tunix_grpo.config import verify_resume as verify_settings
 from tunix_grpo.config.own_code import may_run_own_code
+from tunix_grpo.config.short_words import gathered, named
 from tunix_grpo.run.places import HISTORY
 from tunix_grpo.sweeps.objective import last_value
 from tunix_grpo.without_torch import load_libraries
@@ -30,6 +36,11 @@ def generate() -> int:
     return run(_generate, config_dir=CONF, config_name="generate", load=generate_settings.load)
 
 
+def evaluate() -> int:
+    """Says how good a model is, and how sure that is; returns the exit code."""
+    return run(_evaluate, config_dir=CONF, config_name="evaluate", load=evaluate_settings.load)
+
+
 def export() -> int:
     """Writes a trained model out for transformers or PEFT; returns the exit code."""
     return run(_export, config_dir=CONF, config_name="export", load=export_settings.load)
@@ -43,6 +54,56 @@ def benchmark() -> int:
 def score() -> int:
     """Tries rewards on completions that there are; returns the exit code."""
     return run(_score, config_dir=CONF, config_name="score", load=score_settings.load)
+
+
+def checkpoints() -> int:
+    """Shows, checks, thins out and copies checkpoints; returns the exit code."""
+    sys.argv[1:] = named(sys.argv[1:], ("folder", "action"))
+    return run(_checkpoints, config_dir=CONF, config_name="checkpoints", load=checkpoints_settings.load)
+
+
+def verify_resume() -> int:
+    """Proves that stopping changes nothing, here and with one's own settings; returns the exit code."""
+    sys.argv[1:] = gathered(sys.argv[1:], "train", verify_settings.load.settings())
+    return run(_verify_resume, config_dir=CONF, config_name="verify_resume", load=verify_settings.load)
+
+
+def _verify_resume(config: verify_settings.VerifyResumeConfig) -> None:
+    from tunix_grpo.programs.verify_resume import verify_resume
+
+    verify_resume(config)
+
+
+def _checkpoints(config: checkpoints_settings.CheckpointsConfig) -> None:
+    """Looks at files; jax is never loaded."""
+    from tunix_grpo.programs.checkpoints import checkpoints
+
+    checkpoints(config)
+
+
+def report() -> int:
+    """Writes a run as a page for a browser; returns the exit code."""
+    return run(_report, config_dir=CONF, config_name="report", load=report_settings.load)
+
+
+def compare() -> int:
+    """Puts runs side by side; returns the exit code."""
+    sys.argv[1:] = compare_settings.with_runs(sys.argv[1:])
+    return run(_compare, config_dir=CONF, config_name="compare", load=compare_settings.load)
+
+
+def _report(config: report_settings.ReportConfig) -> None:
+    """Reads a run's folder; jax is never loaded."""
+    from tunix_grpo.record.report.program import report
+
+    report(config)
+
+
+def _compare(config: compare_settings.CompareConfig) -> None:
+    """Reads runs' folders; jax is never loaded."""
+    from tunix_grpo.record.report.side_by_side import compare
+
+    compare(config)
 
 
 def _score(config: score_settings.ScoreConfig) -> None:
@@ -68,6 +129,13 @@ def _generate(config: generate_settings.GenerateConfig) -> None:
     from tunix_grpo.programs.generate import generate
 
     generate(config)
+
+
+def _evaluate(config: evaluate_settings.EvaluateConfig) -> None:
+    load_libraries(own_code=may_run_own_code(config))
+    from tunix_grpo.programs.evaluate import evaluate
+
+    evaluate(config)
 
 
 def _export(config: export_settings.ExportConfig) -> None:

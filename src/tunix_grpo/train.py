@@ -7,8 +7,8 @@ A step is
   3. what they are worth, and how much better than the others of their group: `score_completions`, `group_advantages`;
      `Trainer.collect` calls 2 and 3, and `Health.first_look` shows in step 1 whether something can be learned;
   4. loss, gradient and update(s), beside the reference: `grpo_loss`, `apply_gradient`, called by `Trainer.update`;
-  5. the record of the step: `step_metrics` and `completion_records`, to all trackers;
-  6. when they are due, an evaluation on held-out questions, `Evaluator.run`, and a checkpoint, `Checkpoints.save`.
+  5. the record of the step: `step_metrics` and `completion_records`, to all trackers, `shown_groups` to the screen;
+  6. when they are due, an evaluation on held-out questions, `Evaluations.run`, and a checkpoint, `Checkpoints.save`.
 """
 
 from __future__ import annotations
@@ -22,18 +22,22 @@ from pathlib import Path
 from tunix_grpo import console, workers
 from tunix_grpo.config import Config
 from tunix_grpo.errors import UserError
-from tunix_grpo.grpo.evaluation import Evaluator, batch_size_for
+from tunix_grpo.grpo.evaluations import Evaluated, build_evaluations, further_prompts
 from tunix_grpo.grpo.optimizer import build_optimizer, build_schedule
-from tunix_grpo.grpo.rollout import greedy_sampling
+from tunix_grpo.grpo.spikes import Spikes
 from tunix_grpo.grpo.trainer import Trainer
 from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.model import load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.programs.score import score_golds
+from tunix_grpo.record.environment import write_environment
 from tunix_grpo.record.health import Health
 from tunix_grpo.record.ledger import write_ledger
+from tunix_grpo.record.left_out import BadSteps
 from tunix_grpo.record.metrics import completion_records, step_metrics
+from tunix_grpo.record.notes import Notes
 from tunix_grpo.record.run_config import write_config
+from tunix_grpo.record.shown import shown_groups
 from tunix_grpo.record.summary import Summary, show_summary, start_rows
 from tunix_grpo.record.trackers import build_trackers
 from tunix_grpo.rewards.builders import build_rewards
@@ -41,7 +45,15 @@ from tunix_grpo.rewards.custom import require_columns
 from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.devices import CompilationCounter, open_devices
 from tunix_grpo.run.rescue import save_where_possible
-from tunix_grpo.run.start import find_start, last_saved, save_run, saved_ledger, this_run, with_date
+from tunix_grpo.run.start import (
+    find_start,
+    last_saved,
+    nothing_to_do,
+    save_run,
+    saved_ledger,
+    this_run,
+    with_date,
+)
 from tunix_grpo.run.stopping import StopRequest
 from tunix_grpo.tasks.builders import build_task, validate_task
 from tunix_grpo.text.order import prompt_order
@@ -83,14 +95,15 @@ def train(config: Config) -> Summary:
         require_columns(rewards, task)
         training_set = prompt_set("training", task.train, tokenizer, config)
         heldout_set = prompt_set("held-out", task.heldout, tokenizer, config, limit=config.evaluation.num_questions)
+        further = further_prompts(config, tokenizer)
 
         # --- where to start ---
         prompts_per_step = config.prompts_per_step(devices.data_parallel)
         total_steps = config.total_steps(len(training_set), devices.data_parallel)
         run = this_run(config, directory, training_set, prompts_per_step)
         state = find_start(checkpoints, saved, run, config, total_steps)
-        if state.step >= total_steps:
-            _log.info("nothing to do: %s already holds step %d of %d", checkpoints.root, state.step, total_steps)
+        if done := nothing_to_do(checkpoints, state, config, total_steps):
+            _log.info("nothing to do: %s", done)
             return Summary(steps=state.step, accuracy_before=state.accuracy_before, accuracy_after=None)
 
         # --- which questions are asked ---
@@ -103,22 +116,31 @@ def train(config: Config) -> Summary:
         optimizer = build_optimizer(config.optimizer, schedule)
         width = prompt_width(config.generation.max_prompt_length, training_set, heldout_set)
         each, follows = config.reward.normalisation == "per_reward", order.needs_the_ledger()
-        trainer = Trainer(config, devices.mesh, model, tokenizer, task, rewards, optimizer, width, each, follows)
+        spikes = Spikes(config.training.spikes, config.training.spike_threshold, state.update_window)
+        trainer = Trainer(
+            config, devices.mesh, model, tokenizer, task, rewards, optimizer, width, each, follows, spikes
+        )
         if state.step > 0:
             trainer.restore(*checkpoints.restore(state.step, trainer.params, trainer.optimizer_state))
-        batch_size = batch_size_for(config.evaluation.batch_size, len(heldout_set), devices.data_parallel)
-        evaluator = Evaluator(prompts=heldout_set, task=task, sampling=greedy_sampling(config), batch_size=batch_size)
+        own, sizes = Evaluated(task, heldout_set), {"width": width, "data_parallel": devices.data_parallel}
+        evaluations = build_evaluations(config, state.evaluations, own, further, rewards, **sizes)
 
         # --- the record ---
-        record = build_trackers(config, resume_step=state.step, wandb_run_id=state.wandb_run_id)
-        state.wandb_run_id = record.wandb_run_id
-        health = Health(config)
+        names = {"wandb_run_id": state.wandb_run_id, "trackio_run": state.trackio_run}
+        record = build_trackers(config, resume_step=state.step, **names)
+        state.wandb_run_id, state.trackio_run = record.wandb_run_id, record.trackio_run
+        output = Path(config.output_dir)
+        health = Health(config, Notes(output, resume_step=state.step))
+        bad_steps = BadSteps(config.training.max_bad_steps, output)
         write_config(config, config.output_dir)
         first_step = step = state.step + 1
+        questions = {"eval/accuracy": len(heldout_set)}
+        write_environment(output, devices, total_steps=total_steps, first_step=first_step, questions=questions)
         console.start_table(start_rows(config, devices, model, trainer, total_steps, first_step), "tunix-grpo")
 
         # --- the loop ---
-        accuracy, saving = None, 0.0  # the last one measured; seconds for checkpoints since the last logged step
+        save = functools.partial(save_run, run=run, state=state, ledger=ledger, metric=config.evaluation.metric)
+        saving = 0.0  # seconds for checkpoints since the last logged step
         with console.Progress(total_steps, first_step) as progress, StopRequest() as stop, record:
             try:
                 for step in range(first_step, total_steps + 1):
@@ -126,13 +148,17 @@ def train(config: Config) -> Summary:
                     collected = trainer.collect(step, order.batch(step), fresh)
                     if step == 1:  # an evaluation takes minutes, and moves nothing: the first look comes before it
                         health.first_look(collected, task)
-                        accuracy = state.accuracy_before = evaluator.run(trainer, 0).record(0, record, progress)
+                        if config.evaluation.before_training:
+                            evaluations.run(trainer, 0, record, progress)
+                            state.accuracy_before = evaluations.accuracy()
                     result = trainer.update(collected)
                     health.note(step, result)
                     level = order.metrics()
                     order.note(step, collected.groups.outcomes)
                     state.step = step
                     state.num_tokens += result.num_tokens
+                    state.update_window = spikes.window
+                    bad_steps.note(step, result)
                     metrics = {}
                     if due(step, config.training.log_interval_steps, total_steps):
                         metrics = step_metrics(result) | {
@@ -147,29 +173,33 @@ def train(config: Config) -> Summary:
                         record.log_metrics(step, metrics)
                         record.log_completions(step, completion_records(step, result))
                     progress.update(step, metrics)
+                    if metrics:
+                        progress.show(shown_groups(step, result, config.tracker.show))
                     if due(step, config.training.eval_interval_steps, total_steps):
-                        accuracy = evaluator.run(trainer, step).record(step, record, progress)
-                    if stop or due(step, config.training.save_interval_steps, total_steps):
-                        saving += save_run(checkpoints, run, state, ledger, trainer.params, trainer.optimizer_state)
+                        evaluations.run(trainer, step, record, progress)
+                    ends = stop or evaluations.end()
+                    best = evaluations.best_step() == step
+                    if ends or best or due(step, config.training.save_interval_steps, total_steps):
+                        saving += save(checkpoints, params=trainer.params, optimizer_state=trainer.optimizer_state)
                         write_ledger(ledger, training_set, Path(config.output_dir))
-                    if stop:
+                    if ends:
                         break
-            except UserError as error:  # a reward that fails, a gradient that is not finite, a full disk
-                last_step = {"params": trainer.params, "optimizer_state": trainer.optimizer_state}
-                save = functools.partial(save_run, run=run, state=state, ledger=ledger, **last_step)
+            except UserError as error:  # a reward that fails, numbers that are not finite, a full disk
+                save = functools.partial(save, params=trainer.params, optimizer_state=trainer.optimizer_state)
                 new = state.step >= first_step
                 where = save_where_possible(error, save, checkpoints, Path(config.output_dir)) if new else ""
                 raise UserError(f"step {step}: {error}{where}") from error
 
         # --- the end ---
-        finished = state.step == total_steps
+        early = evaluations.end() if state.step < total_steps else None
+        finished = early is not None or state.step == total_steps
         summary = Summary(
             steps=state.step,
             accuracy_before=state.accuracy_before,
-            accuracy_after=accuracy if finished else None,
+            accuracy_after=evaluations.accuracy() if finished else None,
             exit_code=0 if finished else stop.exit_code,
+            early=early,
         )
-        show_summary(
-            summary, state.step - first_step + 1, time.monotonic() - started, Path(config.output_dir), checkpoints
-        )
+        steps, seconds = state.step - first_step + 1, time.monotonic() - started
+        show_summary(summary, steps, seconds, evaluations.closing_rows(), Path(config.output_dir), checkpoints)
         return summary

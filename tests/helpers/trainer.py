@@ -20,6 +20,7 @@ from tunix_grpo.text.order import PromptOrder
 from tunix_grpo.text.prompt_set import PromptSet
 
 PAD, STOPS = 0, (1, 2)
+SGD = optax.sgd(0.1)  # one object, so that the trainers of a file share what is compiled
 
 
 class NumberTokenizer:
@@ -77,7 +78,7 @@ def small_trainer(
     folder: Path,
     *overrides: str,
     reward: Callable = mean_token,
-    tx: optax.GradientTransformation | None = None,
+    tx: optax.GradientTransformation = SGD,
     **model_changes,
 ) -> Trainer:
     """Returns a trainer on the model in `folder`: 2 prompts, 4 completions of 6 tokens, unless overridden."""
@@ -90,7 +91,7 @@ def small_trainer(
         "generation.max_generation_steps=6",
         *overrides,
     )
-    return put_together(config, load(folder, **model_changes), reward, tx or optax.sgd(0.1), prompt_width=8)
+    return put_together(config, load(folder, **model_changes), reward, tx, prompt_width=8)
 
 
 def put_together(

@@ -2,6 +2,7 @@
 
 from tunix_grpo.config.loading import load
 from tunix_grpo.config.parts import (
+    AskedTask,
     CustomReward,
     NamedFunction,
     OutsideReward,
@@ -12,6 +13,7 @@ from tunix_grpo.config.parts import (
     TrackerConfig,
     UserReward,
     WeightedReward,
+    further_tasks,
     selected_rewards,
 )
 from tunix_grpo.config.schema import (
@@ -29,6 +31,7 @@ from tunix_grpo.config.schema import (
 )
 
 __all__ = [
+    "AskedTask",
     "Config",
     "CustomReward",
     "DataConfig",
@@ -50,6 +53,7 @@ __all__ = [
     "TrainingConfig",
     "UserReward",
     "WeightedReward",
+    "further_tasks",
     "load",
     "selected_rewards",
 ]

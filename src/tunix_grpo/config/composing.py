@@ -13,6 +13,7 @@ from typing import NamedTuple
 import hydra
 import yaml
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
@@ -201,6 +202,23 @@ def composed(overrides: Sequence[str], config_dirs: Sequence[Path], config_name:
         with open_dict(cfg):
             del cfg["hydra"]
     return cfg
+
+
+def option_of(group: str, name: str, config_dirs: Sequence[Path], config_name: str) -> DictConfig:
+    """Returns a group as one of its options fills it in.
+
+    Args:
+        config_dirs: where options are looked for; where a program runs under Hydra, its own search path serves.
+
+    Raises:
+        ConfigError: says why it cannot be composed.
+    """
+    under_hydra = GlobalHydra.instance().is_initialized()
+    with contextlib.nullcontext() if under_hydra else _composing(config_dirs):
+        try:
+            return hydra.compose(config_name, [f"{group}={name}"])[group]
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+            raise ConfigError([composition_problem(str(error))]) from error
 
 
 class FurtherFolders(SearchPathPlugin):

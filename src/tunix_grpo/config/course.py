@@ -21,6 +21,7 @@ FREE = frozenset(
         "training.max_to_keep",
         "training.resume",
         "training.first_look",
+        "training.max_bad_steps",
         "training.device",
     }
 )

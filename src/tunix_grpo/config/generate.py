@@ -1,5 +1,6 @@
 """The settings of `scripts/generate.py`; their values are in `conf/generate.yaml`."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -74,8 +75,11 @@ class GenerateConfig:
     mesh: MeshConfig
 
 
-def with_model_asked(cfg: DictConfig) -> DictConfig:
+def with_model_asked(cfg: DictConfig, of_a_run: Sequence[str] = _OF_A_RUN) -> DictConfig:
     """Returns the composed config with what `run` or `path` stands for.
+
+    Args:
+        of_a_run: the settings that a run brings; what the command line says wins over all but the model.
 
     Raises:
         ConfigError: `run` is not the folder of a run, or something else names a model too.
@@ -90,12 +94,12 @@ def with_model_asked(cfg: DictConfig) -> DictConfig:
     if cfg.path is not None:
         cfg.model.path = cfg.path
     if cfg.run is not None:
-        run = _read_run(Path(rules.absolute(str(cfg.run))))
+        run = recorded(str(cfg.run))
         for key in moved & given:
             OmegaConf.update(run, key, OmegaConf.select(cfg, key))
         if "model.path" in given:
             run.model.revision = None  # of the hub's files, which are not read
-        for key in _OF_A_RUN:
+        for key in of_a_run:
             # A task chosen by name has a system prompt and variables of its own, but no day.
             given_already = any(word in (key, key.split(".")[0]) or word.startswith(f"{key}.") for word in given)
             if not given_already or (key == "task.date" and key not in given):
@@ -103,9 +107,10 @@ def with_model_asked(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
-def _read_run(folder: Path) -> DictConfig:
+def recorded(run: str) -> DictConfig:
+    """Returns the settings of a run, by its folder; raises ConfigError where it is none."""
     try:
-        return read_run_config(folder)
+        return read_run_config(Path(rules.absolute(run)))
     except UserError as error:
         raise ConfigError([str(error)]) from error
 
@@ -118,7 +123,8 @@ def _one_source(question: str | None, file: str | None) -> str | None:
     return None
 
 
-def _checkpoints_of_a_run(checkpoint_dir: str | None, run: str | None) -> str | None:
+def checkpoints_of_a_run(checkpoint_dir: str | None, run: str | None) -> str | None:
+    """Checks that checkpoints are not given without their run."""
     return "checkpoints belong to a run; give its folder as run=DIR" if checkpoint_dir and run is None else None
 
 
@@ -126,7 +132,8 @@ def _something_to_do(samples: int, show_prompt: bool) -> str | None:
     return "there is nothing to do; give show_prompt=true, or more samples" if not (samples or show_prompt) else None
 
 
-def _steps_of_a_run(step: str, run: str | None) -> str | None:
+def steps_of_a_run(step: str, run: str | None) -> str | None:
+    """Checks that a step is not given without its run."""
     return "steps belong to a run; give its folder as run=DIR" if step != "latest" and run is None else None
 
 
@@ -138,8 +145,8 @@ def _samples_differ(samples: int, temperature: float) -> str | None:
 _ERRORS = (
     Relation(("question", "file"), _one_source),
     Relation(("samples", "show_prompt"), _something_to_do),
-    Relation(("step", "run"), _steps_of_a_run),
-    Relation(("checkpoint_dir", "run"), _checkpoints_of_a_run),
+    Relation(("step", "run"), steps_of_a_run),
+    Relation(("checkpoint_dir", "run"), checkpoints_of_a_run),
     Relation(relations.WEIGHTS, relations.weights_exist),
 )
 _WARNINGS = (

@@ -9,4 +9,8 @@ def given_keys() -> set[str]:
     if not HydraConfig.initialized():
         return set()
     words = list(HydraConfig.get().overrides.task)
-    return {override.key_or_group for override in OverridesParser.create().parse_overrides(words)}
+    # A group that is chosen for a place of its own, as task@evaluation.tasks.NAME, is another one than the group.
+    return {
+        override.key_or_group if override.package is None else f"{override.key_or_group}@{override.package}"
+        for override in OverridesParser.create().parse_overrides(words)
+    }

@@ -25,8 +25,12 @@ BEFORE: dict[str, Json] = {
     "generation.max_rows": None,
     "task.template_variables": None,
     "training.first_look": "off",
+    "training.max_bad_steps": 1,
+    "training.spikes": "off",
+    "training.spike_threshold": 6.0,  # which off does not read
     "training.remat": "none",  # an update kept all that its layers had computed
     "tracker.custom": None,
+    "tracker.report": False,
     "reward.math": None,
     "reward.python_tests": None,
     "reward.length": None,
@@ -55,7 +59,12 @@ BEFORE: dict[str, Json] = {
     "task.validate": False,
     "task.max_unmatched": 1.0,  # golds were taken as they came
     "task.date": None,  # chat templates took the day from the clock at every start
+    "evaluation.before_training": True,
     "evaluation.metric": "eval/accuracy",
+    "evaluation.patience": None,
+    "evaluation.tasks": {},
+    "tracker.show": 0,
+    "tracker.trackio": False,
     "notes": {},
     "reward.normalisation": "sum",
     "grpo.num_minibatches": 1,
@@ -93,17 +102,22 @@ load_recorded = replace(
 )
 
 
-def read_run_config(folder: Path) -> DictConfig:
+def read_run_config(folder: Path, key: str = "run") -> DictConfig:
     """Returns the content of a run's config.yaml, with a value for every setting that is younger than it.
+
+    Args:
+        key: the setting that names the folder, for errors.
 
     Raises:
         UserError: the folder is not that of a run.
     """
     file = folder / "config.yaml"
     if not folder.is_dir():
-        raise UserError(f"run={folder}: no such folder; give the folder of a run, such as outputs/tunix-grpo/DATE/TIME")
+        raise UserError(
+            f"{key}={folder}: no such folder; give the folder of a run, such as outputs/tunix-grpo/DATE/TIME"
+        )
     if not file.is_file():
-        raise UserError(f"run={folder}: it holds no config.yaml; give the folder of a run")
+        raise UserError(f"{key}={folder}: it holds no config.yaml; give the folder of a run")
     try:
         content = yaml.safe_load(file.read_text())
     except (UnicodeDecodeError, yaml.YAMLError) as error:

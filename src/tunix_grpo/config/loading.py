@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tunix_grpo.config import open_groups, relations
 from tunix_grpo.config.algorithm import with_epsilon_as_given
+from tunix_grpo.config.further_tasks import with_common_keys
 from tunix_grpo.config.open_groups import OpenGroup, extended
 from tunix_grpo.config.schema import Config
 from tunix_grpo.config.sentences import Entry, schema_entries, sentence, unusual, value_keys
@@ -196,15 +197,17 @@ def leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:
 
 load = Loader(
     schema=Config,
-    complete=lambda cfg: with_epsilon_as_given(with_wandb_variables(cfg)),
+    complete=lambda cfg: with_common_keys(with_epsilon_as_given(with_wandb_variables(cfg))),
     checks=(
         partial(relations.check_relations, relations.ERRORS),
         relations.check_rewards,
         relations.check_functions,
         relations.check_references,
+        relations.check_metric,
+        relations.check_trackio,
     ),
     remarks=(partial(relations.check_relations, relations.WARNINGS),),
-    open_groups={"task": open_groups.TASK, "reward": open_groups.REWARD},
+    open_groups={"task": open_groups.TASK, "reward": open_groups.REWARD, "evaluation": open_groups.EVALUATION},
     aliases=ALIASES,
     verbatim=VERBATIM,
 )

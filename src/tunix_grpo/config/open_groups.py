@@ -11,6 +11,8 @@ from pydantic_core import ErrorDetails
 
 from tunix_grpo.config import plugins
 from tunix_grpo.config.parts import (
+    AskedTask,
+    FurtherTasks,
     NamedFunction,
     NamedFunctions,
     OutsideReward,
@@ -21,10 +23,12 @@ from tunix_grpo.config.parts import (
 )
 from tunix_grpo.config.rewards import REWARD_SETTINGS
 from tunix_grpo.config.rules import GROUP, Flag, Number, Text, Whole
+from tunix_grpo.config.schema import EvaluationConfig
 from tunix_grpo.config.sentences import MISSING, UNKNOWN, Entry, field_names, show
 from tunix_grpo.config.suggestions import did_you_mean
 from tunix_grpo.errors import UserError
 
+FURTHER_TASKS = "evaluation.tasks"
 # What the plain types of a builder's keys accept.
 _ACCEPTED = {int: Whole, float: Number, bool: Flag, str: Text}
 
@@ -76,14 +80,20 @@ def extended(base: type, types: Mapping[str, object], defaults: Mapping[str, obj
     return dataclass(kw_only=True, slots=True, config=GROUP)(type(base.__name__, (base,), members))
 
 
-def _task_section(content: dict[str, object]) -> type:
+def _task_section(content: dict[str, object], group: str = "task", base: type = TaskConfig) -> type:
+    """Returns the section of a task.
+
+    Args:
+        group: where it stands.
+        base: has what it has beside the keys of its builder.
+    """
     if "name" not in content:
-        raise UserError("task.name: has no value; give task.name=FILE.py:FUNCTION, or the name of a task")
+        raise UserError(f"{group}.name: has no value; give {group}.name=FILE.py:FUNCTION, or the name of a task")
     name = str(content["name"])
     if name not in plugins.TASKS and not plugins.is_outside(name):
-        raise UserError(f"task.name={name}: must be one of {', '.join(plugins.TASKS)}, or FILE.py:FUNCTION")
+        raise UserError(f"{group}.name={name}: must be one of {', '.join(plugins.TASKS)}, or FILE.py:FUNCTION")
     reference = plugins.task_reference(name)
-    section = _task_class(plugins.resolve(reference, "task.name"), reference)
+    section = _task_class(plugins.resolve(reference, f"{group}.name"), reference, base)
     for key in [key for key, value in content.items() if value is None and key not in field_names(section)]:
         if _readers(key):
             del content[key]
@@ -91,11 +101,11 @@ def _task_section(content: dict[str, object]) -> type:
 
 
 @functools.cache
-def _task_class(builder: Callable[..., object], reference: str) -> type:
+def _task_class(builder: Callable[..., object], reference: str, base: type) -> type:
     keys = _keys_of(builder, reference)
     defaults = {key: each.default for key, each in keys.items() if each.default is not each.empty}
     with plugins.Reporting(lambda what: UserError(f"task.name={reference}: its arguments cannot be read: {what}")):
-        return extended(TaskConfig, {key: each.annotation for key, each in keys.items()}, defaults)
+        return extended(base, {key: each.annotation for key, each in keys.items()}, defaults)
 
 
 def _readers(key: str) -> list[str]:
@@ -107,20 +117,54 @@ def _task_keys() -> list[str]:
     return list(dict.fromkeys(key for reference in plugins.TASKS.values() for key in builder_keys(reference)))
 
 
-def _task_complaint(content: Mapping[str, object], key: str, error: ErrorDetails, entry: Entry | None) -> str | None:
-    owner, given = f"task.name={content.get('name')}", f"task.{key}={show(error['input'])}"
+def _task_complaint(
+    content: Mapping[str, object], key: str, error: ErrorDetails, entry: Entry | None, group: str = "task"
+) -> str | None:
+    owner, given = f"{group}.name={content.get('name')}", f"{group}.{key}={show(error['input'])}"
     if error["type"] == UNKNOWN:
         if others := _readers(key):
-            return f"{given}: {owner} does not read it; set task.{key}=null, or take task={' or '.join(others)}"
-        own = [f"task.{name}" for name in builder_keys(plugins.task_reference(str(content["name"])))]
-        return f"{given}: {owner} does not read it{did_you_mean(f'task.{key}', own)}"
+            choice = "task" if group == "task" else f"+task@{group}"
+            return f"{given}: {owner} does not read it; set {group}.{key}=null, or take {choice}={' or '.join(others)}"
+        own = [f"{group}.{name}" for name in builder_keys(plugins.task_reference(str(content["name"])))]
+        return f"{given}: {owner} does not read it{did_you_mean(f'{group}.{key}', own)}"
     if entry is not None and key not in field_names(TaskConfig):
-        way_out = entry.extra("hint") or f"give task.{key}=VALUE, {entry.wanted()}"
+        hint = (entry.extra("hint") or "").replace("task.", f"{group}.")
+        way_out = hint or f"give {group}.{key}=VALUE, {entry.wanted()}"
         if error["type"] == MISSING:
-            return f"task.{key}: has no value, and {owner} needs it; {way_out}"
+            return f"{group}.{key}: has no value, and {owner} needs it; {way_out}"
         if error["input"] is None:
             return f"{given}: {owner} needs it; {way_out}"
     return None
+
+
+def _evaluation_section(content: dict[str, object]) -> type:
+    tasks = content.get("tasks")
+    if not isinstance(tasks, dict) or not tasks:
+        return EvaluationConfig
+    sections = []
+    for name, inside in tasks.items():
+        group = f"{FURTHER_TASKS}.{name}"
+        if not str(name).isidentifier():
+            raise UserError(f"{group}: a name is of letters, digits and _; give another")
+        if not isinstance(inside, dict):
+            raise UserError(f"{group}={show(inside)}: is a task's settings; add one with +task@{group}=OPTION")
+        sections.append((name, _task_section(inside, group, AskedTask)))
+    return _evaluation_class(tuple(sections))
+
+
+@functools.cache
+def _evaluation_class(tasks: tuple[tuple[str, type], ...]) -> type:
+    return extended(EvaluationConfig, {"tasks": extended(FurtherTasks, dict(tasks), {})}, {})
+
+
+def _evaluation_complaint(
+    content: Mapping[str, object], key: str, error: ErrorDetails, entry: Entry | None
+) -> str | None:
+    _, name, inside = [*key.split(".", 2), "", ""][:3]
+    tasks = content.get("tasks")
+    if not inside or not isinstance(tasks, dict):
+        return None
+    return _task_complaint(tasks[name], inside, error, entry, f"{FURTHER_TASKS}.{name}")
 
 
 def _reward_section(content: dict[str, object]) -> type:
@@ -186,5 +230,6 @@ def _accepted(annotation: Any) -> Any:
     return annotation if annotation is NoneType else _ACCEPTED.get(annotation, annotation)
 
 
+EVALUATION = OpenGroup(_evaluation_section, list, _evaluation_complaint)
 TASK = OpenGroup(_task_section, _task_keys, _task_complaint)
 REWARD = OpenGroup(_reward_section, _reward_keys, _nothing_to_add)

@@ -12,7 +12,9 @@ from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Over
 from hydra.errors import HydraException
 
 from tunix_grpo.config.loading import ALIASES, Loader, load
+from tunix_grpo.config.open_groups import FURTHER_TASKS
 from tunix_grpo.config.parts import OutsideReward
+from tunix_grpo.config.secrets import masked_word
 from tunix_grpo.config.sentences import field_names, show, value_keys
 from tunix_grpo.config.suggestions import did_you_mean
 
@@ -26,7 +28,8 @@ OPEN_SETTINGS = ("task.template_variables", "task.settings", "task.mixture")
 OUTSIDE_TASK = re.compile(r"task\.name=.*\.py:")
 # Groups of which the main config chooses no option: one is added with a plus.
 OPTIONAL_GROUPS = {"experiment": "an experiment", "hparams_search": "a search"}
-_OF_THE_USER = ("notes", "reward.functions")  # whose keys are the user's own
+TASK_PLACE = re.compile(rf"{re.escape(FURTHER_TASKS)}\.[A-Za-z_]\w*")
+_OF_THE_USER = ("notes", "reward.functions", FURTHER_TASKS)  # whose keys are the user's own
 BASE = "base"  # what the options of a group inherit is none itself
 TASK_IN_A_FILE = "custom"  # the option of the group `task` that has no keys of its own
 
@@ -105,15 +108,18 @@ def assignment(key: str, value: object) -> str:
 def command_with(command: Sequence[str], words: Sequence[str]) -> str:
     """Returns a command for a shell with other settings: `words` take the place of what it says of their keys.
 
+    It is shown and logged, so that secrets in it are masked.
+
     Args:
         command: the program and its arguments.
         words: `key=value` each.
     """
-    keys = {_key(word) for word in words}
-    return shlex.join([*(word for word in command if _key(word) not in keys), *words])
+    keys = {key_of(word) for word in words}
+    return shlex.join([*(masked_word(word) for word in command if key_of(word) not in keys), *words])
 
 
-def _key(word: str) -> str:
+def key_of(word: str) -> str:
+    """Returns the key of the setting that a word of the command line gives a value."""
     key = word.partition("=")[0].lstrip("+")
     return f"training.{key}" if key in ALIASES else key
 
@@ -229,7 +235,11 @@ def check_override(override: Override, word: str, groups: dict[str, list[str]], 
     if key.startswith("hydra.") or key.startswith("hydra/") or key == "hydra":
         return
     if key in groups:
-        chosen_already = any(setting.startswith(f"{key}.") for setting in keys)
+        problem = None if override.package is None else _misplaced(override, word, keys)
+        if problem is not None:
+            yield problem
+            return
+        chosen_already = override.package is None and any(setting.startswith(f"{key}.") for setting in keys)
         yield from check_group(override, word, groups[key], chosen_already)
     elif key not in keys:
         yield f"{word}: unknown setting{did_you_mean(key, [*keys, *groups])}"
@@ -239,6 +249,18 @@ def check_override(override: Override, word: str, groups: dict[str, list[str]], 
         yield f"{word}: the setting exists; leave out the plus: {word.lstrip('+')}"
     elif isinstance(span := override.value(), IntervalSweep) and not _is_ascending(span):
         yield f"{word}: the second end must be above the first, and the first above 0 for tag(log,...)"
+
+
+def _misplaced(override: Override, word: str, keys: Sequence[str]) -> str | None:
+    """Returns what is wrong with the place that an option is given, as in +task@evaluation.tasks.NAME=OPTION."""
+    if FURTHER_TASKS not in keys:
+        return f"{word}: an option has no place but its group's; leave out @{override.package}"
+    if override.key_or_group != "task" or not TASK_PLACE.fullmatch(override.package or ""):
+        wanted = f"+task@{FURTHER_TASKS}.NAME=OPTION"
+        return f"{word}: an option stands for another group only as {wanted}, NAME being of letters, digits and _"
+    if override.type != OverrideType.ADD:
+        return f"{word}: a task of {FURTHER_TASKS} is added with a plus: +{word.lstrip('+~')}"
+    return None
 
 
 def _is_ascending(span: IntervalSweep) -> bool:

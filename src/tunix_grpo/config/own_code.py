@@ -24,4 +24,5 @@ def may_run_own_code(config: object) -> bool:
 def _names_file(key: str, value: object) -> bool:
     if key.startswith("reward.") and key.endswith(".function"):
         return plugins.is_outside(str(value)) or key.startswith(("reward.custom.", "reward.functions."))
-    return key in _REFERENCES and plugins.is_outside(str(value))
+    further_task = key.startswith("evaluation.tasks.") and key.endswith(".name")
+    return (key in _REFERENCES or further_task) and plugins.is_outside(str(value))

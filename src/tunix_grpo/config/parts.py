@@ -27,23 +27,34 @@ Policy = Literal["stop", "zero", "skip_group"]
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
-class TaskConfig:
-    """The questions: which task, and the keys that its builder takes; see `open_groups.py`."""
+class AskedTask:
+    """What every task has, one that is only evaluated too."""
 
     name: NameOrReference
     """A task of the package, by the name of its option, or FILE.py:FUNCTION, a builder of your own."""
     system_prompt: Text | None
     """System message before every question; `default` asks for reasoning and answer tags; null is
     none."""
-    validate: Flag
-    """Shows which answers of the data can be matched by completions, and trains nothing."""
     max_unmatched: Number = rules.number(minimum=0, maximum=1, hint="1 takes all data")
     """Share of the data's answers that no completion can match, 0 to 1; where it is larger the data is refused."""
+
+
+@dataclass(kw_only=True, slots=True, config=GROUP)
+class TaskConfig(AskedTask):
+    """The questions: which task, and the keys that its builder takes; see `open_groups.py`."""
+
+    validate: Flag
+    """Shows which answers of the data can be matched by completions, and trains nothing."""
     date: Date | None
     """Day, YYYY-MM-DD, that chat templates which write today's date are told; null is the day of the run's
     first start."""
     template_variables: Values | None = rules.hint("give names and values, as in {enable_thinking: false}, or null")
     """Variables of the model's chat template, such as {enable_thinking: false}; null is none."""
+
+
+@dataclass(kw_only=True, slots=True, config=GROUP)
+class FurtherTasks:
+    """The tasks that a run is evaluated on beside its own: a key for each."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
@@ -166,6 +177,11 @@ def selected_rewards(config: RewardsConfig) -> dict[str, WeightedReward]:
     return {name: settings for name, settings in selected.items() if settings is not None}
 
 
+def further_tasks(tasks: Values | FurtherTasks) -> dict[str, AskedTask]:
+    """Returns the tasks of `evaluation.tasks` by name, the keys of their builders among their fields."""
+    return _fields(tasks) if isinstance(tasks, FurtherTasks) else tasks
+
+
 @dataclass(kw_only=True, slots=True, config=GROUP)
 class TrackerConfig:
     """Where metrics go besides metrics.jsonl and completions.jsonl."""
@@ -174,13 +190,19 @@ class TrackerConfig:
     """Writes TensorBoard files into the run's folder."""
     wandb: Flag
     """Logs to Weights & Biases; without a key, offline."""
-    project: Name = rules.hint("it names the Weights & Biases project")
-    """Weights & Biases project."""
+    trackio: Flag
+    """Logs to trackio, on this machine; `pip install 'tunix-grpo[trackio]'` brings it."""
+    project: Name = rules.hint("it names the project of Weights & Biases and trackio")
+    """Project of Weights & Biases and trackio."""
     entity: Name | None = rules.hint("give a user or team, or null for your default")
     """Weights & Biases user or team; null is the account's default."""
     run_name: Name | None = rules.hint("give a name, or null for the run folder's")
-    """Weights & Biases run name; null is the run folder's."""
+    """Name of the run there; null is the run folder's."""
     num_completions: Whole = rules.number(minimum=0)
-    """Completions per logged step shown in TensorBoard and Weights & Biases, 0 or more."""
+    """Completions per logged step shown in TensorBoard, Weights & Biases and trackio, 0 or more."""
+    show: Whole = rules.number(minimum=0)
+    """Groups per logged step whose best and worst completion the terminal and train.log show, 0 or more."""
     custom: Reference | None
     """FILE.py:NAME, a tracker of your own: NAME(output_dir, config) returns it; null is none."""
+    report: Flag
+    """Writes report.html into the run's folder when the run ends: curves and completions, for a browser."""

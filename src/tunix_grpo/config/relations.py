@@ -1,5 +1,6 @@
 """How settings relate: what cannot work together, and what is probably not meant."""
 
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -150,6 +151,8 @@ def check_relations(relations: tuple[Relation, ...], values: Mapping[str, object
 
 def check_rewards(values: Mapping[str, object]) -> Iterator[str]:
     """Yields what is wrong when the selected rewards give no signal at all."""
+    if not any(key.startswith("reward.") for key in values):
+        return  # the group could not be read, and has a sentence of its own
     weights = {
         key.removeprefix("reward.").removesuffix(".weight"): value
         for key, value in values.items()
@@ -174,6 +177,23 @@ def check_functions(values: Mapping[str, object]) -> Iterator[str]:
             path = values.get(f"{key.removesuffix('.function')}.path")
             if path is None and "." not in str(function):
                 yield f"{key}={function}: it is in no file; give {key.removesuffix('function')}path=FILE"
+
+
+def check_metric(values: Mapping[str, object]) -> Iterator[str]:
+    """Yields what is wrong when evaluations are judged by a task that they do not have."""
+    metric = str(values.get("evaluation.metric"))
+    named = metric.split("/")[1] if metric.count("/") == 2 else None
+    tasks = {key.split(".")[2] for key in values if key.startswith("evaluation.tasks.")}
+    if named is not None and named not in tasks:
+        there = f"there are {', '.join(sorted(tasks))}" if tasks else "there are none"
+        way_out = f"add it with +task@evaluation.tasks.{named}=OPTION"
+        yield f"evaluation.metric={metric}: no task of evaluation.tasks is called {named} ({there}); {way_out}"
+
+
+def check_trackio(values: Mapping[str, object]) -> Iterator[str]:
+    """Yields what is wrong when trackio is wanted and is not there."""
+    if values.get("tracker.trackio") is True and importlib.util.find_spec("trackio") is None:
+        yield "tracker.trackio=true: trackio is not installed; run pip install 'tunix-grpo[trackio]'"
 
 
 def check_references(values: Mapping[str, object]) -> Iterator[str]:

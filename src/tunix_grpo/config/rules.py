@@ -169,4 +169,20 @@ def words_or(matches: Callable[[str], object], kind: str, *words: str) -> AfterV
 Modules = Annotated[
     Text, words_or(lambda text: text and re.compile(text), "a regular expression", "all", "attention", "mlp")
 ]
-Step = Annotated[Text, words_or(lambda text: text.isascii() and text.isdigit(), "a number", "latest", "best")]
+EvaluationMetric = Annotated[
+    Text,
+    words_or(
+        lambda text: re.fullmatch(r"eval/[^\W\d]\w*/(accuracy|reward)", text),
+        "eval/NAME/accuracy, eval/NAME/reward of a task of evaluation.tasks",
+        "eval/accuracy",
+        "eval/reward",
+    ),
+]
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+Step = Annotated[Text, words_or(_is_number, "a number", "latest", "best")]
+Steps = Annotated[Text, words_or(_is_number, "a number", "latest", "best", "all")]

@@ -18,16 +18,18 @@ from tunix_grpo.config.rules import (
     Band,
     Count,
     Device,
+    EvaluationMetric,
     Flag,
-    Look,
     Modules,
     Name,
     NameOrReference,
     Number,
     Path,
     Seed,
+    Values,
     Whole,
 )
+from tunix_grpo.config.training import BatchConfig, TrainingConfig
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
@@ -60,56 +62,6 @@ class ModelConfig:
     """Type of the frozen attention and MLP weights under LoRA (QLoRA): nf4, int8; null keeps them as they are."""
     family: NameOrReference | None = rules.hint("give FILE.py:NAME of a family of your own, or null")
     """Family of the model, also FILE.py:NAME of one of your own; null goes by model_type in config.json."""
-
-
-@dataclass(kw_only=True, slots=True, config=GROUP)
-class BatchConfig:
-    """How many prompts a step has, and how they pass through the model."""
-
-    micro_batch_size: Whole = rules.number(minimum=1, usual=(1, 16))
-    """Prompts per device that pass through the model at once, 1 to 16 by GPU memory."""
-    gradient_accumulation_steps: Count
-    """Micro batches per update, 1 or more."""
-    remat: Literal["auto", "none", "block", "full"]
-    """What an update computes again instead of keeping it: none of it, all of a layer but its wide matrix products
-    (block), or all but the layers' inputs (full): the least memory. auto is block where that keeps at most 1 GiB, else
-    full."""
-
-
-@dataclass(kw_only=True, slots=True, config=GROUP)
-class TrainingConfig(BatchConfig):
-    """How long, in which batches and where a run trains. All intervals count steps."""
-
-    num_batches: Whole | None = rules.number(
-        minimum=1, hint="null means one pass over the task's training set", usual=(10, 100_000)
-    )
-    """Steps per epoch, 10 to 100000; null is one pass over the task's training set."""
-    num_epochs: Whole = rules.number(minimum=1, usual=(1, 10))
-    """How often `num_batches` steps are made, 1 to 10."""
-    checkpoint_dir: Path = rules.hint("give a folder such as ./checkpoints/ckpts/")
-    """Folder of the checkpoints."""
-    save_interval_steps: Whole = rules.number(minimum=1, usual=(1, 1000))
-    """Steps between checkpoints, 1 to 1000."""
-    eval_interval_steps: Whole = rules.number(
-        minimum=1,
-        hint="a number above the total steps leaves the evaluations at the start and the end",
-        usual=(100, 5000),
-    )
-    """Steps between evaluations on held-out questions, 100 to 5000."""
-    log_interval_steps: Whole = rules.number(minimum=1, usual=(1, 100))
-    """Steps between logged metrics, 1 to 100."""
-    max_to_keep: Whole | None = rules.number(minimum=1, hint="null keeps all checkpoints")
-    """Newest checkpoints that are kept, 1 or more; null keeps all."""
-    resume: Literal["auto", "changed", "never", "must"]
-    """auto continues from the newest checkpoint if there is one and it was made with the same settings, changed also
-    with others, never refuses a used folder, must refuses an empty one."""
-    first_look: Look
-    """What the completions of step 1 show before any update, and what later steps show: warn says it and goes on, stop
-    ends the run where step 1 shows that nothing can be learned, off says nothing."""
-    seed: Seed
-    """Seed of everything random, 0 to 2**32 - 1."""
-    device: Device
-    """cuda, cpu, tpu, or auto for the best one present."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
@@ -195,11 +147,20 @@ class EvaluationConfig:
     """Greedy accuracy on held-out questions."""
 
     num_questions: Count
-    """Held-out questions per evaluation, 1 or more."""
+    """Held-out questions per evaluation, of each task, 1 or more."""
     batch_size: Count
     """Questions that are answered at once, 1 or more."""
-    metric: Literal["eval/accuracy", "eval/reward"]
-    """What an evaluation is judged by: it chooses the best checkpoint, and a sweep's jobs are compared by it."""
+    before_training: Flag
+    """Evaluates before the first update, too."""
+    metric: EvaluationMetric
+    """What an evaluation is judged by: it chooses the best checkpoint, which is saved and kept, and a sweep's jobs are
+    compared by it. `eval/accuracy`, `eval/reward`, or `eval/NAME/accuracy` and `eval/NAME/reward` of a task of
+    `evaluation.tasks`."""
+    patience: Whole | None = rules.number(minimum=1, hint="null never ends a run early")
+    """Evaluations in a row without a better `metric` that end the run, 1 or more; null never does."""
+    tasks: Values = rules.hint("add a task with +task@evaluation.tasks.NAME=OPTION")
+    """Tasks that are evaluated beside the run's own, each added by +task@evaluation.tasks.NAME=OPTION and with the
+    settings of that option."""
 
 
 class _HasBatches(Protocol):

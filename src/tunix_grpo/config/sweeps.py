@@ -16,7 +16,7 @@ _DIGEST_BYTES = 6
 def fixed_keys(words: Iterable[str]) -> set[str]:
     """Returns the keys that a command line of a sweep gives one value."""
     parsed = OverridesParser.create().parse_overrides(list(words))
-    return {override.key_or_group for override in parsed if not override.is_sweep_override()}
+    return {override.get_key_element().lstrip("+~") for override in parsed if not override.is_sweep_override()}
 
 
 def job_name(job: Iterable[str], fixed: Collection[str]) -> str:

@@ -5,6 +5,7 @@ form also goes to every log file that `logging` has open (train.log), so that th
 and not to its stream handlers, so that nothing shows twice.
 """
 
+from tunix_grpo.console.groups import ShownCompletion, ShownGroup
 from tunix_grpo.console.output import print_lines
 from tunix_grpo.console.progress import Progress
 from tunix_grpo.console.tables import closing_summary, start_table, table
@@ -12,6 +13,8 @@ from tunix_grpo.console.units import format_bytes, format_clock, format_count, f
 
 __all__ = [
     "Progress",
+    "ShownCompletion",
+    "ShownGroup",
     "closing_summary",
     "format_bytes",
     "format_clock",

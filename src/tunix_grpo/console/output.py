@@ -11,6 +11,12 @@ from tunix_grpo.errors import one_line
 
 logger = logging.getLogger(__name__)
 
+# What a terminal obeys, or what turns the order of letters around: escape codes as a model may write them.
+_COMMANDS = [*range(0x20), *range(0x7F, 0xA0), 0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_VISIBLE = {
+    code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _COMMANDS if chr(code) not in "\t\n"
+}
+
 
 class LastingOutput(io.TextIOWrapper):
     """A standard stream that outlives its reader: `| head` that has seen enough, a closed terminal, a full disk.
@@ -65,6 +71,10 @@ class LastingOutput(io.TextIOWrapper):
 class LogFile(logging.FileHandler):
     """A log file that a full disk does not turn into a traceback for every line: the first loss is a warning."""
 
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the line, in which nothing commands the terminal of whoever reads the log."""
+        return visible(super().format(record))
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         """Says once, on standard error, that lines are lost."""
         error = sys.exception()
@@ -94,11 +104,20 @@ def on_terminal() -> bool:
     return sys.stdout.isatty() and not Console(file=sys.stdout).is_dumb_terminal
 
 
+def visible(text: str) -> str:
+    """Returns a text in which what a terminal would obey is shown: ESC as \\x1b. Lines and tabs stay."""
+    return text.replace("\r\n", "\n").translate(_VISIBLE)
+
+
+def encodable(text: str) -> str:
+    """Returns a text with a question mark for what the encoding of standard output lacks."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
+
+
 def print_lines(lines: list[str]) -> None:
     """Prints plain lines; what the terminal's encoding lacks becomes a question mark."""
-    encoding = sys.stdout.encoding or "utf-8"
-    text = "".join(f"{line}\n" for line in lines)
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.write(encodable(visible("".join(f"{line}\n" for line in lines))))
     sys.stdout.flush()
 
 

@@ -1,6 +1,7 @@
 """How far training is: a live bar on a terminal, plain lines elsewhere."""
 
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from tunix_grpo.console.groups import ShownGroup
 from tunix_grpo.console.output import log_handlers, on_terminal, print_lines, to_log_files
 from tunix_grpo.console.units import format_clock, format_duration, format_percent
 
@@ -22,6 +24,7 @@ _SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
     "kl": ("kl", lambda value: f"{value:.4f}"),
     "loss": ("loss", lambda value: f"{value:.4f}"),
 }
+_FURTHER = re.compile(r"eval/([^/]+)/accuracy")  # on a further task, which a line calls by its name
 _ON_BAR = ("reward", "eval/accuracy", "kl")
 
 
@@ -75,7 +78,8 @@ class Progress:
             return
         if step != self._step:
             self._note_time(step)
-        new = {name: metrics[name] for name in _SHOWN if name in metrics} if metrics else {}
+        names = [*_SHOWN, *(name for name in metrics or () if _FURTHER.fullmatch(name))]
+        new = {name: metrics[name] for name in names if name in metrics} if metrics else {}
         self._shown |= new
         if self._bar is not None:
             self._refresh(self._bar)
@@ -85,6 +89,16 @@ class Progress:
             if self._bar is None:
                 print_lines([line])
 
+    def show(self, groups: Iterable[ShownGroup]) -> None:
+        """Shows completions above the bar, or as lines where there is none."""
+        for group in groups if self._open else ():
+            lines = group.lines()
+            to_log_files(lines)
+            if self._bar is None:
+                print_lines(lines)
+            else:
+                self._bar.console.print(group.drawn())
+
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Shows metrics, as a tracker keeps them."""
         self.update(step, metrics)
@@ -92,8 +106,8 @@ class Progress:
     def _line(self, new: Mapping[str, float]) -> str:
         """Returns one plain line; after an evaluation the line shows the metrics of the evaluation only."""
         width = len(str(self._total_steps))
-        shown = self._shown if "reward" in new else new
-        parts = [f"step {self._step:>{width}}/{self._total_steps}", *_described(shown, _SHOWN)]
+        described = _described(self._shown, _SHOWN) if "reward" in new else _described(new, new)
+        parts = [f"step {self._step:>{width}}/{self._total_steps}", *described]
         pace = self._seconds_per_step()
         if pace is not None and "reward" in new:
             parts += [f"{format_duration(pace)}/step", f"left {self._time_left()}"]
@@ -161,5 +175,10 @@ class _ValuesColumn(ProgressColumn):
 
 def _described(values: Mapping[str, float], metrics: Iterable[str]) -> list[str]:
     """Returns `name value` for each of the metrics that has a value."""
-    known = [(_SHOWN[metric], values[metric]) for metric in metrics if metric in values]
-    return [f"{name} {show(value)}" for (name, show), value in known]
+    known = [(*_shown_as(metric), values[metric]) for metric in metrics if metric in values]
+    return [f"{name} {show(value)}" for name, show, value in known]
+
+
+def _shown_as(metric: str) -> tuple[str, Callable[[float], str]]:
+    further = _FURTHER.fullmatch(metric)
+    return _SHOWN[metric] if further is None else (further[1], format_percent)

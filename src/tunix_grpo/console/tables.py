@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tunix_grpo.console.output import on_terminal, print_lines, to_log_files
+from tunix_grpo.console.output import on_terminal, print_lines, to_log_files, visible
 from tunix_grpo.console.units import format_duration, format_percent
 
 
@@ -26,7 +26,7 @@ def start_table(rows: list[tuple[str, str]], title: str) -> None:
         table.add_column(style="cyan", overflow="fold")
         table.add_column(overflow="fold")
         for name, value in rows:
-            table.add_row(Text(name), Text(value))
+            table.add_row(Text(name), Text(visible(value)))
         Console(file=sys.stdout).print(table)
     else:
         print_lines(lines)
@@ -41,7 +41,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> N
         for name in header:
             drawn.add_column(name, overflow="fold")
         for row in rows:
-            drawn.add_row(*map(Text, row))
+            drawn.add_row(*(Text(visible(cell)) for cell in row))
         Console(file=sys.stdout).print(drawn)
         return
     lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in (header, *rows))
@@ -56,6 +56,7 @@ def closing_summary(
     num_steps: int,
     seconds: float,
     paths: Iterable[tuple[str, str | Path]],
+    evaluations: Iterable[tuple[str, str]] = (),
 ) -> None:
     """Prints the table that ends a run: accuracy before and after, the time, where everything was written.
 
@@ -66,8 +67,9 @@ def closing_summary(
         num_steps: steps that this process ran.
         seconds: time that this process took.
         paths: what was written, and where.
+        evaluations: what else they have shown, by what it is called.
     """
-    rows = [("held-out accuracy", _accuracy_change(accuracy_before, accuracy_after))]
+    rows = [("held-out accuracy", _accuracy_change(accuracy_before, accuracy_after)), *evaluations]
     rows.append(("steps", f"{num_steps:,} in {format_duration(seconds)}, loading and evaluations included"))
     rows += [(name, str(path)) for name, path in paths]
     start_table(rows, title)

@@ -18,12 +18,6 @@ from tunix_grpo.tasks.base import Task
 from tunix_grpo.text.prompt_set import PromptSet
 
 
-class Recording(Protocol):
-    """What metrics are handed to: the record of a run, the progress on the screen."""
-
-    def log_metrics(self, step: int, metrics: dict[str, float]) -> None: ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Greedy results on held-out questions.
@@ -40,26 +34,19 @@ class Evaluation:
     truncated: float
     seconds: float
 
-    def metrics(self) -> dict[str, float]:
-        """Returns the metric names of `record.metrics.METRICS`."""
+    def metrics(self, prefix: str) -> dict[str, float]:
+        """Returns the metrics by the names of `record.metrics.METRICS`, which begin with the prefix of their task."""
         return {
-            "eval/accuracy": self.accuracy,
-            **({} if self.reward is None else {"eval/reward": self.reward}),
-            "eval/truncated": self.truncated,
-            "timing/eval": self.seconds,
+            f"{prefix}accuracy": self.accuracy,
+            **({} if self.reward is None else {f"{prefix}reward": self.reward}),
+            f"{prefix}truncated": self.truncated,
         }
-
-    def record(self, step: int, *places: Recording) -> float:
-        """Hands the metrics of a step's evaluation to everything that keeps or shows them; returns the accuracy."""
-        for place in places:
-            place.log_metrics(step, self.metrics())
-        return self.accuracy
 
 
 class Answering(Protocol):
     """What is evaluated: a `Trainer`, or whatever answers and scores like one."""
 
-    def answerer(self, rows: int) -> Answerer: ...
+    def answerer(self, rows: int, width: int | None = None) -> Answerer: ...
 
     def reward(self, samples: Samples) -> RewardTable: ...
 
@@ -82,12 +69,23 @@ class Evaluator:
         task: says whether an answer is right.
         sampling: one greedy completion.
         batch_size: questions that are answered at once, and answers that are scored at once.
+        name: of a further task; empty for the run's own.
+        width: tokens that prompts are padded to; None is what training pads its own to.
+        rewarded: whether the rewards can score this task.
     """
 
     prompts: PromptSet
     task: Task
     sampling: Sampling
     batch_size: int
+    name: str = ""
+    width: int | None = None
+    rewarded: bool = True
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its metrics begin with."""
+        return f"eval/{self.name}/" if self.name else "eval/"
 
     def run(self, model: Answering, step: int) -> Evaluation:
         """Evaluates a model.
@@ -97,7 +95,7 @@ class Evaluator:
         """
         begun = time.perf_counter()
         requests = [Request(number, 0, prompt) for number, prompt in enumerate(self.prompts.ids)]
-        answers = model.answerer(self.batch_size).answers(requests, self.sampling)
+        answers = model.answerer(self.batch_size, self.width).answers(requests, self.sampling)
         judged: dict[int, _Judged] = {}
         while answered := list(itertools.islice(answers, self.batch_size)):
             judged |= self._judged(model, answered, step)
@@ -117,20 +115,21 @@ class Evaluator:
         questions = [self.prompts.questions[number] for number in numbers]
         texts = [one.text for one in answered]
         right = [self.task.score(text, asked) == 1.0 for text, asked in zip(texts, questions, strict=True)]
-        table = model.reward(
-            Samples(
-                prompts=[self.prompts.texts[number] for number in numbers],
-                completions=texts,
-                questions=questions,
-                task=self.task,
-                token_lengths=[len(one.token_ids) for one in answered],
-                step=step,
-                num_generations=1,
-                max_tokens=self.sampling.max_tokens,
-                token_ids=[one.token_ids for one in answered],
-            )
+        samples = Samples(
+            prompts=[self.prompts.texts[number] for number in numbers],
+            completions=texts,
+            questions=questions,
+            task=self.task,
+            token_lengths=[len(one.token_ids) for one in answered],
+            step=step,
+            num_generations=1,
+            max_tokens=self.sampling.max_tokens,
+            token_ids=[one.token_ids for one in answered],
         )
-        rewards = [None if row in table.skipped else value for row, value in enumerate(table.total)]
+        rewards: list[float | None] = [None] * len(answered)
+        if self.rewarded:
+            table = model.reward(samples)
+            rewards = [None if row in table.skipped else value for row, value in enumerate(table.total)]
         return {
             number: _Judged(is_right, reward, one.truncated)
             for number, is_right, reward, one in zip(numbers, right, rewards, answered, strict=True)

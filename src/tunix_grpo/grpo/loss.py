@@ -137,6 +137,7 @@ def grpo_loss(logps: jax.Array, entropies: jax.Array, inputs: LossInputs, object
     )
 
 
+@jax.jit
 def sampling_difference(
     trained: jax.Array, sampled: jax.Array, batch: Completions
 ) -> tuple[jax.Array, jax.Array, jax.Array]:

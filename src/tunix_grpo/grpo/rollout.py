@@ -240,11 +240,16 @@ class Sampler:
         drawn = _drawn(self._form, *weights, tokens, valid, keys, config, stop_ids=stops, pad_id=pad_id)
         return Drawing(tokens, valid, drawn, self._tokenizer)
 
-    def answerer(self, weights: tuple[LeafTree, Weights], rows: int) -> Answerer:
-        """Returns what answers questions with these weights, `rows` of them at once."""
-        return SlotAnswerer(self._engine(rows), weights, self._tokenizer, self._seed)
+    def answerer(self, weights: tuple[LeafTree, Weights], rows: int, width: int | None = None) -> Answerer:
+        """Returns what answers questions with these weights.
 
-    def _engine(self, rows: int) -> Engine:
+        Args:
+            rows: questions that are answered at once.
+            width: tokens that their prompts are padded to; None is the sampler's own width.
+        """
+        return SlotAnswerer(self._engine(rows, width), weights, self._tokenizer, self._seed)
+
+    def _engine(self, rows: int, width: int | None = None) -> Engine:
         devices = self._mesh.shape["fsdp"]
         return Engine(
             form=self._form,
@@ -252,5 +257,5 @@ class Sampler:
             stop_ids=tuple(self._tokenizer.stop_ids),
             pad_id=self._tokenizer.pad_id(),
             rows=math.ceil(rows / devices) * devices,
-            prompt_width=self._width,
+            prompt_width=width or self._width,
         )

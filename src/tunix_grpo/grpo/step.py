@@ -55,6 +55,21 @@ class Collected:
 
 
 @dataclasses.dataclass(frozen=True)
+class UpdateHealth:
+    """Which of a step's updates were no good.
+
+    Attributes:
+        not_finite: updates whose loss or gradient was not finite; they were left out.
+        left_out: these, and the spikes that were left out.
+        spikes: a few words on each loss or gradient far outside those before it.
+    """
+
+    not_finite: int
+    left_out: int
+    spikes: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
 class StepResult:
     """What one step did.
 
@@ -66,6 +81,7 @@ class StepResult:
         metrics: numbers of the update and timings, by the names of `record.metrics.METRICS`.
         num_tokens: prompt and completion tokens that were processed, those of groups that were given back included.
         num_drawn: the completion tokens among them.
+        health: which of its updates were no good.
     """
 
     sampled: Groups
@@ -76,6 +92,7 @@ class StepResult:
     metrics: dict[str, float]
     num_tokens: int
     num_drawn: int
+    health: UpdateHealth
 
 
 class Clock:

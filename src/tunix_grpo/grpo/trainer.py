@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,25 +23,23 @@ import optax
 from tunix_grpo.config import TrainerConfig, plugins
 from tunix_grpo.decoder.forward import choose_remat
 from tunix_grpo.decoder.generation import Sampling
-from tunix_grpo.decoder.layer import Weights
-from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.grpo.advantages import Advantages, advantage_of
 from tunix_grpo.grpo.algorithms import AGGREGATIONS, objective_of
 from tunix_grpo.grpo.answering import Answerer
-from tunix_grpo.grpo.loss import LossInputs, LossSums, completion_logprobs, grpo_loss, sampling_difference
+from tunix_grpo.grpo.loss import LossInputs, sampling_difference
 from tunix_grpo.grpo.minibatches import Part, cut_step, minibatch_order
+from tunix_grpo.grpo.passes import PassForm, accumulate, policy_logps, reference_logps
 from tunix_grpo.grpo.replacement import Groups, replace_equal_groups, right_answers
 from tunix_grpo.grpo.rollout import Rollout, RowTokenizer, Sampler, train_sampling
-from tunix_grpo.grpo.step import Clock, Collected, MicroBatch, StepResult
-from tunix_grpo.grpo.updates import Update, apply_gradient, laid_out, no_sums, require_finite, update_metrics
+from tunix_grpo.grpo.spikes import Limits, Spikes
+from tunix_grpo.grpo.step import Clock, Collected, MicroBatch, StepResult, UpdateHealth
+from tunix_grpo.grpo.updates import Update, apply_gradient, laid_out, no_sums, update_health, update_metrics
 from tunix_grpo.model.layout import LeafTree
 from tunix_grpo.model.model import Model
 from tunix_grpo.rewards.base import Reward, Samples
 from tunix_grpo.rewards.scoring import RewardTable, score_completions
 from tunix_grpo.tasks.base import Task
 from tunix_grpo.text.prompt_set import Batch
-
-Gradient: TypeAlias = tuple[LeafTree, LossSums]  # of the micro batches so far, added up
 
 
 class Trainer:
@@ -59,14 +57,17 @@ class Trainer:
         prompt_width: int,
         normalise_each: bool = False,
         count_right: bool = False,
+        spikes: Spikes | None = None,
     ):
         """
         Args:
             prompt_width: tokens that prompts are padded to.
             normalise_each: normalises each reward within its group before they are summed.
             count_right: asks the task which completions are right, where no reward does.
+            spikes: knows the updates before; None: none is compared.
         """
         self._config, self._mesh, self._model, self._task, self._rewards = config, mesh, model, task, rewards
+        self.spikes = spikes or Spikes("off", 1.0)
         self._sampling, self._asked = train_sampling(config), task if count_right else None
         weights = {reward.name: reward.weight for reward in rewards}
         self._advantages = Advantages(advantage_of(config.grpo.advantage), weights if normalise_each else None)
@@ -81,17 +82,14 @@ class Trainer:
         # Laid out for good, so that an update can reuse their memory and is compiled once.
         self.params, params_layout = laid_out(model.trained, mesh)
         self.optimizer_state, optimizer_layout = laid_out(optimizer.init(self.params), mesh)
-        self._accumulate = jax.jit(self._micro_gradient, donate_argnums=(2,))
-        self._apply = jax.jit(
-            functools.partial(apply_gradient, optimizer),
-            donate_argnums=(0, 1),
-            out_shardings=(params_layout, optimizer_layout, None),
+        self._form = PassForm(model.form, self._objective, config.generation.temperature, self.remat)
+        apply = jax.jit(
+            apply_gradient,
+            static_argnums=0,
+            donate_argnums=(1, 2),
+            out_shardings=(params_layout, optimizer_layout, None, None),
         )
-        self._reference_logps = jax.jit(lambda weights, batch: self._logprobs(weights, batch)[0])
-        self._policy_logps = jax.jit(
-            lambda params, frozen, batch: self._logprobs(model.decoder_weights(params, frozen), batch)[0]
-        )
-        self._difference = jax.jit(sampling_difference)
+        self._apply = functools.partial(apply, optimizer)
 
     def restore(self, params: LeafTree, optimizer_state: optax.OptState) -> None:
         """Continues from saved parameters and optimizer state."""
@@ -128,9 +126,9 @@ class Trainer:
         """Samples from the current weights."""
         return self._sampler.sample((self.params, self._frozen), prompts, sampling, step)
 
-    def answerer(self, rows: int) -> Answerer:
-        """Returns what answers questions with the current weights, `rows` of them at once."""
-        return self._sampler.answerer((self.params, self._frozen), rows)
+    def answerer(self, rows: int, width: int | None = None) -> Answerer:
+        """Returns what answers questions with the current weights; see `Sampler.answerer`."""
+        return self._sampler.answerer((self.params, self._frozen), rows, width)
 
     def draw(self, batch: Batch, step: int, extra_round: int = 0) -> Rollout:
         """Samples the completions of a batch that is trained on; see `Sampler.start`."""
@@ -173,13 +171,10 @@ class Trainer:
     def update(self, done: Collected) -> StepResult:
         """Runs the second half of a step: the update(s) from what was collected with the current weights.
 
-        Raises:
-            UserError: the loss or the gradient is not finite; nothing has moved where the step has one update.
-            HalfStepError: likewise where it has several; then some have moved the weights.
+        An update whose loss or gradient is not finite, or a spike that is to be left out, changes nothing.
         """
         clock, groups = Clock(), done.groups
-        metrics = self._update(done)
-        require_finite(metrics, self._config.grpo.updates_per_step)
+        metrics, health = self._update(done)
         clock.lap("timing/update")
         timings = done.timings | clock.laps
         metrics |= timings | {"step_time": sum(timings.values())}
@@ -189,7 +184,7 @@ class Trainer:
             metrics |= groups.metrics()
         tokens = groups.num_tokens() + groups.given_back_tokens, groups.num_drawn() + groups.given_back_drawn
         trained = (groups.batch, groups.rollout, groups.rewards, done.advantages)
-        return StepResult(done.sampled, *trained, metrics, *tokens)
+        return StepResult(done.sampled, *trained, metrics, *tokens, health)
 
     def _cut(
         self, step: int, rollout: Rollout, gains: np.ndarray | None = None, skipped: Collection[int] = ()
@@ -216,30 +211,29 @@ class Trainer:
         if len(part.prompts) < batch.prompt_tokens.shape[0]:
             batch, sampled = batch.rows(part.prompts, part.rows), sampled[part.rows]
         batch = jax.device_put(batch, self._sharding)
-        reference = self._reference_logps(self._model.reference, batch) if self._config.grpo.beta > 0 else None
+        weights, with_kl = self._model.reference, self._config.grpo.beta > 0
+        reference = reference_logps(self._form, weights, batch) if with_kl else None
         return MicroBatch(part, batch, sampled, reference)
 
-    def _update(self, done: Collected) -> dict[str, float]:
-        """Runs the optimizer updates of a step and returns their metrics.
-
-        Clip ratios and the mean ratio are of the last pass. All others are of the first.
-        """
-        old = self._old_logps(done)
+    def _update(self, done: Collected) -> tuple[dict[str, float], UpdateHealth]:
+        """Runs the optimizer updates of a step and returns their metrics, and which of them were no good."""
+        old, limits = self._old_logps(done), self.spikes.limits_of_updates()
         passes: list[list[Update]] = []
         for _ in range(self._config.grpo.num_iterations):
             updates = []
             for index, minibatch in enumerate(done.minibatches):
-                update, logps = self._one_update(done, minibatch, old[index])
+                update, logps = self._one_update(done, minibatch, old[index], limits)
                 old[index] = old[index] or logps
                 updates.append(update)
             passes.append(updates)
         micros = [micro for minibatch in done.minibatches for micro in minibatch]
         differences = [
-            self._difference(trained, micro.sampled, micro.completions)
+            sampling_difference(trained, micro.sampled, micro.completions)
             for micro, trained in zip(micros, [logps for minibatch in old for logps in minibatch], strict=True)
         ]
         passes, differences = jax.device_get((passes, differences))
-        return update_metrics(passes, differences, with_kl=self._config.grpo.beta > 0)
+        metrics = update_metrics(passes, differences, with_kl=self._config.grpo.beta > 0)
+        return metrics, update_health(passes, self.spikes)
 
     def _old_logps(self, done: Collected) -> list[list[jax.Array]]:
         """Returns, by minibatch and micro batch, log-probabilities under the weights that sampled.
@@ -247,18 +241,20 @@ class Trainer:
         Empty for the first minibatch, whose own first pass gives them; the weights have moved when the others' turn
         comes.
         """
+        weights = self.params, self._frozen
         return [
-            [self._policy_logps(self.params, self._frozen, micro.completions) for micro in minibatch] if index else []
+            [policy_logps(self._form, *weights, micro.completions) for micro in minibatch] if index else []
             for index, minibatch in enumerate(done.minibatches)
         ]
 
     def _one_update(
-        self, done: Collected, minibatch: list[MicroBatch], old: list[jax.Array]
+        self, done: Collected, minibatch: list[MicroBatch], old: list[jax.Array], limits: Limits
     ) -> tuple[Update, list[jax.Array]]:
         """Makes an optimizer update; returns its numbers, and the log-probabilities of each micro batch before it.
 
         Args:
             old: of each micro batch, log-probabilities under the weights that sampled; empty: these weights sampled.
+            limits: of an update that is made.
         """
         several = self._config.training.gradient_accumulation_steps > 1
         state: Any = jax.tree.map(jnp.zeros_like, (self.params, no_sums())) if several else None
@@ -268,33 +264,10 @@ class Trainer:
             sampled = micro.sampled if self._objective.importance != "none" else None
             before = old[index] if old else None
             inputs = LossInputs(micro.completions, gains, kept, divisors, micro.reference, before, sampled)
-            state, trained = self._accumulate(self.params, self._frozen, state, inputs)
+            state, trained = accumulate(self._form, self.params, self._frozen, state, inputs)
             logps.append(trained)
         gradient, sums = state
-        self.params, self.optimizer_state, norm = self._apply(self.params, self.optimizer_state, gradient)
-        return Update(sums, norm), logps
-
-    def _micro_gradient(
-        self, params: LeafTree, frozen: Weights, state: Gradient | None, inputs: LossInputs
-    ) -> tuple[Gradient, jax.Array]:
-        """Adds the gradient and the sums of a micro batch to `state`; returns the log-probabilities of its tokens too.
-
-        Args:
-            state: None before the only micro batch of an update.
-        """
-
-        def loss_of(params: LeafTree) -> tuple[jax.Array, tuple[LossSums, jax.Array]]:
-            weights = self._model.decoder_weights(params, frozen)
-            logps, entropies = self._logprobs(weights, inputs.completions, self.remat)
-            sums = grpo_loss(logps, entropies, inputs, self._objective)
-            return sums.loss, (sums, logps)
-
-        gradient, (sums, logps) = jax.grad(loss_of, has_aux=True)(params)
-        added = (gradient, sums)
-        if state is not None:
-            added = jax.tree.map(jnp.add, state, added)
-        return added, logps
-
-    def _logprobs(self, weights: Weights, batch: Completions, remat: str = "none") -> tuple[jax.Array, jax.Array]:
-        form, temperature = self._model.attention_form, self._config.generation.temperature
-        return completion_logprobs(self._model.spec, weights, batch, temperature, attention_form=form, remat=remat)
+        self.params, self.optimizer_state, norm, made = self._apply(
+            self.params, self.optimizer_state, gradient, sums.loss, limits
+        )
+        return Update(sums, norm, made), logps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -12,25 +12,48 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tunix_grpo.errors import UserError
 from tunix_grpo.grpo.loss import LossSums
-from tunix_grpo.run.rescue import HalfStepError
+from tunix_grpo.grpo.spikes import Limits, Spikes
+from tunix_grpo.grpo.step import UpdateHealth
 
 Tree = TypeVar("Tree")
 
 
-def apply_gradient(
-    tx: optax.GradientTransformation, params: optax.Params, state: optax.OptState, gradient: optax.Updates
-) -> tuple[optax.Params, optax.OptState, jax.Array]:
-    """Returns new parameters, new optimizer state and the gradient's norm before clipping.
+class Update(NamedTuple):
+    """The numbers of one optimizer update.
 
-    A gradient that is not finite changes nothing, so that the state of the last good step can still be saved.
+    Attributes:
+        norm: float32[], of its gradient before clipping.
+        made: bool[], False where it was left out.
+    """
+
+    sums: LossSums
+    norm: jax.Array
+    made: jax.Array
+
+    def is_finite(self) -> bool:
+        """Says whether all its numbers are; they must be on the host."""
+        return bool(np.isfinite([*self.sums, self.norm]).all())
+
+
+def apply_gradient(
+    tx: optax.GradientTransformation,
+    params: optax.Params,
+    state: optax.OptState,
+    gradient: optax.Updates,
+    loss: jax.Array,
+    limits: Limits,
+) -> tuple[optax.Params, optax.OptState, jax.Array, jax.Array]:
+    """Returns new parameters, new optimizer state, the gradient's norm before clipping, and whether they are new.
+
+    A loss or a gradient that is not finite, or above the limits, changes no bit of either.
     """
     norm = optax.global_norm(gradient)
+    made = jnp.isfinite(norm) & jnp.isfinite(loss) & (norm <= limits.norm) & (loss <= limits.loss)
     updates, new_state = tx.update(gradient, state, params)
     new = (optax.apply_updates(params, updates), new_state)
-    params, state = jax.tree.map(functools.partial(jnp.where, jnp.isfinite(norm)), new, (params, state))
-    return params, state, norm
+    params, state = jax.tree.map(functools.partial(jnp.where, made), new, (params, state))
+    return params, state, norm, made
 
 
 def laid_out(tree: Tree, mesh: jax.sharding.Mesh) -> tuple[Tree, object]:
@@ -50,34 +73,18 @@ def no_sums() -> LossSums:
     return LossSums(*(jnp.zeros(()) for _ in LossSums._fields))
 
 
-def require_finite(metrics: Mapping[str, float], updates: int) -> None:
-    """Checks the numbers of a step that made so many updates.
+def update_health(passes: Sequence[Sequence[Update]], spikes: Spikes) -> UpdateHealth:
+    """Returns which of a step's updates were no good, and adds them to those that later ones are compared with.
 
-    Raises:
-        UserError: some are not finite; `apply_gradient` has left that update out, the only one.
-        HalfStepError: likewise, and other updates of the step have moved the weights.
+    Args:
+        passes: as `update_metrics` takes them.
     """
-    bad = [name for name, value in metrics.items() if not math.isfinite(value)]
-    if not bad:
-        return
-    what, way_out = f"{', '.join(bad)} is not a finite number", "lower optimizer.learning_rate, or raise optimizer.eps"
-    if updates == 1:
-        raise UserError(f"{what}; the update was left out and the run stops; {way_out}")
-    raise HalfStepError(
-        f"{what} in one of the {updates} updates; the run stops and saves nothing, since the others have moved the "
-        f"weights; go on from the last checkpoint, and {way_out}"
+    updates = [update for updates in passes for update in updates]
+    return UpdateHealth(
+        not_finite=sum(not np.isfinite([update.sums.loss, update.norm]).all() for update in updates),
+        left_out=sum(not update.made for update in updates),
+        spikes=spikes.note((float(update.sums.loss), float(update.norm)) for update in updates),
     )
-
-
-class Update(NamedTuple):
-    """The numbers of one optimizer update.
-
-    Attributes:
-        norm: float32[], of its gradient before clipping.
-    """
-
-    sums: LossSums
-    norm: jax.Array
 
 
 def update_metrics(
@@ -85,37 +92,47 @@ def update_metrics(
 ) -> dict[str, float]:
     """Returns the numbers of a step's updates, by the names of `record.metrics.METRICS`.
 
-    Clip ratios and the mean ratio are of the last pass, in which they are largest; all others of the first.
+    Clip ratios and the mean ratio are of the last pass, in which they are largest; all others of the first. What is not
+    finite is left out: an update is, and what none has.
 
     Args:
         passes: of each pass over the completions the update from each minibatch, on the host.
         differences: of each micro batch, as `loss.sampling_difference` gives them, on the host.
         with_kl: the loss has a KL term.
     """
-    first, last = _added(passes[0]), _added(passes[-1])
-    low, high = last["clipped_low"] / last["tokens"], last["clipped_high"] / last["tokens"]
-    norms = [[float(update.norm) for update in updates] for updates in passes]
-    metrics = {
-        "loss": first["loss"] / len(passes[0]),
-        "entropy": first["entropy"] / first["tokens"],
-        "grad_norm": sum(norms[0]) / len(norms[0]) if np.isfinite(norms).all() else math.nan,
-        "ratio/mean": last["ratio"] / last["tokens"],
-        "clip_ratio/low_mean": low,
-        "clip_ratio/high_mean": high,
-        "clip_ratio/region_mean": low + high,
-    }
-    if with_kl:
-        metrics["kl"] = first["kl"] / first["tokens"]
+    left_out = sum(not update.made for updates in passes for update in updates)
+    metrics = {"updates/left_out": float(left_out)} if left_out else {}
+    first = [update for update in passes[0] if update.is_finite()]
+    if first:
+        sums = _added(first)
+        metrics |= {
+            "loss": sums["loss"] / len(first),
+            "entropy": sums["entropy"] / sums["tokens"],
+            "grad_norm": sum(float(update.norm) for update in first) / len(first),
+        }
+    if last := [update for update in passes[-1] if update.is_finite()]:
+        sums = _added(last)
+        low, high = sums["clipped_low"] / sums["tokens"], sums["clipped_high"] / sums["tokens"]
+        metrics |= {
+            "ratio/mean": sums["ratio"] / sums["tokens"],
+            "clip_ratio/low_mean": low,
+            "clip_ratio/high_mean": high,
+            "clip_ratio/region_mean": low + high,
+        }
+    if first and with_kl:
+        sums = _added(first)
+        metrics["kl"] = sums["kl"] / sums["tokens"]
     return metrics | _sampling_metrics(differences)
 
 
 def _sampling_metrics(differences: Sequence[tuple[jax.Array, ...]]) -> dict[str, float]:
-    """Returns how far the sampler's log-probabilities are from the trainer's."""
+    """Returns how far the sampler's log-probabilities are from the trainer's, as far as that is finite."""
     total, largest, tokens = (np.asarray(column, np.float64) for column in zip(*differences, strict=True))
-    return {
+    metrics = {
         "sampling/sampling_logp_difference/mean": float(total.sum() / tokens.sum()),
         "sampling/sampling_logp_difference/max": float(largest.max()),
     }
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def _added(updates: Sequence[Update]) -> dict[str, float]:

@@ -112,6 +112,9 @@ def _weight_map(index: Path) -> dict[str, str]:
     names = {tensor: name for tensor, name in entries.items() if isinstance(name, str)}
     if not names or len(names) < len(entries):
         raise UserError(f"{index}: it has no weight_map; download it again")
+    outside = sorted(name for name in names.values() if name in ("", "..") or Path(name).name != name)
+    if outside:
+        raise UserError(f"{index}: {json.dumps(outside[0])} is no name of a file beside it; download the model again")
     missing = sorted(name for name in set(names.values()) if not (index.parent / name).is_file())
     if missing:
         raise UserError(f"{index.parent}: {', '.join(missing)} named by {index.name} is missing; download it again")

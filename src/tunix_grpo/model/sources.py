@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import logging
 import re
 import sys
+import time
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
 from tunix_grpo.config import ModelConfig
 from tunix_grpo.config.rules import BUNDLED
@@ -16,6 +19,8 @@ from tunix_grpo.errors import UserError, one_line
 
 _ASSETS = Path(__file__).parent.parent / "assets"
 _KAGGLE_ID = re.compile(r"(?:\w[\w.-]*/){3}\w[\w.-]*(?:/[1-9]\d*)?")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_CLOCKS_S = 2.0  # by which the clock of a network disk may be behind
 _WAY_OUT = "download it elsewhere and give its folder as model.path=DIR"
 _log = logging.getLogger(__name__)
 
@@ -59,14 +64,16 @@ def _shapes(hub_id: str) -> Path:
 
 
 def _from_hub(hub_id: str, revision: str | None) -> Path:
+    import httpx
     import huggingface_hub
     from huggingface_hub import errors
     from huggingface_hub.utils import logging as hub_logging
 
     hub_logging.set_verbosity_error()  # the user reads how a download ends, not each retry
     patterns = ["*.json", "*.safetensors", "*.model", "*.jinja"]
+    begun = time.time()
     try:
-        return Path(huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+        folder = Path(huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
     except errors.GatedRepoError as error:
         raise UserError(
             f"model.hub_id={hub_id} is gated: accept its terms on https://huggingface.co/{hub_id}, then log in with "
@@ -81,6 +88,35 @@ def _from_hub(hub_id: str, revision: str | None) -> Path:
         raise UserError(f"model.hub_id={hub_id!r} is not a hub id of the form OWNER/NAME") from error
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
         raise UserError(f"model.hub_id={hub_id} could not be downloaded (no network?); {_WAY_OUT}") from error
+    except httpx.HTTPError as error:  # it broke off again and again; each try has gone on where the last one ended
+        raise UserError(
+            f"model.hub_id={hub_id} could not be downloaded ({one_line(error)}); start the same command again, which "
+            f"keeps the files that have arrived, or {_WAY_OUT}"
+        ) from error
+    except ValueError as error:  # a file's name leads out of the folder
+        raise UserError(f"model.hub_id={hub_id} cannot be stored ({one_line(error)}); take another model") from error
+    _require_whole(folder, begun, f"model.hub_id={hub_id}")
+    return folder
+
+
+def _require_whole(folder: Path, begun: float, about: str) -> None:
+    """Reads the files that have arrived since `begun`; huggingface_hub compares only their sizes with the hub's.
+
+    It stores a large file below the sha256 that the hub says it has, and links to it.
+
+    Raises:
+        UserError: one is damaged; it is removed.
+    """
+    for link in folder.rglob("*"):
+        blob = link.resolve()
+        if not (link.is_symlink() and _SHA256.fullmatch(blob.name) and blob.stat().st_mtime >= begun - _CLOCKS_S):
+            continue
+        with blob.open("rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() == blob.name:
+                continue
+        blob.unlink()
+        link.unlink()
+        raise UserError(f"{about}: {link.name} arrived damaged and is removed; start the same command again")
 
 
 # --- Kaggle ---
@@ -106,7 +142,8 @@ def _from_kaggle(kaggle_id: str) -> Path:
         except ValueError as error:
             raise _not_an_id(kaggle_id) from error
         try:
-            return Path(kagglehub.model_download(kaggle_id)).absolute()
+            with _files_inside(kaggle_id):
+                return Path(kagglehub.model_download(kaggle_id)).absolute()
         except requests.HTTPError as error:
             raise _refused(kaggle_id, error.response.status_code if error.response is not None else 0) from error
         except (exceptions.UnauthenticatedError, exceptions.CredentialError) as error:
@@ -128,6 +165,27 @@ def _from_kaggle(kaggle_id: str) -> Path:
             raise _not_downloaded(kaggle_id, one_line(error)) from error
     _log.warning("Kaggle cannot be reached; reading %s, which was downloaded earlier", cached)
     return cached
+
+
+@contextlib.contextmanager
+def _files_inside(kaggle_id: str) -> Iterator[None]:
+    """Refuses a model that has a file whose name leads out of its folder: kagglehub 1.0 would write there."""
+    from kagglehub import http_resolver
+
+    listed = http_resolver._list_model_files
+
+    def checked(*given: Any) -> tuple[list[str], bool]:
+        files, are_more = listed(*given)
+        outside = [name for name in files if PurePath(name).is_absolute() or ".." in PurePath(name).parts]
+        if outside:
+            raise UserError(f"model.kaggle_id={kaggle_id} cannot be stored (it has a file {outside[0]!r}); {_WAY_OUT}")
+        return files, are_more
+
+    http_resolver._list_model_files = checked
+    try:
+        yield
+    finally:
+        http_resolver._list_model_files = listed
 
 
 def _not_an_id(kaggle_id: str) -> UserError:

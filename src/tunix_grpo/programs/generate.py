@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tunix_grpo.config.generate import GenerateConfig
 from tunix_grpo.config.history import PLACES
-from tunix_grpo.console.output import lost_output
+from tunix_grpo.console.output import lost_output, visible
 from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.decoder.streaming import stream_tokens, text_pieces
 from tunix_grpo.errors import UserError
@@ -286,7 +286,8 @@ def _write_json(fields: dict) -> None:
 
 
 def _write(text: str) -> None:
-    """Shows text at once; what the terminal's encoding lacks becomes a question mark."""
+    """Shows text at once, on a terminal without what it would obey; what its encoding lacks becomes a question mark."""
+    text = visible(text) if sys.stdout.isatty() else text
     sys.stdout.write(text.encode(_encoding(), "replace").decode(_encoding()))
     sys.stdout.flush()
     if (error := lost_output()) is not None:

@@ -1,19 +1,16 @@
 """W&B tables of sample completions."""
 
-import dataclasses
 import logging
 import os
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TypeAlias
 
 import wandb
 
 from tunix_grpo.errors import one_line
-from tunix_grpo.record.tracker import CompletionRecord
+from tunix_grpo.record.tracker import Cell, CompletionRecord, as_row
 from tunix_grpo.record.worker import Worker
 
-Cell: TypeAlias = str | float | bool
 INCREMENTS_PER_TABLE = 50
 """How often a table is added to: W&B shows the last 100 increments of a table."""
 _STAGING = "WANDB_DATA_DIR"  # the variable that tells wandb where the files that wait for upload go
@@ -42,7 +39,7 @@ class CompletionTables:
 
     def add(self, records: list[CompletionRecord]) -> Future:
         """Queues rows; the future is done when they have been sent or kept for later."""
-        self._rows.extend([_row(record) for record in records])
+        self._rows.extend([as_row(record) for record in records])
         return self._worker.submit(self._send)
 
     def close(self, timeout_s: float) -> None:
@@ -74,11 +71,3 @@ class CompletionTables:
             return
         del self._rows[: len(rows)]
         self._num_increments += 1
-
-
-def _row(record: CompletionRecord) -> dict[str, Cell]:
-    """Returns a completion as columns and values, a column for each reward part."""
-    row: dict[str, Cell] = {}
-    for name, value in dataclasses.asdict(record).items():
-        row |= {f"rewards/{part}": reward for part, reward in value.items()} if name == "rewards" else {name: value}
-    return row

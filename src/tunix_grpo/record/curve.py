@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # matplotlib takes half a second to load, and only a drawing 
 
 _BLUE, _GREEN, _ORANGE, _PURPLE = "#2563a8", "#2e8b57", "#c96a1b", "#7b4fa3"
 _INK, _GRID = "#333333", "#dddddd"
-_MIN_POINTS_TO_SMOOTH = 20
+MIN_POINTS_TO_SMOOTH = 20
+"""Values from which on their moving average is drawn."""
 _log = logging.getLogger(__name__)
 
 
@@ -172,17 +173,18 @@ def _draw_length(axes: Axes, lines: list[dict]) -> None:
 
 def _draw_smoothed(axes: Axes, series: Series, color: str, label: str) -> None:
     """Draws the values; where there are many, faintly, and their moving average over them."""
-    if len(series.steps) < _MIN_POINTS_TO_SMOOTH:
+    if len(series.steps) < MIN_POINTS_TO_SMOOTH:
         marker = "o" if len(series.steps) == 1 else ""
         axes.plot(series.steps, series.values, color=color, marker=marker, label=label)
         return
     axes.plot(series.steps, series.values, color=color, alpha=0.25, linewidth=1)
-    average = _moving_average(series.values, len(series.values) // 10)
+    average = moving_average(series.values)
     axes.plot(series.steps, average, color=color, linewidth=1.8, label=label)
 
 
-def _moving_average(values: np.ndarray, reach: int) -> np.ndarray:
-    """Averages each value with its `reach` neighbours on both sides, fewer at the ends."""
+def moving_average(values: np.ndarray) -> np.ndarray:
+    """Averages each value with a tenth of them on both sides, fewer at the ends."""
+    reach = len(values) // 10
     sums = np.concatenate([[0.0], np.cumsum(values)])
     places = np.arange(len(values))
     reaches = np.minimum(reach, np.minimum(places, places[::-1]))

@@ -7,7 +7,13 @@ from pathlib import Path
 
 import yaml
 
-RECORD = ("metrics.jsonl", "completions.jsonl", "ledger.jsonl", "learning_curve.png", "tensorboard", "config.yaml")
+RECORD = (
+    *("report.html", "metrics.jsonl", "completions.jsonl", "ledger.jsonl", "learning_curve.png", "tensorboard"),
+    "config.yaml",
+)
+"""What a run leaves in its folder for people."""
+FOR_REPORTS = ("health.jsonl", "environment.json")
+"""What it leaves there beside it, for reports."""
 EARLIER = "earlier"
 _log = logging.getLogger(__name__)
 
@@ -26,7 +32,7 @@ def make_room(output_dir: Path, history: Path, resume_step: int) -> None:
     """
     first = _first_line(output_dir / "metrics.jsonl")
     if first is not None and not (resume_step > 0 and _is_of_this_run(first, output_dir, history)):
-        _set_aside(output_dir, RECORD)
+        _set_aside(output_dir, (*RECORD, *FOR_REPORTS))
     if resume_step == 0 and _first_line(history) is not None:
         _set_aside(history.parent, (history.name,))
 

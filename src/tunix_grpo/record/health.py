@@ -15,18 +15,21 @@ from tunix_grpo.grpo.replacement import Groups, right_answers
 from tunix_grpo.grpo.step import Collected, StepResult
 from tunix_grpo.record.facts import Facts, count_facts, largest_reward, over_steps, with_updates
 from tunix_grpo.record.findings import Finding, findings
+from tunix_grpo.record.notes import Note, Notes
 from tunix_grpo.rewards.format import ASKED, EXACT, Form, form_of, format_score
 from tunix_grpo.tasks.base import Task
 
 _log = logging.getLogger(__name__)
+FIRST_LOOK = "first look"
 IN_A_ROW = 10  # steps that are counted together: the groups of a single step may all be equal by chance
 
 
 class Health:
     """What one run has said of its health; a resumed run begins anew."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, config: Config, notes: Notes) -> None:
+        """Takes the settings, and where what is said is kept."""
+        self._config, self._notes = config, notes
         self._largest = largest_reward(config.reward)
         self._form = wanted_form(config)
         self._said: set[str] = set()
@@ -46,25 +49,34 @@ class Health:
         facts = _looked_at(counted, first, task, self._form)
         found = findings(facts, self._config)
         hopeless = [finding for finding in found if finding.hopeless]
-        console.start_table(first_look_rows(facts, hopeless), "first look, before the first update")
+        rows = first_look_rows(facts, hopeless)
+        console.start_table(rows, f"{FIRST_LOOK}, before the first update")
+        counts = Finding("counts", logging.INFO, False, "; ".join(f"{name}: {value}" for name, value in rows))
+        self._keep(1, FIRST_LOOK, counts)
         reason = hopeless[0] if wanted == "stop" and hopeless else None
-        self._say("first look", (finding for finding in found if finding is not reason))
+        self._say(1, FIRST_LOOK, (finding for finding in found if finding is not reason))
         if reason is not None:
+            self._keep(1, FIRST_LOOK, reason)
             raise UserError(f"{reason.sentence}; training.first_look=warn trains all the same")
 
     def note(self, step: int, done: StepResult) -> None:
-        """Says what holds over the last steps and has not been said yet."""
-        if self._config.training.first_look == "off":
+        """Says what holds over the last steps, those of broken numbers aside, and has not been said yet."""
+        if self._config.training.first_look == "off" or done.health.not_finite:
             return
         facts = count_facts(done.rollout, done.rewards, done.batch.num_generations, self._largest)
         self._recent.append(with_updates(facts, done.metrics))
         if len(self._recent) == IN_A_ROW:
             found = findings(over_steps(self._recent), self._config)
-            self._say(f"steps {step - IN_A_ROW + 1} to {step}", found)
+            self._say(step, f"steps {step - IN_A_ROW + 1} to {step}", found)
 
-    def _say(self, where: str, found: Iterable[Finding]) -> None:
+    def _say(self, step: int, where: str, found: Iterable[Finding]) -> None:
         for finding in self._new(found):
             _log.log(finding.level, "%s: %s", where, finding.sentence)
+            self._keep(step, where, finding)
+
+    def _keep(self, step: int, where: str, finding: Finding) -> None:
+        level = logging.getLevelName(finding.level).lower()
+        self._notes.add(Note(step=step, where=where, level=level, name=finding.name, sentence=finding.sentence))
 
     def _new(self, found: Iterable[Finding]) -> Iterator[Finding]:
         for finding in found:

@@ -28,16 +28,16 @@ class JsonlTracker:
         """Opens both files, which keep only lines of steps up to `resume_step` (0: none)."""
         with disk_errors(output_dir):
             output_dir.mkdir(parents=True, exist_ok=True)
-        self._files = [_continued(output_dir / name, resume_step) for name in ("metrics.jsonl", "completions.jsonl")]
+        self._files = [continued(output_dir / name, resume_step) for name in ("metrics.jsonl", "completions.jsonl")]
         self._metrics, self._completions = self._files
 
     def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Writes one line: `step` first, then the metrics in the order given."""
-        _append(self._metrics, _to_line({"step": step, **metrics}))
+        append(self._metrics, to_line({"step": step, **metrics}))
 
     def log_completions(self, step: int, records: list[CompletionRecord]) -> None:
         """Writes one line per completion."""
-        _append(self._completions, "".join(_to_line(dataclasses.asdict(r)) for r in records))
+        append(self._completions, "".join(to_line(dataclasses.asdict(r)) for r in records))
 
     def close(self, *, failed: bool = False) -> None:
         """Closes both files."""
@@ -62,11 +62,11 @@ class HistoryTracker:
             if resume_step > 0 and own.is_file() and not history.exists():
                 with whole_file(history) as written:
                     shutil.copyfile(own, written)
-        self._file = _continued(history, resume_step)
+        self._file = continued(history, resume_step)
 
     def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Writes one line, as in `metrics.jsonl`."""
-        _append(self._file, _to_line({"step": step, **metrics}))
+        append(self._file, to_line({"step": step, **metrics}))
 
     def log_completions(self, step: int, records: list[CompletionRecord]) -> None:
         """Keeps none: they belong to the run folder."""
@@ -76,7 +76,7 @@ class HistoryTracker:
         self._file.close()
 
 
-def _continued(path: Path, resume_step: int) -> FileIO:
+def continued(path: Path, resume_step: int) -> FileIO:
     """Opens a file to append to it, without the lines of steps after `resume_step`; 0 empties it."""
     with disk_errors(path):
         if resume_step == 0:
@@ -86,7 +86,7 @@ def _continued(path: Path, resume_step: int) -> FileIO:
         return path.open("ab", buffering=0)
 
 
-def _append(file: FileIO, lines: str) -> None:
+def append(file: FileIO, lines: str) -> None:
     """Writes all of the lines or none of them, so that a step's are there as a whole."""
     # A lone surrogate in a completion has no UTF-8 form; its \udcxx escape is valid JSON.
     content = lines.encode("utf-8", "backslashreplace")
@@ -111,7 +111,8 @@ def disk_errors(path: Path | str) -> Iterator[None]:
         raise UserError(f"{path}: cannot be written ({reason}); make room and start the same command again") from error
 
 
-def _to_line(content: dict) -> str:
+def to_line(content: dict) -> str:
+    """Returns an object as a line."""
     return json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
 
 

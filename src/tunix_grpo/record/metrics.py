@@ -51,6 +51,8 @@ METRICS: dict[str, str] = {
     "task/level": "level of the questions that the step asked; absent where questions have none",
     "loss": "GRPO loss; near 0 is normal, the reward is what to watch",
     "grad_norm": "global norm of the gradient before clipping",
+    "updates/left_out": "updates of the step that were left out, for a loss or gradient that is not finite or a spike; "
+    "absent without one",
     "learning_rate": "learning rate of the step's last update",
     "num_tokens": "prompt and completion tokens processed since step 1",
     "step_time": "seconds that the step took, without evaluation and saving",
@@ -70,16 +72,26 @@ METRICS: dict[str, str] = {
     "eval/accuracy": "share of held-out questions answered right, greedy decoding",
     "eval/reward": "mean total reward on the held-out questions, greedy decoding; absent where no reward could be had",
     "eval/truncated": "share of held-out completions cut at max_generation_steps",
+    "eval/<task>/accuracy": "eval/accuracy on a task of evaluation.tasks; likewise the next two",
+    "eval/<task>/reward": "absent where the rewards cannot score the task, too",
+    "eval/<task>/truncated": "as eval/truncated",
 }
-"""Every metric that a run may log, and what it means. `<name>` stands for a reward's name, `<extra>` for its own."""
+"""Every metric that a run may log, and what it means. `<name>` stands for a reward's name, `<extra>` for its own,
+`<task>` for a name in evaluation.tasks."""
 
 
-_METRIC_PATTERN = re.compile("|".join(re.sub("<[^>]+>", "[^/]+", re.escape(n)) for n in METRICS))
+_PATTERNS = {re.sub("<[^>]+>", "[^/]+", re.escape(name)): meaning for name, meaning in METRICS.items()}
+_METRIC_PATTERN = re.compile("|".join(_PATTERNS))
 
 
 def is_metric(name: str) -> bool:
     """Says whether a name is listed in `METRICS`."""
     return _METRIC_PATTERN.fullmatch(name) is not None
+
+
+def meaning_of(name: str) -> str:
+    """Returns what a metric means; nothing of a name that is not listed."""
+    return next((meaning for pattern, meaning in _PATTERNS.items() if re.fullmatch(pattern, name)), "")
 
 
 def step_metrics(done: StepResult) -> dict[str, float]:

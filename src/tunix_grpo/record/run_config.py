@@ -6,27 +6,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from tunix_grpo.config import Config
+from tunix_grpo.config.secrets import without_secrets
 from tunix_grpo.errors import UserError, one_line
 from tunix_grpo.files import whole_file
-
-_MASK = "***"
-_SECRET_WORDS = frozenset({"key", "apikey", "token", "secret", "password", "passwd", "passphrase", "credential"})
-
-
-def _is_secret(key: str) -> bool:
-    """Says whether a key names a secret: by whole words, so that `tokenizer` and `num_tokens` stay readable."""
-    return not _SECRET_WORDS.isdisjoint(key.lower().replace("-", "_").split("_"))
-
-
-def without_secrets(values: dict[str, object]) -> dict[str, object]:
-    """Copies nested dicts and lists, with the values of secret-looking keys masked."""
-    return {key: _MASK if _is_secret(str(key)) and item is not None else _copy_of(item) for key, item in values.items()}
-
-
-def _copy_of(value: object) -> object:
-    if isinstance(value, dict):
-        return without_secrets(value)
-    return [_copy_of(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def public_config(config: Config) -> dict[str, object]:

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from tunix_grpo import console
-from tunix_grpo.config import Config
+from tunix_grpo.config import Config, further_tasks
 from tunix_grpo.config.algorithm import in_words
 from tunix_grpo.grpo.trainer import Trainer
 from tunix_grpo.model.model import Model
@@ -24,12 +24,14 @@ class Summary:
         accuracy_before: greedy held-out accuracy before the first step, in [0, 1].
         accuracy_after: the same accuracy after the last step; None if the run was stopped or had been finished before.
         exit_code: 0, or 128 + the number of the signal that stopped the run.
+        early: in words, why the run ended before its last step by itself; None where it did not.
     """
 
     steps: int
     accuracy_before: float | None
     accuracy_after: float | None
     exit_code: int = 0
+    early: str | None = None
 
 
 def start_rows(
@@ -44,12 +46,15 @@ def start_rows(
     completions = config.completions_per_step(devices.data_parallel)
     size = tree_bytes((trainer.params, trainer.optimizer_state))
     kept = _kept_checkpoints(config, total_steps, first_step)
+    best, most = ("", kept) if kept != training.max_to_keep else (" and the best", kept + 1)
+    further = further_tasks(config.evaluation.tasks)
     steps = f"{total_steps:,}" if first_step == 1 else f"{first_step:,} to {total_steps:,} (resumed)"
     return [
         ("device", devices.kind),
         ("model", f"{config.model.name} ({model.spec.family}, {model.dtype.name})"),
         ("parameters", f"{console.format_count(trained)} trained ({how}) of {console.format_count(total)}"),
         ("task", config.task.name),
+        *([("evaluated on", f"{', '.join([config.task.name, *further])}")] if further else []),
         ("algorithm", in_words(config.grpo, config.reward.normalisation)),
         ("prompts per step", f"{prompts}"),
         ("completions per step", f"{completions} ({group} per prompt)"),
@@ -61,7 +66,7 @@ def start_rows(
         ("steps", steps),
         (
             "checkpoints",
-            f"{kept} kept, {console.format_bytes(size)} each, {console.format_bytes(size * kept)} in all",
+            f"{kept}{best} kept, {console.format_bytes(size)} each, {console.format_bytes(size * most)} in all",
         ),
         ("run folder", config.output_dir),
         ("checkpoint folder", config.checkpoint_dir),
@@ -75,20 +80,34 @@ def _kept_checkpoints(config: Config, total_steps: int, first_step: int) -> int:
     return saves if training.max_to_keep is None else min(saves, training.max_to_keep)
 
 
-def show_summary(summary: Summary, num_steps: int, seconds: float, output: Path, checkpoints: Checkpoints) -> None:
+def show_summary(
+    summary: Summary,
+    num_steps: int,
+    seconds: float,
+    evaluations: list[tuple[str, str]],
+    output: Path,
+    checkpoints: Checkpoints,
+) -> None:
     """Shows what a run came to and what it has left behind.
 
     Args:
         num_steps: steps that the run has taken since this start.
         seconds: that have passed since this start.
+        evaluations: what else they have shown, by what it is called.
     """
-    stopped = f"Training stopped after step {summary.steps}"
+    title = "Training finished"
+    if summary.exit_code:
+        title = f"Training stopped after step {summary.steps}"
+    elif summary.early is not None:
+        title = f"Training finished early, after step {summary.steps}"
+        evaluations = [*evaluations, ("ended early", f"{summary.early} (evaluation.patience)")]
     written = [(name, output / name) for name in RECORD if (output / name).exists()]
     console.closing_summary(
-        title=stopped if summary.exit_code else "Training finished",
+        title=title,
         accuracy_before=summary.accuracy_before,
         accuracy_after=summary.accuracy_after,
         num_steps=num_steps,
         seconds=seconds,
+        evaluations=evaluations,
         paths=[*written, ("checkpoints", checkpoints.root)],
     )

@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+from tunix_grpo.console.output import visible
 from tunix_grpo.errors import one_line
 from tunix_grpo.record.tracker import CompletionRecord, TrackerError, spread
 from tunix_grpo.without_torch import torch_hidden
@@ -12,7 +13,15 @@ with torch_hidden():  # tensorboardX tries torch for a type hint
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue] (made at run time)
     from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
-    from tensorboardX.summary import scalar, text
+    from tensorboardX.summary import custom_scalars, scalar, text
+
+# What the tab "Custom Scalars" shows, in this order: chart -> the tags in it, as regular expressions.
+LAYOUT = {
+    "reward": ["^reward$", "^eval/reward$"],
+    "held-out accuracy": ["^eval/accuracy$", "^eval/[^/]+/accuracy$"],
+    "completion length": ["^completions/(mean|min|max)_length$"],
+    "KL": ["^kl$"],
+}
 
 
 class TensorBoardTracker:
@@ -33,6 +42,9 @@ class TensorBoardTracker:
             self._writer = EventsWriter(os.path.join(folder, "events"), filename_suffix=f".{resume_step:08d}")
             start = SessionLog(status=SessionLog.START)
             self._writer.write_event(Event(step=purge_step, wall_time=time.time(), session_log=start))
+            charts = {title: ["Multiline", tags] for title, tags in LAYOUT.items()}
+            layout = custom_scalars({"tunix-grpo": charts})
+            self._writer.write_event(Event(step=resume_step, wall_time=time.time(), summary=layout))
             self._writer.flush()
         except OSError as error:
             raise TrackerError(f"cannot write TensorBoard files to {folder}: {one_line(error)}") from error
@@ -81,4 +93,4 @@ def _to_markdown(record: CompletionRecord) -> str:
 
 
 def _indented(content: str) -> str:
-    return "\n".join(f"    {line}" for line in content.splitlines())
+    return "\n".join(f"    {line}" for line in visible(content).splitlines())

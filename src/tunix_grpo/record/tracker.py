@@ -1,7 +1,9 @@
 """What a tracker is, and the completion that it is given."""
 
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import asdict, dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
+
+Cell: TypeAlias = str | float | bool | None
 
 
 @dataclass(slots=True)
@@ -22,6 +24,14 @@ class CompletionRecord:
     """In tokens, end-of-turn token included."""
     truncated: bool
     """True when it ran into the generation limit."""
+
+
+def as_row(record: CompletionRecord) -> dict[str, Cell]:
+    """Returns a completion as columns and values, a column for each reward part."""
+    row: dict[str, Cell] = {}
+    for name, value in asdict(record).items():
+        row |= {f"rewards/{part}": reward for part, reward in value.items()} if name == "rewards" else {name: value}
+    return row
 
 
 class Tracker(Protocol):
@@ -45,7 +55,7 @@ class Resumable(Protocol):
 
 
 class TrackerError(RuntimeError):
-    """A copy of the record (TensorBoard, W&B) cannot be written any more."""
+    """A copy of the record (TensorBoard, W&B, trackio) cannot be written any more."""
 
 
 def spread(records: list[CompletionRecord], count: int) -> list[CompletionRecord]:

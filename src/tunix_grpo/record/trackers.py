@@ -1,6 +1,6 @@
 """The record of a run: JSON lines and the learning curve always, and copies of it.
 
-Copies go to TensorBoard, to Weights & Biases and to a tracker of the user's own.
+Copies go to TensorBoard, to Weights & Biases, to trackio and to a tracker of the user's own.
 """
 
 import logging
@@ -18,6 +18,7 @@ from tunix_grpo.record.custom import CustomTracker
 from tunix_grpo.record.earlier import make_room
 from tunix_grpo.record.jsonl import HistoryTracker, JsonlTracker, disk_errors
 from tunix_grpo.record.metrics import is_metric
+from tunix_grpo.record.report.tracker import ReportTracker
 from tunix_grpo.record.tracker import CompletionRecord, Resumable, Tracker, TrackerError
 from tunix_grpo.run.places import HISTORY
 
@@ -32,11 +33,13 @@ class TrackerGroup:
     `TrackerError` is reported once and left out from then on.
     """
 
-    def __init__(self, trackers: list[Tracker], *, wandb_run_id: str | None = None) -> None:
-        """Takes the trackers, the local record first, and the W&B run's id for the checkpoint."""
+    def __init__(
+        self, trackers: list[Tracker], *, wandb_run_id: str | None = None, trackio_run: str | None = None
+    ) -> None:
+        """Takes the trackers, the local record first, and for the checkpoint what their runs are called."""
         self._trackers = list(trackers)
         self._left_out: list[Tracker] = []
-        self.wandb_run_id = wandb_run_id
+        self.wandb_run_id, self.trackio_run = wandb_run_id, trackio_run
 
     def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Logs one set of numbers for a step.
@@ -89,7 +92,9 @@ class TrackerGroup:
                 self._left_out.append(tracker)
 
 
-def build_trackers(config: Config, *, resume_step: int, wandb_run_id: str | None = None) -> TrackerGroup:
+def build_trackers(
+    config: Config, *, resume_step: int, wandb_run_id: str | None = None, trackio_run: str | None = None
+) -> TrackerGroup:
     """Opens the trackers that the config selects, in `config.output_dir`; another run's record there is moved aside.
 
     Args:
@@ -97,6 +102,7 @@ def build_trackers(config: Config, *, resume_step: int, wandb_run_id: str | None
         resume_step: last step of the checkpoint that the run continues from, 0 for a new run. What the folder already
             says about later steps is dropped.
         wandb_run_id: id of the W&B run to continue, from the checkpoint.
+        trackio_run: name of the trackio run to continue, likewise.
 
     Raises:
         UserError: the user's own tracker cannot be made.
@@ -109,21 +115,26 @@ def build_trackers(config: Config, *, resume_step: int, wandb_run_id: str | None
     over_all_starts = HistoryTracker(history, output_dir, resume_step=resume_step)
     local = JsonlTracker(output_dir, resume_step=resume_step)
     copies: dict[str, Tracker] = {}
+    run_ids = {"wandb": wandb_run_id, "trackio": trackio_run}
     for name, build in TRACKERS.items():
         if getattr(config.tracker, name):
             try:
-                copies[name] = build(config, resume_step, wandb_run_id)
+                copies[name] = build(config, resume_step, run_ids.get(name))
             except TrackerError as error:
                 _log.warning("%s", error)
-    wandb_run_id = next((copy.run_id for copy in copies.values() if isinstance(copy, Resumable)), wandb_run_id)
+    run_ids |= {name: copy.run_id for name, copy in copies.items() if isinstance(copy, Resumable)}
     curve = CurveTracker(history, output_dir, every_s=_PICTURE_EVERY_S)
-    return TrackerGroup([over_all_starts, local, curve, *copies.values(), *own], wandb_run_id=wandb_run_id)
+    ours: list[Tracker] = [over_all_starts, local, curve]
+    if config.tracker.report:
+        ours.append(ReportTracker(output_dir, Path(config.checkpoint_dir)))
+    trackers = [*ours, *copies.values(), *own]
+    return TrackerGroup(trackers, wandb_run_id=run_ids["wandb"], trackio_run=run_ids["trackio"])
 
 
-# Both libraries are loaded where they are used: wandb takes half a second.
+# The libraries are loaded where they are used: wandb takes half a second.
 
 
-def _tensorboard(config: Config, resume_step: int, wandb_run_id: str | None) -> Tracker:
+def _tensorboard(config: Config, resume_step: int, run_id: str | None) -> Tracker:
     from tunix_grpo.record.tensorboard import TensorBoardTracker
 
     return TensorBoardTracker(
@@ -131,16 +142,26 @@ def _tensorboard(config: Config, resume_step: int, wandb_run_id: str | None) -> 
     )
 
 
-def _wandb(config: Config, resume_step: int, wandb_run_id: str | None) -> Tracker:
+def _wandb(config: Config, resume_step: int, run_id: str | None) -> Tracker:
     try:
         from tunix_grpo.record.wandb import WandbTracker
     except Exception as error:  # a damaged installation, a variable that makes no sense
         raise TrackerError(f"W&B cannot be loaded: {one_line(error)}") from error
-    return WandbTracker(config, run_id=wandb_run_id)
+    return WandbTracker(config, run_id=run_id)
 
 
-TRACKERS: dict[str, Callable[[Config, int, str | None], Tracker]] = {"tensorboard": _tensorboard, "wandb": _wandb}
+def _trackio(config: Config, resume_step: int, run_id: str | None) -> Tracker:
+    from tunix_grpo.record.trackio import TrackioTracker
+
+    return TrackioTracker(config, run_id=run_id)
+
+
+TRACKERS: dict[str, Callable[[Config, int, str | None], Tracker]] = {
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "trackio": _trackio,
+}
 """The copies by name, which is also the setting of `tracker` that switches one on.
 
-A builder gets the config, the step that the run continues from and the id of the W&B run to continue.
+A builder gets the config, the step that the run continues from and the id of its own run to continue.
 """

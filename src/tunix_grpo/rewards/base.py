@@ -89,7 +89,7 @@ class Failure(NamedTuple):
     Attributes:
         kind: error or timeout.
         reason: what happened, to be read between `reward NAME` and the completion, as in `got no reply`.
-        way_out: what can be done, after the completion.
+        way_out: what can be done, after the completion; {settings} stands for the keys of the reward.
         about: what the message shows behind the reason: the completion, the size of the batch, or nothing.
         cause: what was raised.
     """

@@ -102,7 +102,9 @@ def _note(reward: Reward, failure: Failure, policy: Policy, samples: Samples, ro
     if policy != "stop" and reward.events[kind] > 1:
         return
     abouts = {"completion": f" {_about(samples, row)}", "batch": f" on {len(samples)} completions together"}
-    message = f"reward {reward.name} {failure.reason}{abouts.get(failure.about, '')}{failure.way_out}"
+    settings = "reward.custom" if reward.name == "custom" else f"reward.functions.{reward.name}"
+    way_out = failure.way_out.replace("{settings}", settings)
+    message = f"reward {reward.name} {failure.reason}{abouts.get(failure.about, '')}{way_out}"
     if policy == "stop":
         raise RewardError(f"{message}{_way_out(failure)}") from failure.cause
     _log.warning("%s: %s; further %s are only counted", message, _WHAT_IS_DONE[policy], kind)

@@ -22,7 +22,7 @@ _LONGEST_NAME = 64
 def failure_of(error: BaseException) -> Failure:
     """Returns what a function raised as its failure."""
     of_text = isinstance(error, TypeError) and "string indices must be integers" in str(error)
-    way_out = "; for lists of messages instead of texts, as TRL gives them, there is reward.custom.messages=true"
+    way_out = "; for lists of messages instead of texts, as TRL gives them, there is {settings}.messages=true"
     return Failure("error", f"raised {describe_error(error)}", way_out=way_out if of_text else "", cause=error)
 
 

@@ -2,9 +2,6 @@
 
 Layout: `<checkpoint_dir>/actor/<step>/` holds Orbax's `params` (trained parameters), `optimizer` (its state) and
 `run` (JSON: what the run is), and `manifest.json`, written last: the sha256 of every file.
-A step without a manifest, or whose files do not agree with it, does not count: Orbax itself restores flipped bits
-without a word.
-
 What belongs to the run and to no step lies beside `actor/`; `places.py` has the names.
 """
 
@@ -12,26 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 
 from tunix_grpo.errors import UserError
-from tunix_grpo.files import read_json, whole_file
 from tunix_grpo.run.failed_saves import quiet_failures, system_reason
 from tunix_grpo.run.places import ACTOR, LOCK, UNFINISHED
+from tunix_grpo.run.step_files import SavedFiles, write_manifest
 
-MANIFEST = "manifest.json"
 Tree = TypeVar("Tree")  # a pytree of arrays
 State = TypeVar("State")  # another
 _log = logging.getLogger(__name__)
@@ -41,12 +36,11 @@ class NotSavedError(UserError):
     """A checkpoint could not be written."""
 
 
-class SavedSteps:
+class SavedSteps(SavedFiles):
     """Reads the checkpoints of one folder and changes nothing in it; a run may be writing to it meanwhile."""
 
     def __init__(self, checkpoint_dir: str | Path):
-        self.folder = Path(checkpoint_dir).expanduser().absolute()
-        self.root = self.folder / ACTOR
+        super().__init__(checkpoint_dir)
         self._checkpointer = ocp.Checkpointer(
             ocp.CompositeCheckpointHandler(
                 params=ocp.StandardCheckpointHandler(),
@@ -55,29 +49,11 @@ class SavedSteps:
             )
         )
 
-    def steps(self) -> list[int]:
-        """Returns the steps that are there, valid or not, in order."""
-        folders = self.root.iterdir() if self.root.is_dir() else ()
-        return sorted(int(path.name) for path in folders if path.name.isdigit())
-
-    def fault(self, step: int) -> str | None:
-        """Returns what is wrong with a step's files, or None."""
-        return _fault(self.root / str(step))
-
     def restore_params(self, step: int, params: Tree) -> Tree:
         """Returns the parameters of a step, laid out like the given ones."""
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _flat(params))
         items = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
         return _like(params, self._checkpointer.restore(self.root / str(step), args=items)["params"])
-
-    def run_of(self, step: int) -> dict[str, dict[str, Any]]:
-        """Returns what `save` was told about the run."""
-        written: Any = read_json(self.root / str(step) / "run" / "metadata")  # by `save`
-        return written
-
-    def size(self, step: int) -> int:
-        """Returns the bytes that a step takes on disk."""
-        return sum(file.stat().st_size for file in (self.root / str(step)).rglob("*") if file.is_file())
 
 
 class Checkpoints(SavedSteps):
@@ -87,7 +63,7 @@ class Checkpoints(SavedSteps):
         """
         Args:
             checkpoint_dir: created if it does not exist.
-            max_to_keep: older steps are deleted; None keeps all.
+            max_to_keep: steps that are older than so many newest ones are deleted; None keeps all.
 
         Raises:
             UserError: the folder cannot be written to, or another run does so.
@@ -111,27 +87,30 @@ class Checkpoints(SavedSteps):
     def latest_valid(self) -> int | None:
         """Returns the newest step whose files are whole; what is not is named in the log and passed over."""
         for step in reversed(self.steps()):
-            fault = _fault(self.root / str(step))
+            fault = self.fault(step)
             if fault is None:
                 return step
             self._faulty.add(step)
             _log.warning("checkpoint %s is not usable (%s); looking for an older one", self.root / str(step), fault)
         return None
 
-    def save(self, step: int, params: object, optimizer: object, run: Mapping[str, object]) -> None:
+    def save(
+        self, step: int, params: object, optimizer: object, run: Mapping[str, object], best: Sequence[int] = ()
+    ) -> None:
         """Saves one step, whole or not at all, and deletes what is older than max_to_keep.
 
         Args:
             params: pytree of arrays.
             optimizer: pytree of arrays.
             run: JSON values that describe the run.
+            best: steps, the best first; the first of them that is there is not deleted.
 
         Raises:
             NotSavedError: the disk is full, or fails otherwise; older steps are as they were.
         """
         folder = self.root / str(step)
         if folder.exists():
-            if _fault(folder) is None:
+            if self.fault(step) is None:
                 return
             shutil.rmtree(folder)
         items = ocp.args.Composite(
@@ -149,7 +128,7 @@ class Checkpoints(SavedSteps):
                 f"{folder}: the checkpoint could not be written ({reason}); make room and start the same command again"
             )
         self._faulty.discard(step)
-        self._delete_older(step)
+        self._delete_older(step, best)
 
     def restore(self, step: int, params: Tree, optimizer: State) -> tuple[Tree, State]:
         """Returns (params, optimizer) of a step, laid out like the given ones."""
@@ -168,7 +147,7 @@ class Checkpoints(SavedSteps):
         unfinished = self.folder / UNFINISHED / str(step)
         try:
             self._checkpointer.save(unfinished, args=items)
-            _write_manifest(unfinished)
+            write_manifest(unfinished)
             self.root.mkdir(parents=True, exist_ok=True)  # a person may have deleted all steps meanwhile
             os.replace(unfinished, self.root / str(step))
             unfinished.parent.rmdir()
@@ -176,12 +155,13 @@ class Checkpoints(SavedSteps):
             return system_reason(error)
         return None
 
-    def _delete_older(self, step: int) -> None:
+    def _delete_older(self, step: int, best: Sequence[int]) -> None:
         """Deletes the steps that max_to_keep leaves out; damaged steps and steps after `step` do not count as kept."""
         usable = [saved for saved in self.steps() if saved <= step and saved not in self._faulty]
         if self._max_to_keep is not None and len(usable) > self._max_to_keep:
+            kept = next((saved for saved in best if saved in usable), None)
             for old in self.steps():
-                if old < usable[-self._max_to_keep]:
+                if old < usable[-self._max_to_keep] and old != kept:
                     # A person may be deleting it too.
                     shutil.rmtree(self.root / str(old), ignore_errors=True)
 
@@ -253,38 +233,3 @@ def _like(tree: Tree, flat: Mapping[str, jax.Array]) -> Tree:
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
     return jax.tree_util.tree_unflatten(structure, [flat[name] for name in names])
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _write_manifest(folder: Path) -> None:
-    manifest = {str(file.relative_to(folder)): _sha256(file) for file in _files(folder)}
-    with whole_file(folder / MANIFEST) as file:
-        file.write_text(json.dumps(manifest, indent=1))
-
-
-def _fault(folder: Path) -> str | None:
-    """Returns what is wrong with a saved step, or None."""
-    manifest_file = folder / MANIFEST
-    if not manifest_file.is_file():
-        return "it was not finished: no manifest.json"
-    try:
-        manifest = read_json(manifest_file)
-    except UserError:
-        manifest = {}
-    if not manifest:
-        return "manifest.json is damaged"
-    for name, digest in manifest.items():
-        try:
-            if _sha256(folder / name) != digest:
-                return f"{name} is damaged"
-        except FileNotFoundError:
-            return f"{name} is missing"
-    return None

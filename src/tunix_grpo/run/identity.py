@@ -7,8 +7,9 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
-from tunix_grpo.config import Config, RewardsConfig, selected_rewards
+from tunix_grpo.config import Config, ModelConfig, RewardsConfig, selected_rewards
 from tunix_grpo.config.course import COURSE, FREE, FREE_OF_A_REWARD
 from tunix_grpo.config.history import former_of_a_reward
 from tunix_grpo.config.rules import BUNDLED
@@ -26,7 +27,7 @@ def identity(config: Config, model_directory: Path, prompts: PromptSet, prompts_
     return model_identity(config, model_directory) | {
         "seed": config.seed,
         "task": config.task.name,
-        "task prompts": _digest("\0".join(prompts.texts).encode()),
+        "task prompts": content_digest("\0".join(prompts.texts).encode()),
         "prompts per step": prompts_per_step,
         "grpo.num_generations": config.grpo.num_generations,
         **reward_files(config.reward),
@@ -38,13 +39,23 @@ def reward_files(rewards: RewardsConfig) -> dict[str, Json]:
     selected = selected_rewards(rewards)
     named = {f"reward.{name}.{key}": getattr(selected.get(name), key, None) for name, key in _REWARD_FILES}
     return {
-        f"content of {setting}": _digest(Path(file).read_bytes())
+        f"content of {setting}": content_digest(Path(file).read_bytes())
         for setting, file in named.items()
         if file is not None and not file.startswith(BUNDLED)
     }
 
 
-def model_identity(config: Config, model_directory: Path) -> dict[str, Json]:
+class NamesModel(Protocol):
+    """Settings that say which model there is, and the seed of random weights."""
+
+    @property
+    def model(self) -> ModelConfig: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
+def model_identity(config: NamesModel, model_directory: Path) -> dict[str, Json]:
     """Returns what saved parameters belong to: without it they mean nothing."""
     random = config.model.random_weights
     return {
@@ -99,7 +110,8 @@ def _without_folder(value: Json) -> Json:
     return os.path.basename(value) if isinstance(value, str) and value.startswith("/") else value
 
 
-def _digest(data: bytes) -> str:
+def content_digest(data: bytes) -> str:
+    """Returns a digest of a content, 16 letters."""
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
@@ -116,4 +128,4 @@ def _weights_digest(directory: Path, *, random: bool) -> str:
             data += [f"{file.name} {size}".encode(), stream.read(_EDGE)]
             stream.seek(max(0, size - _EDGE))
             data.append(stream.read(_EDGE))
-    return _digest(b"\0".join(data))
+    return content_digest(b"\0".join(data))

@@ -14,24 +14,17 @@ from tunix_grpo.run.places import HISTORY
 FOLDER = "checkpoints"  # in the run's folder
 
 
-class HalfStepError(UserError):
-    """Some updates of a step have moved the weights, others have not: no full step is left that could be saved."""
-
-
 def save_where_possible(
     error: UserError, save: Callable[[Checkpoints], object], checkpoints: Checkpoints, output_dir: Path
 ) -> str:
     """Saves, and returns what is to be added to the error's sentence: nothing where the usual folder has the step.
 
     Args:
-        error: what ends the run; a `NotSavedError` says that the usual folder has been tried. With a `HalfStepError`
-            nothing is saved.
+        error: what ends the run; a `NotSavedError` says that the usual folder has been tried.
         save: saves the last full step in the folder that it is given.
         checkpoints: the usual folder.
         output_dir: the run's folder, whose disk may be another one.
     """
-    if isinstance(error, HalfStepError):
-        return ""
     refusal = ""
     if not isinstance(error, NotSavedError):
         try:

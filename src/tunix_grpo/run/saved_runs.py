@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping
@@ -14,11 +15,12 @@ import jax
 from tunix_grpo.config import Config
 from tunix_grpo.config.history import load_recorded, read_run_config, with_former_entries
 from tunix_grpo.errors import UserError
-from tunix_grpo.files import read_json_lines
 from tunix_grpo.model.model import Model, load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.run.checkpoints import SavedSteps, differences
+from tunix_grpo.run.evaluated import Row, best_first
 from tunix_grpo.run.identity import model_identity
+from tunix_grpo.run.logged import read_metrics
 from tunix_grpo.run.places import HISTORY
 
 NOTHING_MOVED: Mapping[str, None] = MappingProxyType({})
@@ -34,7 +36,7 @@ class SavedRun:
         folder: of the record.
         config: the settings that it ran with.
         metrics: step -> all that was logged at that step, by whichever start of the run: its folder has what one start
-            logged, its checkpoints have the history of all.
+            logged, beside its checkpoints lies the history of all, and each of them knows the evaluations before it.
         checkpoints: read only, so that a run that goes on is not disturbed.
     """
 
@@ -47,6 +49,11 @@ class SavedRun:
         """Returns step -> the value of `evaluation.metric`, of the evaluated steps."""
         metric = self.config.evaluation.metric
         return {step: row[metric] for step, row in self.metrics.items() if metric in row}
+
+    def best_steps(self) -> list[int]:
+        """Returns the saved steps that were evaluated, the best first, of equals the latest; damaged ones too."""
+        values, saved = self.judged(), set(self.checkpoints.steps())
+        return best_first({step: value for step, value in values.items() if step in saved})
 
 
 def open_run(
@@ -68,7 +75,9 @@ def open_run(
     moved: dict[str, Any] = {name: place for name, place in places.items() if place is not None}
     config.model = dataclasses.replace(config.model, **moved)
     checkpoints = SavedSteps(checkpoint_dir or config.checkpoint_dir)
-    metrics = _read_metrics(folder / "metrics.jsonl", checkpoints.folder / HISTORY)
+    metrics = _evaluations(checkpoints)
+    for step, numbers in read_metrics(folder / "metrics.jsonl", checkpoints.folder / HISTORY).items():
+        metrics.setdefault(step, {}).update(numbers)
     return SavedRun(folder, config, metrics, checkpoints)
 
 
@@ -96,12 +105,11 @@ def choose_step(run: SavedRun, wanted: str) -> int:
         return step
     candidates = saved[::-1]
     if wanted == "best":
-        scores = run.judged()
-        candidates = sorted((s for s in saved if s in scores), key=lambda s: (scores[s], s), reverse=True)
+        candidates = run.best_steps()
         if not candidates:
             raise UserError(
                 f"step=best: no saved step was evaluated ({root} holds {_listed(saved)}, "
-                f"the record has {run.config.evaluation.metric} of {_listed(sorted(scores))}); "
+                f"the record has {run.config.evaluation.metric} of {_listed(sorted(run.judged()))}); "
                 "give step=latest or a number"
             )
     for step in candidates:
@@ -131,14 +139,13 @@ def load_trained(run: SavedRun, step: int, mesh: jax.sharding.Mesh) -> Model:
     return dataclasses.replace(model, trained=run.checkpoints.restore_params(step, model.trained))
 
 
-def _read_metrics(*files: Path) -> dict[int, dict[str, float]]:
-    """Reads files of JSON lines, as far as they exist; what a later one says of a step wins."""
-    metrics: dict[int, dict[str, float]] = {}
-    for file in files:
-        for row in read_json_lines(file) if file.is_file() else []:
-            numbers = {name: float(value) for name, value in row.items() if isinstance(value, int | float)}
-            metrics.setdefault(int(numbers.pop("step")), {}).update(numbers)
-    return metrics
+def _evaluations(checkpoints: SavedSteps) -> dict[int, dict[str, float]]:
+    """Returns by step what the newest readable checkpoint says of the evaluations up to it; older ones say none."""
+    for step in reversed(checkpoints.steps()):
+        with contextlib.suppress(UserError):  # whoever chooses a damaged step is told
+            rows: list[Row] = checkpoints.run_of(step).get("state", {}).get("evaluations", [])
+            return {int(row["step"]): {name: row[name] for name in row if name != "step"} for row in rows}
+    return {}
 
 
 def _listed(steps: list[int]) -> str:

@@ -15,8 +15,9 @@ from tunix_grpo.config.overrides import assignment
 from tunix_grpo.errors import NotContinued, UserError
 from tunix_grpo.files import Json
 from tunix_grpo.run.checkpoints import Checkpoints, differences
+from tunix_grpo.run.evaluated import Row, best_first, early_end, logged_evaluations, values_of
 from tunix_grpo.run.identity import identity, model_identity, model_source, settings, without_folders
-from tunix_grpo.run.places import free_folder
+from tunix_grpo.run.places import HISTORY, free_folder
 from tunix_grpo.text.ledger import Ledger
 from tunix_grpo.text.prompt_set import PromptSet
 
@@ -36,16 +37,22 @@ class RunState:
         num_tokens: prompt and completion tokens processed so far.
         accuracy_before: held-out accuracy before the first step.
         wandb_run_id: so that a resumed run continues the same W&B run.
+        trackio_run: likewise, the name of the trackio run.
         total_steps: planned when this was saved.
         date: the day that chat templates are told, YYYY-MM-DD; None in checkpoints of versions up to 0.1.
+        update_window: loss and gradient norm of the last updates, which spikes are told by.
+        evaluations: what all evaluations up to now have shown, in their order.
     """
 
     step: int = 0
     num_tokens: int = 0
     accuracy_before: float | None = None
     wandb_run_id: str | None = None
+    trackio_run: str | None = None
     total_steps: int = 0
     date: str | None = None
+    update_window: list[list[float]] = dataclasses.field(default_factory=list)
+    evaluations: list[Row] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +107,10 @@ def last_saved(checkpoints: Checkpoints) -> tuple[Run, RunState] | None:
     if step is None:
         return None
     saved = checkpoints.run_of(step)
-    return Run(saved["identity"], saved["settings"], saved.get("source", {})), RunState(**saved["state"])
+    state = RunState(**saved["state"])
+    if "evaluations" not in saved["state"]:  # older checkpoints have no list of them
+        state.evaluations = logged_evaluations(checkpoints.folder / HISTORY, state.step)
+    return Run(saved["identity"], saved["settings"], saved.get("source", {})), state
 
 
 def with_date(config: Config, saved: tuple[Run, RunState] | None) -> Config:
@@ -150,7 +160,21 @@ def find_start(
             total_steps,
             total_steps,
         )
-    return dataclasses.replace(state, total_steps=total_steps, date=config.task.date)
+    evaluations = [] if _QUESTIONS in changes else state.evaluations  # other questions are no measure of these
+    return dataclasses.replace(state, total_steps=total_steps, date=config.task.date, evaluations=evaluations)
+
+
+def nothing_to_do(checkpoints: Checkpoints, state: RunState, config: Config, total_steps: int) -> str | None:
+    """Returns in words why a run has no step to do, or None."""
+    if state.step >= total_steps:
+        return f"{checkpoints.root} already holds step {state.step} of {total_steps}"
+    early = early_end(state.evaluations, config.evaluation.metric, config.evaluation.patience)
+    if early is None:
+        return None
+    return (
+        f"{checkpoints.root} holds step {state.step}, after which the run ended early ({early}); "
+        "a larger evaluation.patience, or null, goes on"
+    )
 
 
 def saved_ledger(checkpoints: Checkpoints, state: RunState, run: Run, prompts: PromptSet) -> Ledger:
@@ -170,12 +194,23 @@ def saved_ledger(checkpoints: Checkpoints, state: RunState, run: Run, prompts: P
 
 
 def save_run(
-    checkpoints: Checkpoints, run: Run, state: RunState, ledger: Ledger, params: object, optimizer_state: object
+    checkpoints: Checkpoints,
+    run: Run,
+    state: RunState,
+    ledger: Ledger,
+    params: object,
+    optimizer_state: object,
+    metric: str,
 ) -> float:
-    """Saves the state of the last full step; returns the seconds that it took."""
+    """Saves the state of the last full step; returns the seconds that it took.
+
+    Args:
+        metric: what evaluations are judged by; the best of the saved steps stays.
+    """
     begun = time.perf_counter()
     content = run.saved() | {"state": dataclasses.asdict(state), "ledger": ledger.saved()}
-    checkpoints.save(state.step, params, optimizer_state, content)
+    best = best_first(values_of(state.evaluations, metric))
+    checkpoints.save(state.step, params, optimizer_state, content, best)
     return time.perf_counter() - begun
 
 

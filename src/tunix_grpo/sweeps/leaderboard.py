@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from tunix_grpo import console
 from tunix_grpo.files import read_json, whole_file
+from tunix_grpo.run.places import LEADERBOARD
 
 RESULT = "result.json"
-LEADERBOARD = "leaderboard.csv"
 _SHOWN = 20  # rows of the table; the file has all
 
 
@@ -112,7 +112,9 @@ def write_leaderboard(sweep: Path, program: Sequence[str], direction: str = "max
         csv.writer(stream).writerows([header, *rows])
     console.table(header, rows[:_SHOWN], f"Sweep of {len(results)} jobs, by {metric}")
     best = results[0]
-    console.print_lines([f"all of them: {sweep / LEADERBOARD}"])
+    console.print_lines(
+        [f"all of them: {sweep / LEADERBOARD}", f"side by side: python scripts/compare.py {shlex.quote(str(sweep))}"]
+    )
     if best.objective is not None:
         console.print_lines([f"the best alone: {shlex.join([*program, *_alone(best.overrides)])}"])
     return results

@@ -50,6 +50,8 @@ def is_antiderivative(text: str, variable: str, integrand: str) -> bool:
     A scorer that simplifies the difference of the two symbolically takes minutes over some wrong
     answers; at a point they show at once.
     """
+    if not is_formula(text):  # sympy evaluates what it parses
+        return False
     import sympy
 
     symbol = sympy.Symbol(variable)

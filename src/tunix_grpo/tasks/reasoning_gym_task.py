@@ -248,9 +248,7 @@ def _is_formula(answer: str, entry: Entry) -> bool:
 
 def _is_antiderivative(answer: str, entry: Entry) -> bool:
     metadata = entry["metadata"]
-    return expressions.is_formula(answer) and expressions.is_antiderivative(
-        answer, metadata["variable"], metadata["integrand"]
-    )
+    return expressions.is_antiderivative(answer, metadata["variable"], metadata["integrand"])
 
 
 def _has_short_counts(answer: str, entry: Entry) -> bool:

@@ -9,11 +9,11 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
-from tunix_grpo.config import Config
+from tunix_grpo.config import AskedTask, GenerationConfig, TaskConfig
 from tunix_grpo.errors import UserError, shortened
 from tunix_grpo.text.prompts import chat_messages, system_prompt_text
 from tunix_grpo.text.tokenizer import Tokenizer
@@ -131,19 +131,35 @@ def build_prompts(
     return PromptSet([k[0] for k in kept], [k[1] for k in kept], [k[2] for k in kept], dropped, unknown)
 
 
+class AsksQuestions(Protocol):
+    """Settings that say how questions become prompts."""
+
+    @property
+    def task(self) -> TaskConfig: ...
+
+    @property
+    def generation(self) -> GenerationConfig: ...
+
+
 def prompt_set(
-    name: str, questions: Sequence, tokenizer: Tokenizer, config: Config, limit: int | None = None
+    name: str,
+    questions: Sequence,
+    tokenizer: Tokenizer,
+    config: AsksQuestions,
+    limit: int | None = None,
+    task: AskedTask | None = None,
 ) -> PromptSet:
     """Returns the prompts of questions as the config wants them; those left out are reported.
 
     Args:
         name: what the set is called in messages.
         limit: at most so many prompts.
+        task: what the questions come from; None is the run's own task.
 
     Raises:
         UserError: no prompt is short enough.
     """
-    system_prompt = system_prompt_text(config.task.system_prompt)
+    system_prompt = system_prompt_text((task or config.task).system_prompt)
     longest = config.generation.max_prompt_length
     made = build_prompts(
         questions, tokenizer, lambda q: chat_messages(q.question, system_prompt, q.turns), longest, limit

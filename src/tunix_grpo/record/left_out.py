@@ -1,0 +1,92 @@
+"""Steps whose numbers are no good: said, counted, and set aside for whoever wants to know why."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+
+from tunix_grpo.errors import UserError
+from tunix_grpo.files import whole_file
+from tunix_grpo.record.jsonl import disk_errors
+from tunix_grpo.record.metrics import completion_records
+
+if TYPE_CHECKING:
+    from tunix_grpo.grpo.step import StepResult
+
+FOLDER = "left_out"  # in the run's folder
+
+_log = logging.getLogger(__name__)
+_WAY_OUT = "lower optimizer.learning_rate, or raise optimizer.eps"
+
+
+class BadSteps:
+    """Looks at the updates of every step, and stops the run where too many in a row are not finite."""
+
+    def __init__(self, most: int, output_dir: Path):
+        """
+        Args:
+            most: bad steps in a row that end the run, 1 or more.
+            output_dir: of the run.
+        """
+        self._most, self._folder = most, output_dir / FOLDER
+        self._in_a_row = 0
+
+    def note(self, step: int, result: StepResult) -> None:
+        """Looks at a step.
+
+        Raises:
+            UserError: it is the last of too many bad ones; what was learned before is untouched.
+        """
+        health = result.health
+        for words in health.spikes:
+            _log.warning("step %d: %s%s", step, words, "; its update is left out" if health.left_out else "")
+        self._in_a_row = self._in_a_row + 1 if health.not_finite else 0
+        if not health.not_finite:
+            return
+        path = self._folder / f"step_{step}.jsonl"
+        set_aside(path, step, result)
+        left_out = (
+            f"the loss or the gradient is not a finite number in {health.not_finite} update(s), which are left out; "
+            f"the completions are in {path}"
+        )
+        if self._in_a_row >= self._most:
+            rows = "" if self._most == 1 else f", as in the {self._most - 1} step(s) before"
+            raise UserError(f"{left_out}{rows}, and the run stops; {_WAY_OUT}")
+        _log.warning("step %d: %s", step, left_out)
+
+
+def set_aside(path: Path, step: int, result: StepResult) -> None:
+    """Writes the completions of a step as completions.jsonl has them, with the token ids and log-probabilities.
+
+    What is not finite is null.
+    """
+    rollout, batch = result.rollout, result.batch
+    prompts = batch.per_completion(batch.ids)
+    logps = np.asarray(jax.device_get(rollout.logps), np.float64)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as written, written.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            for row, record in enumerate(completion_records(step, result)):
+                ids = rollout.token_ids[row]
+                line = dataclasses.asdict(record) | {
+                    "prompt_token_ids": list(prompts[row]),
+                    "token_ids": ids,
+                    "sampled_logps": logps[row, : len(ids)].tolist(),
+                }
+                file.write(json.dumps(_without_infinities(line), ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _without_infinities(value: object) -> object:
+    """Returns plain content with null where a number is not finite."""
+    if isinstance(value, dict):
+        return {key: _without_infinities(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_infinities(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
