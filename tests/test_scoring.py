@@ -79,7 +79,7 @@ class Answers:
     width: int | None = None
     rows: int = 0
 
-    def answerer(self, rows: int, width: int | None = None):
+    def answerer(self, rows: int, width: int | None):
         assert width == self.width
         self.rows = rows
         return self

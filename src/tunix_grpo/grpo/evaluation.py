@@ -115,21 +115,20 @@ class Evaluator:
         questions = [self.prompts.questions[number] for number in numbers]
         texts = [one.text for one in answered]
         right = [self.task.score(text, asked) == 1.0 for text, asked in zip(texts, questions, strict=True)]
+        samples = Samples(
+            prompts=[self.prompts.texts[number] for number in numbers],
+            completions=texts,
+            questions=questions,
+            task=self.task,
+            token_lengths=[len(one.token_ids) for one in answered],
+            step=step,
+            num_generations=1,
+            max_tokens=self.sampling.max_tokens,
+            token_ids=[one.token_ids for one in answered],
+        )
         rewards: list[float | None] = [None] * len(answered)
         if self.rewarded:
-            table = model.reward(
-                Samples(
-                    prompts=[self.prompts.texts[number] for number in numbers],
-                    completions=texts,
-                    questions=questions,
-                    task=self.task,
-                    token_lengths=[len(one.token_ids) for one in answered],
-                    step=step,
-                    num_generations=1,
-                    max_tokens=self.sampling.max_tokens,
-                    token_ids=[one.token_ids for one in answered],
-                )
-            )
+            table = model.reward(samples)
             rewards = [None if row in table.skipped else value for row, value in enumerate(table.total)]
         return {
             number: _Judged(is_right, reward, one.truncated)

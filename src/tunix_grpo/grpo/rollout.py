@@ -241,9 +241,10 @@ class Sampler:
         return Drawing(tokens, valid, drawn, self._tokenizer)
 
     def answerer(self, weights: tuple[LeafTree, Weights], rows: int, width: int | None = None) -> Answerer:
-        """Returns what answers questions with these weights, `rows` of them at once.
+        """Returns what answers questions with these weights.
 
         Args:
+            rows: questions that are answered at once.
             width: tokens that their prompts are padded to; None is the sampler's own width.
         """
         return SlotAnswerer(self._engine(rows, width), weights, self._tokenizer, self._seed)

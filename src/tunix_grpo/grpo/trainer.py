@@ -127,7 +127,7 @@ class Trainer:
         return self._sampler.sample((self.params, self._frozen), prompts, sampling, step)
 
     def answerer(self, rows: int, width: int | None = None) -> Answerer:
-        """Returns what answers questions with the current weights, `rows` of them at once; see `Sampler.answerer`."""
+        """Returns what answers questions with the current weights; see `Sampler.answerer`."""
         return self._sampler.answerer((self.params, self._frozen), rows, width)
 
     def draw(self, batch: Batch, step: int, extra_round: int = 0) -> Rollout:
