@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.attention import MASKED_SCORE, PLAIN, visible
 from tunix_grpo.decoder.cache import Cache, Prompts, empty_cache, grown
 from tunix_grpo.decoder.forward import forward, head_logits, text_positions
@@ -131,7 +132,7 @@ def generate(
         jnp.zeros(rows, jnp.int32),
         jnp.zeros(rows, bool),
     )
-    drawn = draw(jnp.repeat(hidden, config.num_generations, axis=0), 0, drawn)
+    drawn = draw(jnp.repeat(hidden, config.num_generations, axis=0), 0, Drawn(*map(layouts.rows, drawn)))
     carry = (jnp.int32(1), drawn, empty_cache(spec, rows, 0, hidden.dtype))
     for slots in _stages(steps):
         last = min(slots, steps)
@@ -163,7 +164,7 @@ def prefill(
     def of_layer(stacked: tuple[jax.Array, ...], layer: int) -> jax.Array:
         number, repeat, place = layer_places(spec)[layer]
         kept = min(tokens.shape[1], spec.windows[layer] or tokens.shape[1])
-        return stacked[number][repeat, place, :, -kept:].swapaxes(1, 2)
+        return layouts.cached(stacked[number][repeat, place, :, -kept:].swapaxes(1, 2))
 
     keys, values = (
         tuple(of_layer(stacked, layer) for layer in range(spec.num_layers))
