@@ -17,9 +17,11 @@ import numpy as np
 
 from tunix_grpo import seeds
 from tunix_grpo.config import Config, TrainerConfig
+from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.generation import Drawn, Sampling, generate
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import Completions, left_padded
+from tunix_grpo.model.gathering import Gathering
 from tunix_grpo.model.layout import LeafTree
 from tunix_grpo.model.model import Model, ModelForm
 
@@ -147,7 +149,8 @@ class Sampler:
         """
         self._form = model.form
         self._tokenizer = tokenizer
-        self._mesh = mesh
+        self._gathering = Gathering(model, mesh)
+        self._mesh, self._home = self._gathering.mesh, mesh
         self._width = prompt_width
         self._seed = seed
 
@@ -194,7 +197,12 @@ class Sampler:
         """
         tokens, valid = left_padded(prompts, width or self._width, self._tokenizer.pad_id())
         sharding = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec("fsdp"))
-        tokens, valid = jax.device_put((tokens, valid), sharding)
+        tokens, valid, keys = jax.device_put((tokens, valid, keys), sharding)
         stops, pad_id = tuple(self._tokenizer.stop_ids), self._tokenizer.pad_id()
-        drawn = _drawn(self._form, *weights, tokens, valid, keys, config, stop_ids=stops, pad_id=pad_id)
+        weights = self._gathering.weights(weights)
+        with layouts.on(self._mesh):
+            drawn = _drawn(self._form, *weights, tokens, valid, keys, config, stop_ids=stops, pad_id=pad_id)
+        if self._mesh != self._home:
+            rows = jax.sharding.NamedSharding(self._home, sharding.spec)
+            tokens, valid, drawn = jax.device_put((tokens, valid, drawn), rows)
         return Drawing(tokens, valid, drawn, self._tokenizer)
