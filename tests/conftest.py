@@ -25,6 +25,7 @@ LONGEST = (
     *("test_train", "test_golden", "test_generate", "test_export", "test_generation", "test_composing", "test_model"),
     *("test_decoder", "test_trainer", "test_old_runs", "test_tunix_plugin", "test_loss", "test_cli", "test_config"),
     *("test_benchmark", "test_health", "test_start", "test_sampling", "test_tasks", "test_quantization"),
+    "test_layouts",
 )
 
 
