@@ -34,6 +34,7 @@ LONGEST = (
     ),
     *("test_decoder", "test_trainer", "test_old_runs", "test_tunix_plugin", "test_loss", "test_cli", "test_config"),
     *("test_benchmark", "test_health", "test_start", "test_sampling", "test_tasks", "test_quantization"),
+    "test_layouts",
 )
 
 

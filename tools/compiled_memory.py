@@ -1,45 +1,55 @@
-"""Compiles the programs of a step for an H100 that is not here, and prints the memory that each of them needs.
+"""Compiles the programs of a step for an H100 or a TPU v5e that is not here, and prints what each of them needs.
 
     python tools/compiled_memory.py [--size 4b] [--rank 32] [--programs update,rollout,reference]
+    python tools/compiled_memory.py --size 270m --fsdp 4 [--tp 2] [--device v5e] [--form plain]
 
-Wants `pip install -e . "jax[cuda12]"`, and no GPU: nothing runs, all figures are the compiler's. The work is 4 prompts
-x 4 completions of 256 + 512 tokens of a Gemma 3 in bfloat16; with --rank 0 all weights are trained. The h100.txtpb
-beside this file is XLA's description of the device. There is no autotuning, and cuDNN's workspace is not counted.
+Wants `pip install -e . "jax[cuda12]"`, or "jax[tpu]" for a v5e, and no device: nothing runs, all figures are the
+compiler's, per device. The work is 4 prompts x 4 completions of 256 + 512 tokens for each data-parallel device, on a
+Gemma 3 in bfloat16; with --rank 0 all weights are trained. "sent" is what a device has from the others: the weights of
+a rollout, which are gathered before it, are not in it. The h100.txtpb beside this file is XLA's description of the
+device. There is no autotuning, and cuDNN's workspace is not counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-
-import jax
-import jax.numpy as jnp
-from flax import traverse_util
-from jax._src.cudnn import fused_attention_stablehlo as cudnn
-from jax.experimental import topologies
-from jax.sharding import SingleDeviceSharding
-
-from tunix_grpo.decoder.attention import FUSED
-from tunix_grpo.decoder.forward import choose_remat
-from tunix_grpo.decoder.generation import Sampling, generate
-from tunix_grpo.decoder.rows import Completions
-from tunix_grpo.grpo.algorithms import Divisors, Objective, token
-from tunix_grpo.grpo.loss import LossInputs, completion_logprobs, grpo_loss
-from tunix_grpo.model.config_json import read_spec
-from tunix_grpo.model.decoder_form import whole_weights
-from tunix_grpo.model.layout import leaves
-from tunix_grpo.model.model import Model
-
 HERE = Path(__file__).resolve().parent
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+sys.path.insert(0, str(HERE.parent / "tests"))
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from jax._src.cudnn import fused_attention_stablehlo as cudnn  # noqa: E402
+from jax.experimental import topologies  # noqa: E402
+from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
+
+from helpers.collectives import collectives, traffic  # noqa: E402
+from tunix_grpo.decoder import layouts  # noqa: E402
+from tunix_grpo.decoder.attention import FUSED, PLAIN  # noqa: E402
+from tunix_grpo.decoder.forward import choose_remat  # noqa: E402
+from tunix_grpo.decoder.generation import Sampling, generate  # noqa: E402
+from tunix_grpo.decoder.rows import Completions  # noqa: E402
+from tunix_grpo.decoder.spec import layer_places, stacks  # noqa: E402
+from tunix_grpo.grpo.algorithms import Divisors, Objective, token  # noqa: E402
+from tunix_grpo.grpo.loss import LossInputs, completion_logprobs, grpo_loss  # noqa: E402
+from tunix_grpo.model.config_json import read_spec  # noqa: E402
+from tunix_grpo.model.decoder_form import empty_weights, put_at  # noqa: E402
+from tunix_grpo.model.gathering import gathered_shapes, gathered_shardings  # noqa: E402
+from tunix_grpo.model.layout import leaves, nested  # noqa: E402
+from tunix_grpo.model.model import Model  # noqa: E402
+from tunix_grpo.model.placing import fitting_sharding, leaf_shardings, trained_specs  # noqa: E402
+
 SHAPES = HERE.parent / "src" / "tunix_grpo" / "assets" / "shapes"
-PROMPTS, GROUP, PROMPT_TOKENS, COMPLETION_TOKENS = 4, 4, 256, 512
-ROWS = PROMPTS * GROUP
+PROMPTS, GROUP, PROMPT_TOKENS, COMPLETION_TOKENS = 4, 4, 256, 512  # prompts of each data-parallel device
 STOPS, PAD = (1, 106), 0
 
 
@@ -48,114 +58,163 @@ def main() -> None:
     parser.add_argument("--size", default="4b", help="of Gemma 3: 270m, 1b, 4b, 12b or 27b")
     parser.add_argument("--rank", type=int, default=32, help="of the adapters; 0 trains all weights")
     parser.add_argument("--programs", default="update,rollout,reference")
+    parser.add_argument("--device", default="h100", choices=("h100", "v5e"))
+    parser.add_argument("--fsdp", type=int, default=1, help="data-parallel devices")
+    parser.add_argument("--tp", type=int, default=1, help="tensor-parallel devices")
+    parser.add_argument("--form", default="", help="of attention: plain or fused; fused on an H100")
     asked = parser.parse_args()
-    pretend_to_have_a_gpu()
-    model = abstract_model(SHAPES / f"google--gemma-3-{asked.size}-it", asked.rank)
-    print(f"{'program':<12}{'arguments':>12}{'temporaries':>13}{'peak':>11}   (MB; compiled in)")
+    platform = "cuda" if asked.device == "h100" else "tpu"
+    pretend_to_have("gpu" if platform == "cuda" else "tpu")
+    mesh = mesh_of(platform, asked.fsdp, asked.tp)
+    model = abstract_model(SHAPES / f"google--gemma-3-{asked.size}-it", asked.rank, mesh)
+    form = asked.form or (FUSED if platform == "cuda" else PLAIN)
+    print(f"{'program':<12}{'arguments':>12}{'temporaries':>13}{'peak':>11}{'sent':>11}   (MB; compiled in)")
     for name in asked.programs.split(","):
-        program, inputs = PROGRAMS[name](model)
+        program, inputs = PROGRAMS[name](model, mesh, form)
         start = time.perf_counter()
-        compiled = jax.jit(program).trace(*placed(inputs)).lower(lowering_platforms=("cuda",)).compile()
+        with layouts.on(mesh):
+            compiled = jax.jit(program).trace(*inputs).lower(lowering_platforms=(platform,)).compile()
         memory = compiled.memory_analysis()
         sizes = (memory.argument_size_in_bytes, memory.temp_size_in_bytes, memory.peak_memory_in_bytes)
-        arguments, temporaries, peak = (f"{size / 1e6:,.1f}" for size in sizes)
-        print(
-            f"{name:<12}{arguments:>12}{temporaries:>13}{peak:>11}   ({time.perf_counter() - start:.0f} s)", flush=True
-        )
+        sizes = (*sizes, traffic(collectives(compiled.as_text())))
+        arguments, temporaries, peak, sent = (f"{size / 1e6:,.1f}" for size in sizes)
+        seconds = time.perf_counter() - start
+        print(f"{name:<12}{arguments:>12}{temporaries:>13}{peak:>11}{sent:>11}   ({seconds:.0f} s)", flush=True)
 
 
-def pretend_to_have_a_gpu() -> None:
-    """Answers what the package and JAX ask of a GPU as an H100 with cuDNN would."""
-    jax.default_backend = lambda: "gpu"
+def pretend_to_have(backend: str) -> None:
+    """Answers what the package and JAX ask of the device, as an H100 with cuDNN or a TPU would."""
+    jax.default_backend = lambda: backend
     cudnn.check_cudnn_version = lambda: 91000
     cudnn.check_compute_capability = lambda capability: True
     cudnn.is_cuda_compute_capability_equal = lambda capability: False
 
 
-def placed(tree: Any) -> Any:
-    """Returns shapes that lie on the GPU."""
-    described = topologies.get_topology_desc(
-        platform="cuda", target_config=(HERE / "h100.txtpb").read_text(), topology="1x1x1"
-    )
-    where = SingleDeviceSharding(described.devices[0])
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), tree)
+def mesh_of(platform: str, fsdp: int, tp: int) -> Mesh:
+    """Returns a mesh of devices that are only described."""
+    count = fsdp * tp
+    if platform == "cuda":
+        described = topologies.get_topology_desc(
+            platform="cuda", target_config=(HERE / "h100.txtpb").read_text(), topology=f"1x1x{count}"
+        )
+    elif count == 1:
+        described = topologies.get_topology_desc(
+            platform="tpu", topology_name="v5e:1x1", chips_per_host_bounds=(1, 1, 1)
+        )
+    else:
+        described = topologies.get_topology_desc(platform="tpu", topology_name=f"v5e:2x{count // 2}")
+    return Mesh(np.array(described.devices).reshape(fsdp, tp), ("fsdp", "tp"))
 
 
-def abstract_model(directory: Path, rank: int) -> Model:
-    """Returns a model with shapes in place of arrays."""
+def abstract_model(directory: Path, rank: int, mesh: Mesh) -> Model:
+    """Returns a model with shapes in place of arrays, which lie on the mesh as a loaded model's do."""
     spec = read_spec(directory)
-    dtype = jnp.dtype(jnp.bfloat16)
-    every = {leaf.path: shape_of(leaf.shape, jnp.float32) for leaf in leaves(spec)}
-    whole = traverse_util.unflatten_dict(every)
-    reference = jax.eval_shape(lambda trained: whole_weights(spec, trained, dtype), whole)
-    adapters = {}
+    axes = trained_specs(spec) if mesh.size > 1 else {}
+    trained = {}
     for leaf in leaves(spec):
-        if leaf.is_projection:
-            (inputs, outputs), (path_a, path_b) = leaf.adapter_shapes, leaf.adapter_paths
-            adapters |= {path_a: shape_of((*inputs, rank)), path_b: shape_of((rank, *outputs))}
-    trained = traverse_util.unflatten_dict(adapters) if rank else whole
-    return Model(spec, directory, trained, reference, 1.0 if rank else 0.0, dtype)
+        if rank == 0:
+            trained[leaf.path] = leaf.shape
+        elif leaf.is_projection:
+            inputs, outputs = leaf.adapter_shapes
+            trained |= zip(leaf.adapter_paths, ((*inputs, rank), (rank, *outputs)), strict=True)
+    placed = {
+        path: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=fitting_sharding(mesh, shape, axes.get(path)))
+        for path, shape in trained.items()
+    }
+    reference = abstract_stacks(spec, mesh)
+    return Model(spec, directory, nested(placed), reference, 1.0 if rank else 0.0, jnp.dtype(jnp.bfloat16))
 
 
-def shape_of(shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, dtype)
+def abstract_stacks(spec: Any, mesh: Mesh) -> Any:
+    """Returns the shapes that `placing.place_stacks` would fill."""
+    shardings = leaf_shardings(spec, mesh)
+    counts = [(len(stack.layers), len(stack.layers[0])) for period in stacks(spec) for stack in period]
+    weights = empty_weights(spec)
+    for leaf in leaves(spec):
+        axes = leaf.decoder_spec(shardings[leaf.path].spec)
+        shape = leaf.matrix_shape if leaf.is_projection else leaf.file_shape
+        for role in leaf.roles:
+            if leaf.layer is None:
+                sharding = NamedSharding(mesh, axes)
+                put_at(weights, None, role, jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=sharding))
+                continue
+            stack = layer_places(spec)[leaf.layer].stack
+            sharding = NamedSharding(mesh, PartitionSpec(None, None, *axes))
+            whole = jax.ShapeDtypeStruct((*counts[stack], *shape), jnp.bfloat16, sharding=sharding)
+            put_at(weights, stack, role, whole)
+    return weights
 
 
-def completions() -> Completions:
-    prompts, rows = (PROMPTS, PROMPT_TOKENS), (ROWS, COMPLETION_TOKENS)
+def by_rows(mesh: Mesh, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=fitting_sharding(mesh, shape, PartitionSpec("fsdp")))
+
+
+def completions(mesh: Mesh) -> Completions:
+    prompts = PROMPTS * mesh.shape["fsdp"]
+    shapes = {"prompts": (prompts, PROMPT_TOKENS), "rows": (prompts * GROUP, COMPLETION_TOKENS)}
     return Completions(
-        shape_of(prompts, jnp.int32), shape_of(prompts, bool), shape_of(rows, jnp.int32), shape_of((ROWS,), jnp.int32)
+        by_rows(mesh, shapes["prompts"], jnp.int32),
+        by_rows(mesh, shapes["prompts"], bool),
+        by_rows(mesh, shapes["rows"], jnp.int32),
+        by_rows(mesh, shapes["rows"][:1], jnp.int32),
     )
 
 
-def update(model: Model) -> tuple[Callable, tuple]:
+def update(model: Model, mesh: Mesh, form: str) -> tuple[Callable, tuple]:
     """The gradient of a step that is one micro batch, as `Trainer` computes it."""
     tokens = PROMPTS * (PROMPT_TOKENS + GROUP * COMPLETION_TOKENS)
     remat = choose_remat("auto", model.spec, tokens, model.dtype)
+    batch = completions(mesh)
+    rows = batch.tokens.shape[0]
 
     def program(trained: Any, frozen: Any, batch: Completions, gains: jax.Array, reference: jax.Array) -> Any:
         def loss_of(trained: Any) -> tuple[jax.Array, Any]:
-            weights = model.decoder_weights(trained, frozen)
-            logps, entropies = completion_logprobs(model.spec, weights, batch, 1.0, attention_form=FUSED, remat=remat)
-            divisors = Divisors(batch.lengths.clip(1), jnp.float32(ROWS))
-            inputs = LossInputs(batch, gains, jnp.ones(ROWS), divisors, reference)
+            weights = own.decoder_weights(own.laid_out(trained), frozen)
+            logps, entropies = completion_logprobs(model.spec, weights, batch, 1.0, attention_form=form, remat=remat)
+            divisors = Divisors(batch.lengths.clip(1), jnp.float32(rows))
+            inputs = LossInputs(batch, gains, jnp.ones(rows), divisors, reference)
             objective = Objective(ratio=token, epsilon_low=0.2, epsilon_high=0.2, beta=0.08)
             sums = grpo_loss(logps, entropies, inputs, objective)
             return sums.loss, (sums, logps)
 
         return jax.grad(loss_of, has_aux=True)(trained)
 
-    return program, (
-        model.trained,
-        model.frozen,
-        completions(),
-        shape_of((ROWS,)),
-        shape_of((ROWS, COMPLETION_TOKENS)),
-    )
+    own = model.form  # a trial of flash attention is behind it, which is over before anything is traced
+    return program, (model.trained, model.frozen, batch, by_rows(mesh, (rows,)), by_rows(mesh, batch.tokens.shape))
 
 
-def rollout(model: Model) -> tuple[Callable, tuple]:
+def rollout(model: Model, mesh: Mesh, form: str) -> tuple[Callable, tuple]:
     """All completions of a step."""
     sampling = Sampling(num_generations=GROUP, max_tokens=COMPLETION_TOKENS, temperature=1.0)
 
     def program(trained: Any, frozen: Any, tokens: jax.Array, valid: jax.Array, keys: jax.Array) -> Any:
-        weights = model.decoder_weights(trained, frozen)
+        weights = own.decoder_weights(trained, frozen)
         return generate(
-            model.spec, weights, tokens, valid, keys, sampling, stop_ids=STOPS, pad_id=PAD, attention_form=FUSED
+            model.spec, weights, tokens, valid, keys, sampling, stop_ids=STOPS, pad_id=PAD, attention_form=form
         )
 
-    batch = completions()
-    keys = shape_of((ROWS,), jax.random.key(0).dtype)
-    return program, (model.trained, model.frozen, batch.prompt_tokens, batch.prompt_valid, keys)
+    own = model.form
+    batch = completions(mesh)
+    keys = by_rows(mesh, batch.lengths.shape, jax.random.key(0).dtype)
+    held = (model.trained, model.frozen)
+    if mesh.shape["fsdp"] > 1:
+        places = jax.tree.leaves(gathered_shardings(held, mesh))
+        shapes = gathered_shapes(held, model.dtype)
+        gathered = [
+            jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place)
+            for shape, place in zip(shapes, places, strict=True)
+        ]
+        held = jax.tree.unflatten(jax.tree.structure(held), gathered)
+    return program, (*held, batch.prompt_tokens, batch.prompt_valid, keys)
 
 
-def reference(model: Model) -> tuple[Callable, tuple]:
+def reference(model: Model, mesh: Mesh, form: str) -> tuple[Callable, tuple]:
     """The log-probabilities of the weights that stay."""
 
     def program(weights: Any, batch: Completions) -> jax.Array:
-        return completion_logprobs(model.spec, weights, batch, 1.0, attention_form=FUSED)[0]
+        return completion_logprobs(model.spec, weights, batch, 1.0, attention_form=form)[0]
 
-    return program, (model.reference, completions())
+    return program, (model.reference, completions(mesh))
 
 
 PROGRAMS = {"update": update, "rollout": rollout, "reference": reference}

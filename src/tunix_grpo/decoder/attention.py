@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tunix_grpo import seeds
+from tunix_grpo.decoder import layouts
 from tunix_grpo.errors import one_line
 
 PLAIN, FUSED = "plain", "fused"
@@ -57,12 +58,13 @@ def attend(
         key_valid: bool[B, S], False for padding.
         window: a query sees itself and the window - 1 tokens before it; None: all before it.
         scale: factor on the products of queries and keys.
-        form: `plain` or `fused`.
+        form: `plain` or `fused`; cuDNN wants queries, keys and values divided alike, so that it is plain where `tp`
+            does not divide the key/value heads.
 
     Returns:
         [B, T, N, H] in q's dtype; meaningless where the query is padding.
     """
-    if form == FUSED:
+    if form == FUSED and k.shape[2] % layouts.devices(layouts.TP) == 0:
         return fused(q, k, v, key_valid, window=window, scale=scale, implementation="cudnn")
     by_head = (_by_head(q, k.shape[2]), k.swapaxes(1, 2), v.swapaxes(1, 2))
     return _plain(*by_head, _Sight(query_positions, key_positions, key_valid, window), scale)

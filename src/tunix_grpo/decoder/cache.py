@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.spec import DecoderSpec
 
 # Slots of the first cache; each later one has twice as many.
@@ -71,7 +72,7 @@ def grown(spec: DecoderSpec, cache: Cache, slots: int) -> Cache:
     def longer(array: jax.Array, window: int | None, axis: int) -> jax.Array:
         padding = [(0, 0)] * 4
         padding[axis] = (0, min(slots, window or slots) - array.shape[axis])
-        return jnp.pad(array, padding)
+        return layouts.cached(jnp.pad(array, padding))
 
     return Cache(
         tuple(longer(keys, window, 3) for keys, window in zip(cache.keys, spec.windows, strict=True)),

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.attention import PLAIN, attend
 from tunix_grpo.decoder.layer import PROJECTIONS, Weights, embed, finish_layer, qkv, rms_norm, rotary_angles
 from tunix_grpo.decoder.matmul import product
@@ -131,7 +132,7 @@ def forward(
             own.append(of_stack)
         return x, own
 
-    x = embed(spec, weights, tokens)
+    x = embed(spec, weights, tokens, by_columns=True)
     own: list[KeysValues] = []
     for period in stacks(spec):
         numbers = range(len(own), len(own) + len(period))  # of the period's stacks
@@ -155,5 +156,9 @@ def _behind(earlier: tuple[jax.Array, jax.Array] | None, *own: jax.Array) -> tup
 
 def head_logits(weights: Weights, hidden: jax.Array) -> jax.Array:
     """Returns float32[..., V] logits of float[..., D] hidden states."""
-    head = weights["head"] if "head" in weights else weights["embed"]
-    return product(hidden, head, True)
+    return layouts.logits(product(hidden, head(weights), True))
+
+
+def head(weights: Weights) -> jax.Array:
+    """Returns the head, float[V, D]."""
+    return weights["head"] if "head" in weights else weights["embed"]

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.attention import MASKED_SCORE, PLAIN, visible
 from tunix_grpo.decoder.cache import Cache, Prompts, cache_sizes, empty_cache, grown, written
 from tunix_grpo.decoder.drawing import Drawn, DrawRule, Sampling, no_tokens, with_next
@@ -76,7 +77,7 @@ def generate(
 
     rows = prompt_tokens.shape[0] * config.num_generations
     drawn = no_tokens(rows, steps + 1, pad_id)
-    drawn = draw(jnp.repeat(hidden, config.num_generations, axis=0), 0, drawn)
+    drawn = draw(jnp.repeat(hidden, config.num_generations, axis=0), 0, Drawn(*map(layouts.rows, drawn)))
     carry = (jnp.int32(1), drawn, empty_cache(spec, rows, 0, hidden.dtype))
     for slots in cache_sizes(steps):
         last = min(slots, steps)
@@ -100,7 +101,7 @@ def prefill(
     def of_layer(stacked: tuple[jax.Array, ...], layer: int) -> jax.Array:
         number, repeat, place = layer_places(spec)[layer]
         kept = min(tokens.shape[1], spec.windows[layer] or tokens.shape[1])
-        return stacked[number][repeat, place, :, -kept:].swapaxes(1, 2)
+        return layouts.cached(stacked[number][repeat, place, :, -kept:].swapaxes(1, 2))
 
     keys, values = (
         tuple(of_layer(stacked, layer) for layer in range(spec.num_layers))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import qwix
 
+from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.spec import DecoderSpec, layer_places
 
@@ -29,9 +30,12 @@ def joined(spec: DecoderSpec, weights: Weights) -> Weights:
     """Returns the weights by layer, with the projections that share an input joined into one product.
 
     In float32 adapters are merged into the weights, which rounds nothing that counts. In bfloat16 it would round most
-    of a small adapter away: there, a is put beside w and b is applied to what comes out. Quantized weights stay apart.
+    of a small adapter away: there, a is put beside w and b is applied to what comes out. Quantized weights stay apart,
+    and so do all where devices share the heads: a cut through joined columns would part neither q nor k nor v.
     """
     weights = apart(spec, weights)
+    if layouts.devices(layouts.TP) > 1:
+        return weights
     return {**weights, "layers": [join_layer(layer) for layer in weights["layers"]]}
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import qwix
 from jax.ad_checkpoint import checkpoint_name
 
+from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.matmul import product
 from tunix_grpo.decoder.spec import DecoderSpec, Rope
 
@@ -36,15 +37,21 @@ _ACTIVATIONS = {
 PROJECTIONS = "projections"  # the matrix products that remat=block keeps
 
 
-def embed(spec: DecoderSpec, weights: Weights, tokens: jax.Array) -> jax.Array:
-    """Returns [..., D] embeddings of int32[...] tokens."""
+def embed(spec: DecoderSpec, weights: Weights, tokens: jax.Array, by_columns: bool = False) -> jax.Array:
+    """Returns [..., D] embeddings of int32[...] tokens.
+
+    Args:
+        by_columns: devices look up their columns of all rows, and exchange them: for a table that is divided so,
+            whose gradient then never lies whole on one of them.
+    """
     x = weights["embed"][tokens]
+    x = layouts.rows(layouts.columns(x) if by_columns else x)
     return x if spec.embedding_scale == 1.0 else x * jnp.asarray(spec.embedding_scale, x.dtype)
 
 
 def rms_norm(spec: DecoderSpec, x: jax.Array, scale: jax.Array) -> jax.Array:
     """RMSNorm (arXiv:1910.07467) in float32; Gemma multiplies by 1 + scale, then rounds; the others the reverse."""
-    x32 = x.astype(jnp.float32)
+    x32, scale = x.astype(jnp.float32), layouts.whole(scale)
     normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + spec.norm_eps)
     if spec.norm_plus_one:
         return (normed * (1.0 + scale.astype(jnp.float32))).astype(x.dtype)
@@ -120,19 +127,20 @@ def qkv(
     if spec.qk_norm:
         q = rms_norm(spec, q, layer["q_norm"])
         k = rms_norm(spec, k, layer["k_norm"])
+    q, k, v = map(layouts.heads, (q, k, v))
     return rotate(q, table), rotate(k, table), v
 
 
 def finish_layer(spec: DecoderSpec, layer: Weights, x: jax.Array, context: jax.Array) -> jax.Array:
     """Adds the attention output and the MLP to the residual stream [B, T, D]."""
-    attended = linear(layer["o"], context)
+    attended = layouts.rows(linear(layer["o"], context))
     if spec.sandwich_norms:
         attended = rms_norm(spec, attended, layer["post_attention_norm"])
     x = x + attended
     h = rms_norm(spec, x, layer["mlp_norm"])
     gate, up = projections(layer, ("gate", "up"), h, (spec.hidden_dim, spec.hidden_dim))
-    h = _ACTIVATIONS[spec.activation](gate) * up
-    h = linear(layer["down"], h)
+    h = layouts.inner(_ACTIVATIONS[spec.activation](gate) * up)
+    h = layouts.rows(linear(layer["down"], h))
     if spec.sandwich_norms:
         h = rms_norm(spec, h, layer["post_mlp_norm"])
     return x + h

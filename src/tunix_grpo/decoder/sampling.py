@@ -16,6 +16,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from tunix_grpo.decoder import layouts
+
 _GROUP = 128  # neighbours, whose weights are summed first: sums stay short and accurate
 
 
@@ -37,6 +39,7 @@ def sample(
         int32[B] tokens, and float32[B] their log-probabilities under the tempered distribution before top_k and
         top_p cut it (at temperature 0: under the model's own).
     """
+    logits = layouts.rows_of_all(logits)
     divisor = temperature if temperature > 0 else 1.0
     grouped = _grouped(logits)
     largest = jnp.max(logits, axis=-1)

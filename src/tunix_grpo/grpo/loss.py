@@ -15,9 +15,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.attention import PLAIN
-from tunix_grpo.decoder.forward import forward, head_logits, text_positions
+from tunix_grpo.decoder.forward import forward, head, text_positions
 from tunix_grpo.decoder.layer import Weights
+from tunix_grpo.decoder.matmul import product
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.grpo.algorithms import Divisors, Objective, Tokens, importance_weights
@@ -95,9 +97,10 @@ def completion_logprobs(
         start = jnp.repeat(prompt_positions[:, -1:] + 1, group, axis=0)
         hidden, _ = run(batch.tokens[:, :-1], start + jnp.arange(length - 1), batch.mask()[:, :-1], prefix)
         predicting = jnp.concatenate([predicting, hidden], axis=1)
+    predicting = layouts.rows(predicting)
     flat = predicting.reshape(rows * length, -1)
     logps, entropies = _head_in_chunks(weights, flat, batch.tokens.reshape(-1), temperature or 1.0, spec.vocab_size)
-    return logps.reshape(rows, length), entropies.reshape(rows, length)
+    return layouts.rows(logps.reshape(rows, length)), layouts.rows(entropies.reshape(rows, length))
 
 
 def grpo_loss(logps: jax.Array, entropies: jax.Array, inputs: LossInputs, objective: Objective) -> LossSums:
@@ -175,22 +178,53 @@ def _chunk_bytes() -> int:
 def _head_in_chunks(
     weights: Weights, hidden: jax.Array, targets: jax.Array, temperature: float, vocab_size: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns float32[N] log-probabilities of the targets and entropies, from float[N, D] hidden states."""
+    """Returns float32[N] log-probabilities of the targets and entropies, from float[N, D] hidden states.
+
+    A chunk has as many tokens of every data-parallel device, so that all of them work on each.
+    """
     count = hidden.shape[0]
-    chunk = max(16, min(count, _chunk_bytes() // (4 * vocab_size)))
-    chunks = -(-count // chunk)
-    padding = chunks * chunk - count
-    hidden = jnp.pad(hidden, ((0, padding), (0, 0))).reshape(chunks, chunk, -1)
-    targets = jnp.pad(targets, (0, padding)).reshape(chunks, chunk)
+    parts = layouts.devices(layouts.FSDP)
+    parts = parts if count % parts == 0 else 1
+    part_axes, vocab_axes = layouts.chunk_axes(vocab_size)
+    axes = (None, vocab_axes) if parts == 1 else (part_axes, None, vocab_axes)
+    of_part = count // parts
+    chunk = max(16, min(of_part, _chunk_bytes() // (4 * vocab_size)))
+    chunks = -(-of_part // chunk)
+
+    def cut(x: jax.Array) -> jax.Array:
+        """[N, ...] -> [chunks, chunk, ...], or [chunks, parts, chunk, ...] of several parts."""
+        if parts == 1:
+            x = jnp.pad(x, ((0, chunks * chunk - count), *((0, 0),) * (x.ndim - 1)))
+            return x.reshape(chunks, chunk, *x.shape[1:])
+        x = x.reshape(parts, of_part, *x.shape[1:])
+        x = jnp.pad(x, ((0, 0), (0, chunks * chunk - of_part), *((0, 0),) * (x.ndim - 2)))
+        return layouts.laid(jnp.moveaxis(x.reshape(parts, chunks, chunk, *x.shape[2:]), 1, 0), None, layouts.FSDP)
+
+    def whole(x: jax.Array) -> jax.Array:
+        """What `cut` has cut."""
+        if parts == 1:
+            return x.reshape(-1)[:count]
+        return jnp.moveaxis(x, 0, 1).reshape(parts, -1)[:, :of_part].reshape(-1)
+
+    matrix = layouts.laid(head(weights), vocab_axes)  # once, before the loop
 
     @jax.checkpoint
     def of_chunk(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         hidden, targets = inputs
-        logits = head_logits(weights, hidden) / temperature
+        logits = layouts.laid(product(hidden, matrix, True), *axes) / temperature
         normaliser = jax.nn.logsumexp(logits, axis=-1)
-        logps = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0] - normaliser
-        fixed = jax.lax.stop_gradient(logits - normaliser[:, None])
+        logps = _picked(logits, targets) - normaliser
+        fixed = jax.lax.stop_gradient(logits - normaliser[..., None])
         return logps, -jnp.sum(jnp.exp(fixed) * fixed, axis=-1)
 
-    logps, entropies = jax.lax.map(of_chunk, (hidden, targets))
-    return logps.reshape(-1)[:count], entropies.reshape(-1)[:count]
+    logps, entropies = jax.lax.map(of_chunk, (cut(hidden), cut(targets)))
+    return whole(logps), whole(entropies)
+
+
+def _picked(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Returns float32[..., T], the logits of the targets among float32[..., T, V]."""
+    if layouts.devices(layouts.VOCABULARY) == 1:
+        return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    # A gather would look into the vocabularies of other devices, and scatter backward.
+    is_target = jnp.arange(logits.shape[-1]) == targets[..., None]
+    return jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)

@@ -65,7 +65,8 @@ def accumulate(
     """
 
     def loss_of(params: LeafTree) -> tuple[jax.Array, tuple[LossSums, jax.Array]]:
-        logps, entropies = form.logprobs(form.model.decoder_weights(params, frozen), inputs.completions, form.remat)
+        weights = form.model.decoder_weights(form.model.laid_out(params), frozen)
+        logps, entropies = form.logprobs(weights, inputs.completions, form.remat)
         sums = grpo_loss(logps, entropies, inputs, form.objective)
         return sums.loss, (sums, logps)
 

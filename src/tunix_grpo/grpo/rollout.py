@@ -19,12 +19,14 @@ import numpy as np
 
 from tunix_grpo import seeds
 from tunix_grpo.config import Config, TrainerConfig
+from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.drawing import Drawn, Sampling
 from tunix_grpo.decoder.generation import generate
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import Completions, left_padded
 from tunix_grpo.grpo.answering import Answerer, SlotAnswerer
 from tunix_grpo.grpo.engine import Asked, Completion, Engine
+from tunix_grpo.model.gathering import Gathering
 from tunix_grpo.model.layout import LeafTree
 from tunix_grpo.model.model import Model, ModelForm
 
@@ -198,7 +200,8 @@ class Sampler:
         """
         self._form = model.form
         self._tokenizer = tokenizer
-        self._mesh = mesh
+        self._gathering = Gathering(model, mesh)
+        self._mesh, self._home = self._gathering.mesh, mesh
         self._width = prompt_width
         self._seed = seed
         self._max_rows = max_rows
@@ -226,18 +229,24 @@ class Sampler:
             extra_round: which further batch of the step it is, from 1; 0 is its own.
         """
         tokens, valid = left_padded(prompts, self._width, self._tokenizer.pad_id())
-        sharding = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec("fsdp"))
-        tokens, valid = jax.device_put((tokens, valid), sharding)
+        by_rows = jax.sharding.PartitionSpec("fsdp")
+        sharding, home = (jax.sharding.NamedSharding(mesh, by_rows) for mesh in (self._mesh, self._home))
         rows = len(prompts) * config.num_generations
         keys = row_keys(self._seed, step, rows, extra_round)
+        weights = self._gathering.weights(weights)
         if self._max_rows is not None and rows > self._max_rows:
             of_rows = [prompt for prompt in prompts for _ in range(config.num_generations)]
             completions = self._engine(self._max_rows).completions(
                 weights, Asked(of_rows, np.asarray(jax.random.key_data(keys))), config
             )
-            return SlotDrawing(tokens, valid, completions, rows, config.max_tokens, self._tokenizer, sharding)
+            tokens, valid = jax.device_put((tokens, valid), home)
+            return SlotDrawing(tokens, valid, completions, rows, config.max_tokens, self._tokenizer, home)
+        tokens, valid, keys = jax.device_put((tokens, valid, keys), sharding)
         stops, pad_id = tuple(self._tokenizer.stop_ids), self._tokenizer.pad_id()
-        drawn = _drawn(self._form, *weights, tokens, valid, keys, config, stop_ids=stops, pad_id=pad_id)
+        with layouts.on(self._mesh):
+            drawn = _drawn(self._form, *weights, tokens, valid, keys, config, stop_ids=stops, pad_id=pad_id)
+        if self._mesh != self._home:
+            tokens, valid, drawn = jax.device_put((tokens, valid, drawn), home)
         return Drawing(tokens, valid, drawn, self._tokenizer)
 
     def answerer(self, weights: tuple[LeafTree, Weights], rows: int, width: int | None = None) -> Answerer:
@@ -247,7 +256,8 @@ class Sampler:
             rows: questions that are answered at once.
             width: tokens that their prompts are padded to; None is the sampler's own width.
         """
-        return SlotAnswerer(self._engine(rows, width), weights, self._tokenizer, self._seed)
+        engine, weights = self._engine(rows, width), self._gathering.weights(weights)
+        return SlotAnswerer(engine, weights, self._tokenizer, self._seed)
 
     def _engine(self, rows: int, width: int | None = None) -> Engine:
         devices = self._mesh.shape["fsdp"]

@@ -135,6 +135,18 @@ class Leaf:
         inputs, outputs = axes[0], axes[len(self.inputs)]
         return PartitionSpec(inputs, outputs) if self.is_projection else PartitionSpec(outputs, inputs)
 
+    def adapter_specs(self, spec: PartitionSpec) -> tuple[PartitionSpec, PartitionSpec]:
+        """Returns how A and B lie on a mesh where the leaf lies as `spec` says; what would be whole by its rank."""
+        axes = [*spec, *(None,) * (len(self.shape) - len(spec))]
+        if self.kind in (HEADS, STACKED_HEADS):
+            heads, *inputs, size = axes[-len(self.inputs) - 2 :]
+            stacked = axes[: -len(self.inputs) - 2]
+            outputs = [*stacked, heads, size]
+        else:
+            inputs, outputs = axes[: len(self.inputs)], axes[len(self.inputs) :]
+        by_rank = [None if "fsdp" in side else "fsdp" for side in (inputs, outputs)]
+        return PartitionSpec(*inputs, by_rank[0]), PartitionSpec(by_rank[1], *outputs)
+
     def adapters(self, a: Array, b: Array) -> list[tuple[Array, Array]]:
         """Returns, per role, A [in, rank] and B [rank, out]; what is stacked shares one A."""
         a = a.reshape(-1, a.shape[-1])

@@ -16,7 +16,7 @@ from tunix_grpo import seeds
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.errors import UserError
 from tunix_grpo.model.layout import TARGETS, LeafTree, leaves, nested
-from tunix_grpo.model.placing import fitting_sharding
+from tunix_grpo.model.placing import fitting_sharding, trained_specs
 
 
 def target_pattern(target_modules: str, spec: DecoderSpec) -> str:
@@ -56,11 +56,12 @@ def new_adapters(spec: DecoderSpec, *, rank: int, targets: str, seed: int, mesh:
     if not adapted:
         raise UserError(f"model.lora_target_modules={targets!r} matches no module of a {spec.family} model")
     stream = seeds.key("lora", seed)
+    axes = trained_specs(spec) if mesh.size > 1 else {}
     placed = {}
     for index, leaf in enumerate(adapted):
         inputs, outputs = leaf.adapter_shapes
         bound = (6.0 / math.prod(inputs)) ** 0.5
         a = jax.random.uniform(jax.random.fold_in(stream, index), (*inputs, rank), jnp.float32, -bound, bound)
         for path, array in zip(leaf.adapter_paths, (a, jnp.zeros((rank, *outputs), jnp.float32)), strict=True):
-            placed[path] = jax.device_put(array, fitting_sharding(mesh, array.shape, None))
+            placed[path] = jax.device_put(array, fitting_sharding(mesh, array.shape, axes.get(path)))
     return nested(placed)

@@ -16,15 +16,16 @@ import jax.numpy as jnp
 import qwix
 
 from tunix_grpo.config import ModelConfig
+from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.attention import FUSED, PLAIN, usable_form
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.decoder_form import adapter_pairs, array_at, whole_weights, with_adapters
-from tunix_grpo.model.layout import Array, Leaf, LeafTree, flattened
+from tunix_grpo.model.layout import Array, Leaf, LeafTree, flattened, nested
 from tunix_grpo.model.loading import random_weights, stored_weights
 from tunix_grpo.model.lora import new_adapters
-from tunix_grpo.model.placing import place_leaves, place_stacks
+from tunix_grpo.model.placing import place_leaves, place_stacks, trained_specs, without_fsdp
 from tunix_grpo.model.quantization import quantize_projection
 
 
@@ -57,6 +58,19 @@ class ModelForm:
             return whole_weights(self.spec, trained, self.dtype)
         pairs = adapter_pairs(self.spec, trained, self.lora_scale, self.dtype)
         return with_adapters(self.spec, frozen, pairs)
+
+    def laid_out(self, trained: LeafTree) -> LeafTree:
+        """Returns the trained leaves for a gradient, which on several devices then lies as the parameters do.
+
+        Adapters, which are small, are sent to all that need them at once.
+        """
+        if jax.sharding.get_abstract_mesh().size <= 1:
+            return trained
+        axes = trained_specs(self.spec)
+        leaves = {path: layouts.laid(leaf, *axes[path]) for path, leaf in flattened(trained).items()}
+        if not self.all_trained:
+            leaves = {path: layouts.laid(leaf, *without_fsdp(axes[path])) for path, leaf in leaves.items()}
+        return nested(leaves)
 
 
 @dataclasses.dataclass(frozen=True)

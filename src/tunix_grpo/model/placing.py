@@ -16,6 +16,7 @@ import qwix
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tunix_grpo.decoder.layer import Weights
+from tunix_grpo.decoder.layouts import FSDP
 from tunix_grpo.decoder.spec import DecoderSpec, layer_places, stacks
 from tunix_grpo.model.decoder_form import Stored, empty_weights, put_at
 from tunix_grpo.model.layout import Array, Leaf, LeafTree, Path, leaves, nested
@@ -74,6 +75,26 @@ def leaf_shardings(spec: DecoderSpec, mesh: jax.sharding.Mesh) -> dict[Path, Nam
     """Returns, per leaf, the sharding that Tunix's module asks for, where the leaf divides evenly."""
     axes = partition_specs(spec) if mesh.size > 1 else {}
     return {leaf.path: fitting_sharding(mesh, leaf.shape, axes.get(leaf.path)) for leaf in leaves(spec)}
+
+
+def trained_specs(spec: DecoderSpec) -> dict[Path, PartitionSpec]:
+    """Returns, per leaf and per adapter of one, along which axes of a mesh it lies, where they divide it.
+
+    Adapters lie as the leaf does along its inputs or outputs; that half of them which `fsdp` would leave whole is
+    divided along the rank.
+    """
+    axes = partition_specs(spec)
+    found = dict(axes)
+    for leaf in leaves(spec):
+        if leaf.is_projection:
+            of_adapters = leaf.adapter_specs(axes[leaf.path])
+            found |= zip(leaf.adapter_paths, of_adapters, strict=True)
+    return found
+
+
+def without_fsdp(spec: PartitionSpec) -> PartitionSpec:
+    """Returns how an array lies that is whole along `fsdp`."""
+    return PartitionSpec(*(None if axis == FSDP else axis for axis in spec))
 
 
 def fitting_sharding(mesh: jax.sharding.Mesh, shape: tuple[int, ...], spec: PartitionSpec | None) -> NamedSharding:

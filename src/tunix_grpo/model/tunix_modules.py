@@ -41,6 +41,7 @@ def abstract_module(spec: DecoderSpec) -> nnx.Module:
     return nnx.eval_shape(made)
 
 
+@functools.cache
 def partition_specs(spec: DecoderSpec) -> dict[Path, jax.sharding.PartitionSpec]:
     """Returns, per leaf, how Tunix divides it over a mesh."""
     found = nnx.get_partition_spec(nnx.state(abstract_module(spec), nnx.Param))

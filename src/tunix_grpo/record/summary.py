@@ -10,6 +10,7 @@ from tunix_grpo.config import Config, further_tasks
 from tunix_grpo.config.algorithm import in_words
 from tunix_grpo.grpo.trainer import Trainer
 from tunix_grpo.model.model import Model
+from tunix_grpo.model.undivided import undivided
 from tunix_grpo.record.earlier import RECORD
 from tunix_grpo.run.checkpoints import Checkpoints, tree_bytes
 from tunix_grpo.run.devices import Devices
@@ -51,6 +52,7 @@ def start_rows(
     steps = f"{total_steps:,}" if first_step == 1 else f"{first_step:,} to {total_steps:,} (resumed)"
     return [
         ("device", devices.kind),
+        *_whole_everywhere(devices, model),
         ("model", f"{config.model.name} ({model.spec.family}, {model.dtype.name})"),
         ("parameters", f"{console.format_count(trained)} trained ({how}) of {console.format_count(total)}"),
         ("task", config.task.name),
@@ -71,6 +73,15 @@ def start_rows(
         ("run folder", config.output_dir),
         ("checkpoint folder", config.checkpoint_dir),
     ]
+
+
+def _whole_everywhere(devices: Devices, model: Model) -> list[tuple[str, str]]:
+    """Returns a row for the weights that the devices cannot share, where there are any."""
+    whole = [f"{role} {console.format_bytes(size)}" for role, size in sorted(undivided(model).items())]
+    if not whole:
+        return []
+    axes = " or ".join(f"mesh.{axis}={size}" for axis, size in devices.mesh.shape.items() if size > 1)
+    return [("on every device", f"{', '.join(whole)}: not divided by {axes}")]
 
 
 def _kept_checkpoints(config: Config, total_steps: int, first_step: int) -> int:

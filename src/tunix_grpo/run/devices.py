@@ -44,7 +44,7 @@ class Devices:
 
 
 def open_devices(device: str, mesh: MeshConfig, jax_cache: str | None) -> Devices:
-    """Starts JAX on the asked device and lays out the mesh.
+    """Starts JAX on the asked device and lays out the mesh, which becomes that of this thread's programs.
 
     Args:
         device: cuda, cpu, tpu or auto (what JAX finds first).
@@ -77,8 +77,11 @@ def open_devices(device: str, mesh: MeshConfig, jax_cache: str | None) -> Device
         )
     # Built from an array: jax.make_mesh would give explicit axes, which Tunix's models cannot run on.
     grid = np.array(found).reshape(fsdp, mesh.tp)
+    mesh_of_all = jax.sharding.Mesh(grid, ("fsdp", "tp"))
+    if mesh_of_all.size > 1:
+        jax.set_mesh(mesh_of_all)  # what `decoder/layouts.py` lays programs out on
     kind = f"{len(found)} x {found[0].device_kind}" if len(found) > 1 else found[0].device_kind
-    return Devices(jax.sharding.Mesh(grid, ("fsdp", "tp")), f"{found[0].platform} ({kind})")
+    return Devices(mesh_of_all, f"{found[0].platform} ({kind})")
 
 
 def peak_memory_bytes() -> int:

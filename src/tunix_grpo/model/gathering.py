@@ -1,0 +1,111 @@
+"""The weights as a rollout reads them: sent once, so that no token waits for any.
+
+A rollout reads all weights for every token, and its devices draw different rows. So each device gets a whole copy
+before the first token. Where such a copy leaves too little memory, neighbours share one, as in tensor parallelism.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from tunix_grpo.decoder.layer import Weights
+from tunix_grpo.decoder.layouts import FSDP, TP
+from tunix_grpo.model.layout import LeafTree
+from tunix_grpo.model.model import Model
+from tunix_grpo.model.placing import fitting_sharding, without_fsdp
+
+_log = logging.getLogger(__name__)
+
+Held: TypeAlias = tuple[LeafTree, Weights]  # the trained leaves and what stays, as `Model` holds them
+
+_SPARE = 0.25  # of a device's memory, for the caches and activations of a rollout
+_TRAINING_COPIES = 4  # of a trained leaf, in its dtype: itself, its gradient, and two moments
+
+
+class Gathering:
+    """Where a model's weights lie during a rollout.
+
+    Attributes:
+        mesh: of the rollout: that of training, or one of the same devices with a larger `tp`.
+    """
+
+    def __init__(self, model: Model, mesh: Mesh):
+        held = (model.trained, model.frozen)
+        resident = _TRAINING_COPIES * _bytes(model.trained, mesh) + _bytes(model.reference, mesh)
+        self.mesh = rollout_mesh(mesh, gathered_shapes(held, model.dtype), resident, _memory(mesh))
+        if self.mesh != mesh:
+            _log.info("a rollout's weights are shared by mesh.tp=%d devices: copies do not fit", self.mesh.shape[TP])
+        self._dtype = model.dtype
+        self._gather = None
+        if mesh.size > 1 and mesh.shape[FSDP] > 1:
+            self._gather = jax.jit(self._rounded, out_shardings=gathered_shardings(held, self.mesh))
+
+    def weights(self, held: Held) -> Held:
+        """Returns the weights as a rollout reads them; on one device those that are given."""
+        return held if self._gather is None else self._gather(held)
+
+    def _rounded(self, held: Held) -> Held:
+        """The trained leaves in the dtype of the computation, which is half as much to send."""
+        trained, frozen = held
+        return jax.tree.map(lambda leaf: leaf.astype(self._dtype), trained), frozen
+
+
+def gathered_shapes(held: Held, dtype: jnp.dtype) -> list[jax.ShapeDtypeStruct]:
+    """Returns what a rollout reads of each weight, with where it lies in training."""
+    trained, frozen = held
+    leaves = [(leaf, dtype) for leaf in jax.tree.leaves(trained)]
+    leaves += [(leaf, leaf.dtype) for leaf in jax.tree.leaves(frozen)]
+    return [jax.ShapeDtypeStruct(leaf.shape, kind, sharding=leaf.sharding) for leaf, kind in leaves]
+
+
+def gathered_shardings(held: Held, mesh: Mesh) -> Held:
+    """Returns where each weight lies on the mesh of a rollout: as in training, but whole along `fsdp`."""
+    return jax.tree.map(lambda leaf: _gathered(leaf, mesh), held)
+
+
+def rollout_mesh(mesh: Mesh, shapes: list[jax.ShapeDtypeStruct], resident: int, memory: int | None) -> Mesh:
+    """Returns the mesh of a rollout: as many data-parallel devices as there is memory for copies of the weights.
+
+    Args:
+        shapes: of the weights, see `gathered_shapes`.
+        resident: bytes that training keeps on each device.
+        memory: bytes of a device, None where it does not tell; then copies fit.
+    """
+    fsdp, tp = mesh.shape[FSDP], mesh.shape[TP]
+    choices = [share for share in range(1, fsdp + 1) if fsdp % share == 0]
+    for share in choices:
+        # The last axis of a mesh are neighbours, which have the fastest links.
+        wider = mesh if share == 1 else Mesh(mesh.devices.reshape(fsdp // share, tp * share), mesh.axis_names)
+        copies = 2 if tp * share == 1 else 1  # with the joined one, see `decoder/joined.py`
+        needed = resident + copies * sum(_shard_bytes(shape, _gathered(shape, wider)) for shape in shapes)
+        if memory is None or needed <= (1 - _SPARE) * memory or share == choices[-1]:
+            return wider
+    raise AssertionError("a mesh has at least one data-parallel device")
+
+
+def _gathered(leaf: jax.Array | jax.ShapeDtypeStruct, mesh: Mesh) -> NamedSharding:
+    spec = leaf.sharding.spec if isinstance(leaf.sharding, NamedSharding) else PartitionSpec()
+    return fitting_sharding(mesh, leaf.shape, without_fsdp(spec))
+
+
+def _memory(mesh: Mesh) -> int | None:
+    """Returns the bytes of each device, None where it does not tell, and for a single one."""
+    if mesh.size == 1:
+        return None
+    return (mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit")
+
+
+def _bytes(tree: Any, mesh: Mesh) -> int:
+    """Returns the bytes that arrays take on each device of the mesh."""
+    return sum(_shard_bytes(leaf, leaf.sharding) for leaf in jax.tree.leaves(tree)) if mesh.size > 1 else 0
+
+
+def _shard_bytes(leaf: jax.Array | jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> int:
+    return math.prod(sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize
