@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from tunix_grpo.config.short_words import as_typed, gathered
 from tunix_grpo.config.verify_resume import load
 from tunix_grpo.errors import UserError
 from tunix_grpo.programs.differences import compare
-from tunix_grpo.programs.verify_resume import verify_resume
+from tunix_grpo.programs.verify_resume import Training, verify_resume
 from tunix_grpo.run.checkpoints import Checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -155,6 +156,16 @@ def test_a_killed_training_with_a_damaged_checkpoint_is_equal(tmp_path, two_laye
     assert re.search(r"^interrupted: (SIGKILL after step \d, exit code -9|it ended before SIGKILL came)$", shown, re.M)
     assert re.search(r"^interrupted: one bit of actor/\d/\S+ is flipped$", shown, re.M)
     assert re.search(r"^equal, bit for bit: 6 steps, \d+ metrics, 24 completions, \d+ arrays of step 6$", shown, re.M)
+
+
+def test_a_training_does_not_outlive_the_program(tmp_path):
+    training = Training(tmp_path / "run", [])
+    training._command = [sys.executable, "-c", "import time; time.sleep(100)"]
+    with pytest.raises(SystemExit) as stopped, training.started() as process:
+        signal.raise_signal(signal.SIGTERM)
+    assert stopped.value.code == 143
+    assert process.returncode == -signal.SIGKILL
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 @pytest.mark.slow

@@ -14,6 +14,8 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import jax
 
@@ -121,15 +123,17 @@ class Training:
 
     @contextlib.contextmanager
     def started(self) -> Iterator[subprocess.Popen[bytes]]:
-        """Gives the running process, which does not outlive the block."""
+        """Gives the running process, which does not outlive the block, nor a SIGTERM to this program."""
         self._said.parent.mkdir(parents=True, exist_ok=True)
         with self._said.open("ab") as said:
             process = subprocess.Popen(self._command, stdout=said, stderr=said, stdin=subprocess.DEVNULL)
+        before = signal.signal(signal.SIGTERM, _end)
         try:
             yield process
         finally:
             process.kill()
             process.wait()
+            signal.signal(signal.SIGTERM, before)
 
     def failed(self, code: int) -> UserError:
         """Returns the error for a process that ended in another way than it should."""
@@ -137,6 +141,11 @@ class Training:
         _, error, last = said.rpartition("error: ")
         last = last if error else said.splitlines()[-1]
         return UserError(f"the training ended with exit code {code}: {last}")
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    del frame
+    sys.exit(128 + number)
 
 
 def _interrupt(training: Training, config: VerifyResumeConfig, seconds_per_step: float) -> None:
