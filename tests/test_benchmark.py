@@ -317,20 +317,20 @@ class OneRound:
 
 def test_an_evaluation_is_timed_both_ways(capsys):
     """Both sides give the same answers, of the lengths that were asked for, with programs that were there before."""
-    words = ["model=tiny", "device=cpu", "timed=evaluation", "evaluation.num_questions=9", "evaluation.batch_size=4"]
+    words = ["model=tiny", "device=cpu", "timed=evaluation", "evaluation.num_questions=70", "evaluation.batch_size=4"]
     config = configured(*words, "generation.max_generation_steps=8")
     link = OneRound()
     with pytest.raises(EOFError):
         serve_answers(to_values(config), link)
     about, measured = link.sent
-    assert (about["questions"], about["rows"], about["longest"], about["rounds"]) == (9, 4, 8, 1)
-    assert about["tokens"] == answer_lengths(9, 8, seed=42).sum()
-    assert (measured["equal_answers"], measured["compilations"]) == (9, 0)
+    assert (about["questions"], about["rows"], about["longest"], about["rounds"]) == (70, 4, 8, 1)
+    assert about["tokens"] == answer_lengths(70, 8, seed=42).sum()
+    assert (measured["equal_answers"], measured["compilations"]) == (70, 0)
     result = evaluation_figures(about, [measured, measured | {"slots_s": 3 * measured["batches_s"]}])
     assert result["ratio_max"] == pytest.approx(3.0)
     assert result["slots_tokens_per_s"] == pytest.approx(about["tokens"] / result["slots_s"])
     print_evaluation(result)
-    assert "9 of 9 answers" in capsys.readouterr().out
+    assert "70 of 70 answers" in capsys.readouterr().out
 
 
 # --- turns ---

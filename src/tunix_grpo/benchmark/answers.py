@@ -119,6 +119,7 @@ class _Sides:
         short = dataclasses.replace(self, limits=np.minimum(self.limits, _SHORTEST))
         for _ in (*short.in_batches(few), *short.in_slots(few)):
             pass
+        self._keys(range(len(self.limits)))  # the one program whose size goes by the number of questions
 
     @property
     def sampling(self) -> Sampling:
@@ -143,8 +144,7 @@ class _Sides:
         width, pad_id = self.config.generation.max_prompt_length, self.tokenizer.pad_id()
         by_rows = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec("fsdp"))
         inputs = jax.device_put(left_padded([self.prompts[place] for place in filled], width, pad_id), by_rows)
-        data = answer_keys(self.config.seed, [Request(place, 0, ()) for place in filled])
-        keys = jax.random.wrap_key_data(jnp.asarray(data))
+        keys = jax.random.wrap_key_data(jnp.asarray(self._keys(filled)))
         weights = self.model.trained, self.model.frozen
         limits = self.limits[filled].astype(np.int32)
         return _batch(self.model.form, *weights, *inputs, keys, limits, self.sampling, pad_id)
@@ -159,10 +159,12 @@ class _Sides:
             rows=self.rows,
             prompt_width=self.config.generation.max_prompt_length,
         )
-        keys = answer_keys(self.config.seed, [Request(place, 0, ()) for place in places])
-        asked = Asked([self.prompts[place] for place in places], keys, self.limits[list(places)])
+        asked = Asked([self.prompts[place] for place in places], self._keys(places), self.limits[list(places)])
         for done in engine.completions((self.model.trained, self.model.frozen), asked, self.sampling):
             yield places[done.place], self.tokenizer.decode(done.tokens.tolist())
+
+    def _keys(self, places: range | list[int]) -> np.ndarray:
+        return answer_keys(self.config.seed, [Request(place, 0, ()) for place in places])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 7, 8))
