@@ -54,6 +54,7 @@ ALLOWED = {
     },
     "config/plugins.py": {"import_module": "of the tables in this file; a user's file is named by the user"},
     "config/composing.py": {"_target_": "is read, to know which sweeper Hydra was told to take"},
+    "record/trackio.py": {"import_module": "trackio, which may not be installed"},
     "rewards/custom.py": {"import_module": "a module that the user names in reward.custom.function"},
     "model/tunix_modules.py": {"import_module": "of names that are written in model/families"},
     "tasks/math_verify_program.py": {"import_module": "math_verify, in a process of its own"},

@@ -48,6 +48,7 @@ STREAMS = {
     "split order": Stream(None, "Python: the order of a task's training questions"),
     "arithmetic": Stream(None, "Python: which sums of all possible ones are asked"),
     "reasoning_gym": Stream(None, "Python: the seed that reasoning_gym makes questions from"),
+    "interruptions": Stream(None, "Python: when a proof of resume stops its trainings"),
     "global state": Stream(None, "Python and numpy: the state that reasoning_gym's data sets draw from unasked"),
 }
 """Every stream by name. A new one takes the next free number, from 13 on: a number stays with its use for ever."""

@@ -11,6 +11,9 @@ import numpy as np
 WINDOW = 128  # updates that one is compared with
 FEWEST = 32  # of them, before which nothing is called a spike
 _DEVIATION = 1.4826  # of a normal distribution, in units of its median absolute deviation
+# Smallest standard deviations that are reckoned with. A loss may be 0 but for rounding, step by step: advantages are of
+# size 1, and so is a loss that counts. Norms are compared with their own median.
+_LEAST_OF_LOSS, _LEAST_OF_NORM = 0.05, 0.1
 
 Policy = Literal["off", "report", "skip"]
 
@@ -31,8 +34,9 @@ class Spikes:
     """Knows the losses and the gradient norms of the last 128 updates.
 
     A value is a spike where it lies more than `threshold` robust standard deviations (1.4826 x the median absolute
-    deviation, Rousseeuw and Croux 1993, doi 10.1080/01621459.1993.10476408) above the median of those before it. A
-    gradient of 0, of groups that are all equal, is not one of them: it says nothing of the size of the others.
+    deviation, Rousseeuw and Croux 1993, doi 10.1080/01621459.1993.10476408; at least 0.05 for a loss, a tenth of the
+    median for a norm) above the median of those before it. A gradient of 0, of groups that are all equal, is not one of
+    them: it says nothing of the size of the others.
     """
 
     def __init__(self, policy: Policy, threshold: float, window: Iterable[Sequence[float]] = ()):
@@ -69,4 +73,5 @@ class Spikes:
         values = np.asarray(self.window, np.float64)
         median = np.median(values, axis=0)
         deviation = _DEVIATION * np.median(np.abs(values - median), axis=0)
+        deviation = np.maximum(deviation, [_LEAST_OF_LOSS, _LEAST_OF_NORM * median[1]])
         return Limits(*(median + self._threshold * deviation).tolist())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import random
 import shutil
 import signal
 import statistics
@@ -19,7 +18,7 @@ from typing import NoReturn
 
 import jax
 
-from tunix_grpo import console
+from tunix_grpo import console, seeds
 from tunix_grpo.config.short_words import as_typed
 from tunix_grpo.config.verify_resume import VerifyResumeConfig
 from tunix_grpo.config.words import assignment, key_of
@@ -150,7 +149,7 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 
 def _interrupt(training: Training, config: VerifyResumeConfig, seconds_per_step: float) -> None:
     """Does to a training what is asked for, spread over its steps; starts it again before each stop."""
-    moments = random.Random(config.moments)
+    moments = seeds.python_random("interruptions", config.moments)
     stops = [each for each in config.interruptions if each != "corrupt"]
     stopped = 0
     for interruption in config.interruptions:
