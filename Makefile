@@ -44,7 +44,7 @@ test-all: $(VENV)/.installed-dev ## the tests, the slow ones too
 	$(BIN)/python -m pytest $(WORKERS) -m "not docs" $(ARGS)
 
 docs-test: $(VENV)/.installed-dev ## runs the commands of README.md, CONTRIBUTING.md and docs/ that can run here
-	$(BIN)/python -m pytest -m docs tests/test_docs.py $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m docs tests/test_docs.py $(ARGS)
 
 lint: $(VENV)/.installed-dev ## style, layout and types of the code
 	$(BIN)/ruff check .
