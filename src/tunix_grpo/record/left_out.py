@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import math
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 
 from tunix_grpo.errors import UserError
 from tunix_grpo.files import whole_file
-from tunix_grpo.record.jsonl import disk_errors
+from tunix_grpo.record.jsonl import disk_errors, to_line
 from tunix_grpo.record.metrics import completion_records
 from tunix_grpo.record.notes import Note, Notes
 
@@ -86,7 +85,7 @@ def set_aside(path: Path, step: int, result: StepResult) -> None:
                     "token_ids": ids,
                     "sampled_logps": logps[row, : len(ids)].tolist(),
                 }
-                file.write(json.dumps(_without_infinities(line), ensure_ascii=False, allow_nan=False) + "\n")
+                file.write(to_line({name: _without_infinities(value) for name, value in line.items()}))
 
 
 def _without_infinities(value: object) -> object:
