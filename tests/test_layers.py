@@ -16,7 +16,7 @@ PACKAGE = ROOT / "src" / "tunix_grpo"
 # neighbours.
 FLOORS = (
     ("errors", "seeds", "files", "hub_cache", "without_torch"),
-    ("config", "console", "json_fields", "sandbox", "workers"),
+    ("config", "console", "hosts", "json_fields", "sandbox", "workers"),
     ("decoder", "text"),
     ("model", "tasks"),
     ("rewards", "run"),
@@ -120,7 +120,7 @@ def test_the_doorstep_holds_no_code():
 
 # What is longer, and why.
 LONG = {
-    "train": "a run reads top to bottom in one function",
+    "train_on": "a run reads top to bottom in one function",
     "generate": "the loop over tokens, whose parts close over the prompts and the weights",
     "forward": "layers in stacks in periods, each a function inside the other",
 }

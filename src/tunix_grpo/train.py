@@ -26,6 +26,7 @@ from tunix_grpo.grpo.evaluations import Evaluated, build_evaluations, further_pr
 from tunix_grpo.grpo.optimizer import build_optimizer, build_schedule
 from tunix_grpo.grpo.spikes import Spikes
 from tunix_grpo.grpo.trainer import Trainer
+from tunix_grpo.hosts.cluster import Hosts
 from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.model import load_model
 from tunix_grpo.model.sources import resolve_directory
@@ -39,12 +40,14 @@ from tunix_grpo.record.notes import Notes
 from tunix_grpo.record.run_config import write_config
 from tunix_grpo.record.shown import shown_groups
 from tunix_grpo.record.summary import Summary, show_summary, start_rows
-from tunix_grpo.record.trackers import build_trackers
+from tunix_grpo.record.trackers import TrackerGroup, build_trackers
 from tunix_grpo.rewards.builders import build_rewards
 from tunix_grpo.rewards.custom import require_columns
-from tunix_grpo.run.checkpoints import Checkpoints
+from tunix_grpo.run.agreement import settled
 from tunix_grpo.run.devices import CompilationCounter, open_devices
+from tunix_grpo.run.joining import joined
 from tunix_grpo.run.rescue import save_where_possible
+from tunix_grpo.run.shared_checkpoints import open_checkpoints
 from tunix_grpo.run.start import (
     find_start,
     last_saved,
@@ -72,22 +75,30 @@ def due(step: int, every: int, last_step: int) -> bool:
 def train(config: Config) -> Summary:
     """Trains a model and leaves the record in config.output_dir, the checkpoints in config.checkpoint_dir.
 
+    Where this process is one of several, the folders are those of the first.
+
     Raises:
         UserError: something that the user can mend; nothing has been left half-written.
     """
+    with joined(config.distributed) as hosts:
+        return train_on(hosts, settled(config, hosts))
+
+
+def train_on(hosts: Hosts, config: Config) -> Summary:
+    """Trains a model, see `train`; every process of a cluster runs all of this, and the first one keeps the record."""
     started = time.monotonic()
     if config.task.validate:
         score_golds(config.reward, validate_task(config.task, config.seed), config.generation.max_generation_steps)
         return Summary(steps=0, accuracy_before=None, accuracy_after=None)
-    devices = open_devices(config.device, config.mesh, config.jax_cache)
+    devices = open_devices(config.device, config.mesh, config.jax_cache, hosts)
     compilations = CompilationCounter()
-    with contextlib.closing(Checkpoints(config.checkpoint_dir, config.training.max_to_keep)) as checkpoints:
+    with contextlib.closing(open_checkpoints(config.checkpoint_dir, config.training.max_to_keep, hosts)) as checkpoints:
         saved = last_saved(checkpoints)
-        config = with_date(config, saved)
+        config = with_date(config, saved, hosts)
 
         # --- the words: questions, prompts, rewards ---
         rewards = build_rewards(config.reward)
-        directory = resolve_directory(config.model)
+        directory = hosts.first_then_others(functools.partial(resolve_directory, config.model))
         spec = read_spec(directory, config.model.family)
         words = config.task.template_variables, config.task.date
         tokenizer = model_tokenizer(config.model.tokenizer, directory, spec.vocab_size, *words)
@@ -101,7 +112,9 @@ def train(config: Config) -> Summary:
         prompts_per_step = config.prompts_per_step(devices.data_parallel)
         total_steps = config.total_steps(len(training_set), devices.data_parallel)
         run = this_run(config, directory, training_set, prompts_per_step)
-        state = find_start(checkpoints, saved, run, config, total_steps)
+        hosts.require_same(run.identity | {"device": devices.kind}, "give all hosts the same files and devices")
+        with hosts.together():
+            state = find_start(checkpoints, saved, run, config, total_steps)
         if done := nothing_to_do(checkpoints, state, config, total_steps):
             _log.info("nothing to do: %s", done)
             return Summary(steps=state.step, accuracy_before=state.accuracy_before, accuracy_after=None)
@@ -117,25 +130,28 @@ def train(config: Config) -> Summary:
         width = prompt_width(config.generation.max_prompt_length, training_set, heldout_set)
         each, follows = config.reward.normalisation == "per_reward", order.needs_the_ledger()
         spikes = Spikes(config.training.spikes, config.training.spike_threshold, state.update_window)
-        trainer = Trainer(
-            config, devices.mesh, model, tokenizer, task, rewards, optimizer, width, each, follows, spikes
-        )
+        parts = (model, tokenizer, task, rewards, optimizer)
+        trainer = Trainer(config, devices.mesh, *parts, width, each, follows, spikes, hosts)
         if state.step > 0:
             trainer.restore(*checkpoints.restore(state.step, trainer.params, trainer.optimizer_state))
-        own, sizes = Evaluated(task, heldout_set), {"width": width, "data_parallel": devices.data_parallel}
+        own, sizes = (
+            Evaluated(task, heldout_set),
+            {"width": width, "data_parallel": devices.data_parallel, "hosts": hosts},
+        )
         evaluations = build_evaluations(config, state.evaluations, own, further, rewards, **sizes)
 
-        # --- the record ---
+        # --- the record, which the first process keeps ---
         names = {"wandb_run_id": state.wandb_run_id, "trackio_run": state.trackio_run}
-        record = build_trackers(config, resume_step=state.step, **names)
+        record = build_trackers(config, resume_step=state.step, **names) if hosts.is_first else TrackerGroup([])
         state.wandb_run_id, state.trackio_run = record.wandb_run_id, record.trackio_run
         output = Path(config.output_dir)
-        notes = Notes(output, resume_step=state.step)
+        notes = Notes(output, resume_step=state.step, writes=hosts.is_first)
         health, bad_steps = Health(config, notes), BadSteps(config.training.max_bad_steps, output, notes)
-        write_config(config, config.output_dir)
         first_step = step = state.step + 1
         questions = evaluations.questions()
-        write_environment(output, devices, total_steps=total_steps, first_step=first_step, questions=questions)
+        if hosts.is_first:
+            write_config(config, config.output_dir)
+            write_environment(output, devices, total_steps=total_steps, first_step=first_step, questions=questions)
         console.start_table(start_rows(config, devices, model, trainer, total_steps, first_step), "tunix-grpo")
 
         # --- the loop ---
@@ -147,7 +163,9 @@ def train(config: Config) -> Summary:
                     fresh = functools.partial(order.batch, step) if config.grpo.replace_equal_groups else None
                     collected = trainer.collect(step, order.batch(step), fresh)
                     if step == 1:  # an evaluation takes minutes, and moves nothing: the first look comes before it
-                        health.first_look(collected, task)
+                        with hosts.together():
+                            if hosts.is_first:
+                                health.first_look(collected, task)
                         if config.evaluation.before_training:
                             evaluations.run(trainer, 0, record, progress)
                             state.accuracy_before = evaluations.accuracy()
@@ -158,35 +176,38 @@ def train(config: Config) -> Summary:
                     state.step = step
                     state.num_tokens += result.num_tokens
                     state.update_window = spikes.window
-                    bad_steps.note(step, result)
                     metrics = {}
-                    if due(step, config.training.log_interval_steps, total_steps):
-                        metrics = step_metrics(result) | {
-                            "learning_rate": float(schedule(step * config.grpo.updates_per_step - 1)),
-                            "num_tokens": state.num_tokens,
-                            "perf/compilations": compilations.count,
-                            "timing/save": saving,
-                            **level,
-                            **workers.counts(),
-                        }
-                        saving = 0.0
-                        record.log_metrics(step, metrics)
-                        record.log_completions(step, completion_records(step, result))
+                    with hosts.together():
+                        bad_steps.note(step, result)
+                        if due(step, config.training.log_interval_steps, total_steps):
+                            metrics = step_metrics(result) | {
+                                "learning_rate": float(schedule(step * config.grpo.updates_per_step - 1)),
+                                "num_tokens": state.num_tokens,
+                                "perf/compilations": compilations.count,
+                                "timing/save": saving,
+                                **level,
+                                **workers.counts(),
+                            }
+                            saving = 0.0
+                            record.log_metrics(step, metrics)
+                            record.log_completions(step, completion_records(step, result))
                     progress.update(step, metrics)
                     if metrics:
                         progress.show(shown_groups(step, result, config.tracker.show))
                     if due(step, config.training.eval_interval_steps, total_steps):
                         evaluations.run(trainer, step, record, progress)
-                    ends = stop or evaluations.end()
+                    ends = stop.heard_by(hosts) or evaluations.end()
                     best = evaluations.best_step() == step
                     if ends or best or due(step, config.training.save_interval_steps, total_steps):
                         saving += save(checkpoints, params=trainer.params, optimizer_state=trainer.optimizer_state)
-                        write_ledger(ledger, training_set, Path(config.output_dir))
+                        with hosts.together():
+                            if hosts.is_first:
+                                write_ledger(ledger, training_set, Path(config.output_dir))
                     if ends:
                         break
             except UserError as error:  # a reward that fails, numbers that are not finite, a full disk
                 save = functools.partial(save, params=trainer.params, optimizer_state=trainer.optimizer_state)
-                new = state.step >= first_step
+                new = state.step >= first_step and hosts.is_known(error)
                 where = save_where_possible(error, save, checkpoints, Path(config.output_dir)) if new else ""
                 raise UserError(f"step {step}: {error}{where}") from error
 

@@ -53,6 +53,11 @@ BEFORE: dict[str, Json] = {
     "reward.custom.isolate": False,
     "reward.workers": 1,
     "reward.functions": {},
+    "distributed.hosts": "off",  # a run was one process
+    "distributed.coordinator": None,
+    "distributed.num_processes": None,
+    "distributed.process_id": None,
+    "distributed.timeout": 60.0,  # which off does not read
     "data.order": "uniform",
     "data.band": [0.05, 0.95],  # which uniform does not read
     "task.highest_level": None,

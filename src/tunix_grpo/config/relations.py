@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from tunix_grpo.config import plugins
+from tunix_grpo.config import distributed, plugins
 from tunix_grpo.config.sentences import show
 from tunix_grpo.errors import UserError
 
@@ -127,6 +127,7 @@ ERRORS = (
     CUSTOM_REWARD,
     Relation(("task.name", "task.path", "task.dataset"), data_exists),
     Relation(("scheduler.name", "scheduler.final_ratio"), constant_schedule),
+    Relation(distributed.KEYS, distributed.all_or_none),
     Relation(("grpo.delta", "grpo.epsilon", "grpo.epsilon_high"), delta_above_the_clip),
     Relation(("reward.overlong.max_length", "reward.overlong.cache", MAX_TOKENS), penalty_fits),
 )

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from tunix_grpo.config import rules
 from tunix_grpo.config.algorithm import GrpoConfig
+from tunix_grpo.config.distributed import DistributedConfig
 from tunix_grpo.config.parts import RewardsConfig, TaskConfig, TrackerConfig
 from tunix_grpo.config.rules import (
     GROUP,
@@ -229,6 +230,7 @@ class Config(StepSize):
     reward: RewardsConfig
     tracker: TrackerConfig
     mesh: MeshConfig
+    distributed: DistributedConfig
     evaluation: EvaluationConfig
     notes: dict[str, object] = rules.hint("give keys and values of your own, as in +notes.machine=laptop")
     """Your own keys, such as +notes.machine=laptop: kept with the run's settings, and read by nothing."""

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
-from jax.sharding import PartitionSpec
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 FSDP, TP = "fsdp", "tp"
 ALL_ROWS = (FSDP, TP)
@@ -27,6 +29,45 @@ Axes: TypeAlias = str | tuple[str, ...] | None  # of a mesh, that divide one axi
 def on(mesh: jax.sharding.Mesh) -> contextlib.AbstractContextManager:
     """Returns a context in which programs are laid out on this mesh; one device needs none."""
     return jax.set_mesh(mesh) if mesh.size > 1 else contextlib.nullcontext()
+
+
+def put(tree: Any, shardings: Any) -> Any:
+    """Returns the arrays of a tree where a sharding says, or each where its own in a tree of shardings does.
+
+    Where devices of other processes take part, every process gives the same arrays and hands its own devices their
+    slices; `jax.device_put` would send each array everywhere, to compare it.
+    """
+    every = jax.tree.leaves(shardings, is_leaf=lambda leaf: isinstance(leaf, Sharding))
+    if all(sharding.is_fully_addressable for sharding in every):
+        return jax.device_put(tree, shardings)
+    if isinstance(shardings, Sharding):
+        return jax.tree.map(lambda leaf: _put_slices(leaf, shardings), tree)
+    return jax.tree.map(_put_slices, tree, shardings)
+
+
+def _put_slices(array: Any, sharding: Sharding) -> jax.Array:
+    if isinstance(array, jax.Array):
+        if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(_put_slices(jax.random.key_data(array), sharding))
+        if not array.is_fully_addressable:
+            return jax.device_put(array, sharding)
+    held = np.asarray(array)
+    return jax.make_array_from_callback(held.shape, sharding, lambda index: held[index])
+
+
+def fetched(tree: Any) -> Any:
+    """Returns the arrays of a tree on the host, whole, also where other processes hold parts of them.
+
+    All processes call it together.
+    """
+
+    def whole_of(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return leaf
+        assert isinstance(leaf.sharding, NamedSharding)
+        return jax.device_put(leaf, NamedSharding(leaf.sharding.mesh, PartitionSpec()))
+
+    return jax.device_get(jax.tree.map(whole_of, tree))
 
 
 def devices(axes: Axes) -> int:

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.cache import Cache, cache_sizes, grown
 from tunix_grpo.decoder.drawing import DrawRule, Sampling
 from tunix_grpo.decoder.joined import joined
@@ -158,7 +159,7 @@ class _Drawing:
         distinct += distinct[-1:] * (self._num_prompts - len(distinct))
         texts = left_padded(distinct, self._engine.prompt_width, self._engine.pad_id)
         missing = self._newcomers - len(indices)
-        tokens, valid = jax.device_put(texts, _by_rows(self._engine.mesh))
+        tokens, valid = layouts.put(texts, _by_rows(self._engine.mesh))
         return Newcomers(
             tokens,
             valid,
@@ -191,11 +192,11 @@ class _Drawing:
     def _take_out(self) -> list[Completion]:
         """Waits for the tokens that are on their way; frees the rows that have ended, and returns what is in them."""
         drawn = self._slots.drawn
-        self._lengths, stopped = (np.array(each) for each in jax.device_get((drawn.lengths, drawn.stopped)))
+        self._lengths, stopped = (np.array(each) for each in layouts.fetched((drawn.lengths, drawn.stopped)))
         rows = np.flatnonzero(self._busy() & (stopped | (self._lengths >= self._limit)))
         if len(rows) == 0:
             return []
-        tokens, logps = jax.device_get((drawn.tokens, drawn.logps))
+        tokens, logps = layouts.fetched((drawn.tokens, drawn.logps))
         ended = [
             Completion(
                 int(self._owner[row]),

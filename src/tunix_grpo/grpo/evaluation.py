@@ -13,6 +13,7 @@ import numpy as np
 
 from tunix_grpo.decoder.drawing import Sampling
 from tunix_grpo.grpo.answering import Answered, Answerer, Request
+from tunix_grpo.hosts.cluster import ALONE, Hosts
 from tunix_grpo.rewards.base import Samples
 from tunix_grpo.rewards.scoring import RewardTable
 from tunix_grpo.tasks.base import Task
@@ -73,6 +74,7 @@ class Evaluator:
         name: of a further task; empty for the run's own.
         width: tokens that prompts are padded to; None is what training pads its own to.
         rewarded: whether the rewards can score this task.
+        hosts: those that share the scoring.
     """
 
     prompts: PromptSet
@@ -82,6 +84,7 @@ class Evaluator:
     name: str = ""
     width: int | None = None
     rewarded: bool = True
+    hosts: Hosts = ALONE
 
     @property
     def prefix(self) -> str:
@@ -114,8 +117,8 @@ class Evaluator:
         """Returns what answers are worth, by question."""
         numbers = [one.request.question for one in answered]
         samples = samples_of(answered, self.prompts, self.task, max_tokens=self.sampling.max_tokens, step=step)
-        pairs = zip(samples.completions, samples.questions, strict=True)
-        right = [self.task.score(text, asked) == 1.0 for text, asked in pairs]
+        pairs = list(zip(samples.completions, samples.questions, strict=True))
+        right = self.hosts.spread(pairs, lambda own: [self.task.score(text, asked) == 1.0 for text, asked in own])
         rewards: list[float | None] = [None] * len(answered)
         if self.rewarded:
             table = model.reward(samples)

@@ -14,6 +14,7 @@ from tunix_grpo.config import Config, further_tasks
 from tunix_grpo.errors import UserError
 from tunix_grpo.grpo.evaluation import Answering, Evaluator, batch_size_for
 from tunix_grpo.grpo.rollout import greedy_sampling
+from tunix_grpo.hosts.cluster import ALONE, Hosts
 from tunix_grpo.rewards.base import Reward
 from tunix_grpo.rewards.custom import require_columns
 from tunix_grpo.run.evaluated import Row, best_first, early_end, evaluation_row, values_of
@@ -136,6 +137,7 @@ def build_evaluations(
     *,
     width: int,
     data_parallel: int,
+    hosts: Hosts = ALONE,
 ) -> Evaluations:
     """Returns the evaluations of a run.
 
@@ -146,13 +148,14 @@ def build_evaluations(
         width: tokens that training pads prompts to. Longer prompts of a further task get a program of their own, so
             that no evaluation changes how the training prompts are padded.
         data_parallel: devices that share a batch.
+        hosts: those that share the scoring.
 
     Raises:
         UserError: evaluations are judged by rewards that cannot score the task.
     """
     settings, sampling = config.evaluation, greedy_sampling(config)
     size = batch_size_for(settings.batch_size, len(own.prompts), data_parallel)
-    evaluators = [Evaluator(prompts=own.prompts, task=own.task, sampling=sampling, batch_size=size)]
+    evaluators = [Evaluator(prompts=own.prompts, task=own.task, sampling=sampling, batch_size=size, hosts=hosts)]
     for name, each in further.items():
         wider = max(width, prompt_width(config.generation.max_prompt_length, each.prompts))
         evaluators.append(
@@ -164,6 +167,7 @@ def build_evaluations(
                 name=name,
                 width=wider,
                 rewarded=_can_reward(rewards, each.task, name, settings.metric),
+                hosts=hosts,
             )
         )
     return Evaluations(evaluators=evaluators, rows=rows, metric=settings.metric, patience=settings.patience)

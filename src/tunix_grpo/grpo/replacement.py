@@ -17,6 +17,7 @@ import numpy as np
 
 from tunix_grpo.decoder.rows import Completions, rows_of
 from tunix_grpo.grpo.rollout import Rollout
+from tunix_grpo.hosts.cluster import ALONE, Hosts
 from tunix_grpo.rewards.correctness import CORRECTNESS
 from tunix_grpo.rewards.scoring import RewardTable
 from tunix_grpo.tasks.base import Task
@@ -92,16 +93,20 @@ class Groups:
         return dataclasses.replace(new, given_back_tokens=given_back, given_back_drawn=drawn)
 
 
-def right_answers(batch: Batch, rollout: Rollout, rewards: RewardTable, task: Task | None) -> Outcomes | None:
+def right_answers(
+    batch: Batch, rollout: Rollout, rewards: RewardTable, task: Task | None, hosts: Hosts = ALONE
+) -> Outcomes | None:
     """Returns which completions are right: as the reward for correctness has it, or else the task.
 
     Args:
         task: None leaves it unasked; the outcomes are None then where no such reward is selected.
+        hosts: those that share the questions to the task.
     """
     scores = rewards.parts.get(CORRECTNESS)
     if scores is None and task is not None:
         questions = batch.per_completion(batch.questions)
-        scores = [task.score(text, asked) for text, asked in zip(rollout.texts, questions, strict=True)]
+        pairs = list(zip(rollout.texts, questions, strict=True))
+        scores = hosts.spread(pairs, lambda own: [task.score(text, asked) for text, asked in own])
     return None if scores is None else Outcomes.of(batch.rows, scores)
 
 

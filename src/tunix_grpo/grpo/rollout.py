@@ -118,7 +118,7 @@ class Drawing:
     def rollout(self) -> Rollout:
         """Returns the completions when they are drawn."""
         drawn = self.drawn
-        tokens, lengths, stopped = jax.device_get((drawn.tokens, drawn.lengths, drawn.stopped))
+        tokens, lengths, stopped = layouts.fetched((drawn.tokens, drawn.lengths, drawn.stopped))
         # The stop token is trained, but it is not text.
         ends = lengths - stopped
         texts = [self.tokenizer.decode(row[:end]) for row, end in zip(tokens, ends, strict=True)]
@@ -158,7 +158,7 @@ class SlotDrawing:
             lengths[row], truncated[row] = length, not done.stopped
             texts[row] = self.tokenizer.decode(done.tokens[: length - done.stopped].tolist())
             token_ids[row] = done.tokens.tolist()
-        on_device = jax.device_put((tokens, lengths, logps), self.sharding)
+        on_device = layouts.put((tokens, lengths, logps), self.sharding)
         batch = Completions(self.prompt_tokens, self.prompt_valid, *on_device[:2])
         return Rollout(batch, lengths, truncated, texts, token_ids, on_device[2])
 
@@ -253,14 +253,14 @@ class Sampler:
             completions = self._engine(self._max_rows).completions(
                 weights, Asked(of_rows, np.asarray(jax.random.key_data(keys))), config
             )
-            tokens, valid = jax.device_put((tokens, valid), home)
+            tokens, valid = layouts.put((tokens, valid), home)
             return SlotDrawing(tokens, valid, completions, rows, config.max_tokens, self._tokenizer, home)
-        tokens, valid, keys = jax.device_put((tokens, valid, keys), sharding)
+        tokens, valid, keys = layouts.put((tokens, valid, keys), sharding)
         stops, pad_id = tuple(self._tokenizer.stop_ids), self._tokenizer.pad_id()
         with layouts.on(self._mesh):
             drawn = completions_drawn(self._form, *weights, tokens, valid, keys, config, stop_ids=stops, pad_id=pad_id)
         if self._mesh != self._home:
-            tokens, valid, drawn = jax.device_put((tokens, valid, drawn), home)
+            tokens, valid, drawn = layouts.put((tokens, valid, drawn), home)
         return Drawing(tokens, valid, drawn, self._tokenizer)
 
     def answerer(self, weights: tuple[LeafTree, Weights], rows: int, width: int | None = None) -> Answerer:

@@ -21,6 +21,7 @@ import numpy as np
 import optax
 
 from tunix_grpo.config import TrainerConfig, plugins
+from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.forward import choose_remat
 from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.grpo.advantages import Advantages, advantage_of
@@ -31,13 +32,15 @@ from tunix_grpo.grpo.minibatches import Part, cut_step, minibatch_order
 from tunix_grpo.grpo.passes import PassForm, accumulate, policy_logps, reference_logps
 from tunix_grpo.grpo.replacement import Groups, replace_equal_groups, right_answers
 from tunix_grpo.grpo.rollout import Rollout, RowTokenizer, Sampler, train_sampling
+from tunix_grpo.grpo.shared_scoring import score_together
 from tunix_grpo.grpo.spikes import Limits, Spikes
 from tunix_grpo.grpo.step import Clock, Collected, MicroBatch, StepResult, UpdateHealth
 from tunix_grpo.grpo.updates import Update, apply_gradient, laid_out, no_sums, update_health, update_metrics
+from tunix_grpo.hosts.cluster import ALONE, Hosts
 from tunix_grpo.model.layout import LeafTree
 from tunix_grpo.model.model import Model
 from tunix_grpo.rewards.base import Reward, Samples
-from tunix_grpo.rewards.scoring import RewardTable, score_completions
+from tunix_grpo.rewards.scoring import RewardTable
 from tunix_grpo.tasks.base import Task
 from tunix_grpo.text.prompt_set import Batch
 
@@ -58,6 +61,7 @@ class Trainer:
         normalise_each: bool = False,
         count_right: bool = False,
         spikes: Spikes | None = None,
+        hosts: Hosts = ALONE,
     ):
         """
         Args:
@@ -65,8 +69,10 @@ class Trainer:
             normalise_each: normalises each reward within its group before they are summed.
             count_right: asks the task which completions are right, where no reward does.
             spikes: knows the updates before; None: none is compared.
+            hosts: the processes that train together.
         """
         self._config, self._mesh, self._model, self._task, self._rewards = config, mesh, model, task, rewards
+        self._hosts = hosts
         self.spikes = spikes or Spikes("off", 1.0)
         self._sampling, self._asked = train_sampling(config), task if count_right else None
         weights = {reward.name: reward.weight for reward in rewards}
@@ -102,7 +108,7 @@ class Trainer:
 
     def reward(self, samples: Samples) -> RewardTable:
         """Returns what completions are worth."""
-        return score_completions(self._rewards, samples)
+        return score_together(self._hosts, self._rewards, samples)
 
     def groups(self, batch: Batch, rollout: Rollout, step: int) -> Groups:
         """Returns completions that are trained on, with what they are worth."""
@@ -119,7 +125,7 @@ class Trainer:
                 token_ids=rollout.token_ids,
             )
         )
-        outcomes = right_answers(batch, rollout, rewards, self._asked)
+        outcomes = right_answers(batch, rollout, rewards, self._asked, self._hosts)
         return Groups(batch, rollout, rewards, self._advantages.equal(rewards, batch.num_generations), outcomes)
 
     def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling, step: int) -> Rollout:
@@ -210,7 +216,7 @@ class Trainer:
         batch, sampled = rollout.batch, rollout.logps
         if len(part.prompts) < batch.prompt_tokens.shape[0]:
             batch, sampled = batch.rows(part.prompts, part.rows), sampled[part.rows]
-        batch = jax.device_put(batch, self._sharding)
+        batch = layouts.put(batch, self._sharding)
         weights, with_kl = self._model.reference, self._config.grpo.beta > 0
         reference = reference_logps(self._form, weights, batch) if with_kl else None
         return MicroBatch(part, batch, sampled, reference)
@@ -231,7 +237,7 @@ class Trainer:
             sampling_difference(trained, micro.sampled, micro.completions)
             for micro, trained in zip(micros, [logps for minibatch in old for logps in minibatch], strict=True)
         ]
-        passes, differences = jax.device_get((passes, differences))
+        passes, differences = layouts.fetched((passes, differences))
         health = update_health(passes, self.spikes)
         metrics = update_metrics(passes, differences, with_kl=self._config.grpo.beta > 0)
         return health.metrics() | metrics, health

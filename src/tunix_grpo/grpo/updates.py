@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from tunix_grpo.decoder.layouts import put
 from tunix_grpo.grpo.loss import LossSums
 from tunix_grpo.grpo.spikes import Limits, Spikes
 from tunix_grpo.grpo.step import UpdateHealth
@@ -65,7 +66,7 @@ def laid_out(tree: Tree, mesh: jax.sharding.Mesh) -> tuple[Tree, object]:
         return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
     layouts = jax.tree.map(layout, tree)
-    return jax.device_put(tree, layouts), layouts
+    return put(tree, layouts), layouts
 
 
 def no_sums() -> LossSums:

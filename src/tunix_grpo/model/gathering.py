@@ -99,7 +99,7 @@ def _memory(mesh: Mesh) -> int | None:
     """Returns the bytes of each device, None where it does not tell, and for a single one."""
     if mesh.size == 1:
         return None
-    return (mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit")
+    return (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
 
 
 def _bytes(tree: Any, mesh: Mesh) -> int:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from tunix_grpo import seeds
+from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.errors import UserError
 from tunix_grpo.model.layout import TARGETS, LeafTree, leaves, nested
@@ -63,5 +64,5 @@ def new_adapters(spec: DecoderSpec, *, rank: int, targets: str, seed: int, mesh:
         bound = (6.0 / math.prod(inputs)) ** 0.5
         a = jax.random.uniform(jax.random.fold_in(stream, index), (*inputs, rank), jnp.float32, -bound, bound)
         for path, array in zip(leaf.adapter_paths, (a, jnp.zeros((rank, *outputs), jnp.float32)), strict=True):
-            placed[path] = jax.device_put(array, fitting_sharding(mesh, array.shape, axes.get(path)))
+            placed[path] = layouts.put(array, fitting_sharding(mesh, array.shape, axes.get(path)))
     return nested(placed)

@@ -15,6 +15,7 @@ import numpy as np
 import qwix
 from jax.sharding import NamedSharding, PartitionSpec
 
+from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.layouts import FSDP
 from tunix_grpo.decoder.spec import DecoderSpec, layer_places, stacks
@@ -29,7 +30,7 @@ def place_leaves(spec: DecoderSpec, source: Arrays, mesh: jax.sharding.Mesh, dty
     """Returns all leaves of Tunix's module, as a nested dictionary."""
     shardings = leaf_shardings(spec, mesh)
     placed = {
-        leaf.path: jax.device_put(np.asarray(leaf.of_decoder(arrays), dtype, order="C"), shardings[leaf.path])
+        leaf.path: layouts.put(np.asarray(leaf.of_decoder(arrays), dtype, order="C"), shardings[leaf.path])
         for leaf, arrays in source
     }
     return nested(placed)
@@ -55,7 +56,7 @@ def place_stacks(
         axes = leaf.decoder_spec(shardings[leaf.path].spec)
         for role, array in zip(leaf.roles, arrays, strict=True):
             # From here on it is on the mesh, where one layer after another is written into the array of all.
-            placed = jax.device_put(np.asarray(array, dtype, order="C"), NamedSharding(mesh, axes))
+            placed = layouts.put(np.asarray(array, dtype, order="C"), NamedSharding(mesh, axes))
             is_matrix = leaf.is_projection and not role.endswith(".bias")
             part = placed if quantize is None or not is_matrix else quantize(leaf, placed)
             if leaf.layer is None:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
 
-from tunix_grpo import __version__
 from tunix_grpo.files import Json, whole_file
 from tunix_grpo.record.jsonl import disk_errors
+from tunix_grpo.run.agreement import versions
 from tunix_grpo.run.devices import Devices
 
 ENVIRONMENT = "environment.json"
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "google-tunix", "qwix", "transformers", "numpy")
 
 
 def write_environment(
@@ -42,18 +40,8 @@ def write_environment(
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {"tunix-grpo": __version__, **_versions()},
+        "versions": versions(),
     }
     file = output_dir / ENVIRONMENT
     with disk_errors(file), whole_file(file) as written:
         written.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # taken from a folder that is no installation
-            continue
-    return found

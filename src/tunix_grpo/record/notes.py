@@ -30,11 +30,21 @@ class Note:
 
 
 class Notes:
-    """Appends to `health.jsonl` in the run folder; without a note there is no file."""
+    """Appends to `health.jsonl` in the run folder; without a note there is no file.
 
-    def __init__(self, output_dir: Path, *, resume_step: int) -> None:
-        """Drops what the file says of steps after `resume_step` (0: all)."""
-        self._file = output_dir / HEALTH
+    Attributes:
+        writes: whether this process keeps the record.
+    """
+
+    def __init__(self, output_dir: Path, *, resume_step: int, writes: bool = True) -> None:
+        """Drops what the file says of steps after `resume_step` (0: all).
+
+        Args:
+            writes: False in a process that keeps no record: it touches no file.
+        """
+        self._file, self.writes = output_dir / HEALTH, writes
+        if not writes:
+            return
         with disk_errors(self._file):
             if resume_step == 0:
                 self._file.unlink(missing_ok=True)
@@ -43,5 +53,7 @@ class Notes:
 
     def add(self, note: Note) -> None:
         """Writes a line, which is on disk when the call returns."""
+        if not self.writes:
+            return
         with disk_errors(self._file), self._file.open("ab", buffering=0) as file:
             append(file, to_line(dataclasses.asdict(note)))

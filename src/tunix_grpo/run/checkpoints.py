@@ -51,7 +51,7 @@ class SavedSteps(SavedFiles):
 
     def restore_params(self, step: int, params: Tree) -> Tree:
         """Returns the parameters of a step, laid out like the given ones."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _flat(params))
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, flat_leaves(params))
         items = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
         return _like(params, self._checkpointer.restore(self.root / str(step), args=items)["params"])
 
@@ -109,13 +109,11 @@ class Checkpoints(SavedSteps):
             NotSavedError: the disk is full, or fails otherwise; older steps are as they were.
         """
         folder = self.root / str(step)
-        if folder.exists():
-            if self.fault(step) is None:
-                return
-            shutil.rmtree(folder)
+        if self.is_saved(step):
+            return
         items = ocp.args.Composite(
-            params=ocp.args.StandardSave(_flat(params)),
-            optimizer=ocp.args.StandardSave(_flat(optimizer)),
+            params=ocp.args.StandardSave(flat_leaves(params)),
+            optimizer=ocp.args.StandardSave(flat_leaves(optimizer)),
             run=ocp.args.JsonSave(run),
         )
         with quiet_failures() as settle:
@@ -130,9 +128,29 @@ class Checkpoints(SavedSteps):
         self._faulty.discard(step)
         self._delete_older(step, best)
 
+    def is_saved(self, step: int) -> bool:
+        """Says whether a step is there and whole; what is there of a damaged one is removed."""
+        folder = self.root / str(step)
+        if not folder.exists():
+            return False
+        if self.fault(step) is None:
+            return True
+        shutil.rmtree(folder)
+        return False
+
+    def move_in(self, unfinished: Path, step: int, best: Sequence[int]) -> None:
+        """Takes in a step that others have written, manifest included, and deletes what is older than max_to_keep."""
+        self._move(unfinished, step)
+        self._faulty.discard(step)
+        self._delete_older(step, best)
+
+    def another(self, folder: Path) -> Checkpoints:
+        """Opens another folder, of which nothing is deleted."""
+        return Checkpoints(folder, None)
+
     def restore(self, step: int, params: Tree, optimizer: State) -> tuple[Tree, State]:
         """Returns (params, optimizer) of a step, laid out like the given ones."""
-        templates = [_flat(tree) for tree in (params, optimizer)]
+        templates = [flat_leaves(tree) for tree in (params, optimizer)]
         abstract = [jax.tree.map(ocp.utils.to_shape_dtype_struct, template) for template in templates]
         restored = self._checkpointer.restore(
             self.root / str(step),
@@ -148,12 +166,15 @@ class Checkpoints(SavedSteps):
         try:
             self._checkpointer.save(unfinished, args=items)
             write_manifest(unfinished)
-            self.root.mkdir(parents=True, exist_ok=True)  # a person may have deleted all steps meanwhile
-            os.replace(unfinished, self.root / str(step))
-            unfinished.parent.rmdir()
+            self._move(unfinished, step)
         except (OSError, ValueError) as error:  # Orbax says ValueError when a file cannot be written
             return system_reason(error)
         return None
+
+    def _move(self, unfinished: Path, step: int) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)  # a person may have deleted all steps meanwhile
+        os.replace(unfinished, self.root / str(step))
+        unfinished.parent.rmdir()
 
     def _delete_older(self, step: int, best: Sequence[int]) -> None:
         """Deletes the steps that max_to_keep leaves out; damaged steps and steps after `step` do not count as kept."""
@@ -223,7 +244,7 @@ def _lock(root: Path, asked: str | Path, missing: list[Path]) -> int:
     return descriptor
 
 
-def _flat(tree: object) -> dict[str, jax.Array]:
+def flat_leaves(tree: object) -> dict[str, jax.Array]:
     """Returns a flat dictionary of a pytree's leaves, so that a file names each of them plainly."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

@@ -14,6 +14,7 @@ import numpy as np
 
 from tunix_grpo.config import MeshConfig
 from tunix_grpo.errors import UserError, one_line
+from tunix_grpo.hosts.cluster import ALONE, Hosts
 
 if TYPE_CHECKING:  # the device is chosen before jax is imported
     import jax
@@ -43,13 +44,14 @@ class Devices:
         return self.mesh.shape["fsdp"]
 
 
-def open_devices(device: str, mesh: MeshConfig, jax_cache: str | None) -> Devices:
+def open_devices(device: str, mesh: MeshConfig, jax_cache: str | None, hosts: Hosts = ALONE) -> Devices:
     """Starts JAX on the asked device and lays out the mesh, which becomes that of this thread's programs.
 
     Args:
         device: cuda, cpu, tpu or auto (what JAX finds first).
         jax_cache: folder of the persistent compilation cache, or None. It is kept private to its owner, since
             whoever can write to it can run code in this process.
+        hosts: those whose devices are taken.
 
     Raises:
         UserError: there is no such device, or the mesh does not fit the devices.
@@ -65,14 +67,13 @@ def open_devices(device: str, mesh: MeshConfig, jax_cache: str | None) -> Device
     except (RuntimeError, AssertionError) as error:  # JAX only asserts that it found a GPU
         reason = one_line(error).partition(" (set JAX_PLATFORMS")[0] if str(error) else "none is visible"
         raise UserError(f"device={device}: JAX finds no such device ({reason}); {_WAY_OUT[device]}") from error
-    if jax.process_count() > 1:
-        raise UserError("several hosts are not supported: start one process on one machine")
     if jax_cache is not None:
         _use_cache(jax, Path(jax_cache).expanduser())
     fsdp = mesh.fsdp if mesh.fsdp is not None else max(1, len(found) // mesh.tp)
+    place = "this machine" if hosts.count == 1 else f"the {hosts.count} hosts"
     if fsdp * mesh.tp != len(found):
         raise UserError(
-            f"mesh.fsdp={fsdp} x mesh.tp={mesh.tp} does not use the {len(found)} device(s) of this machine; "
+            f"mesh.fsdp={fsdp} x mesh.tp={mesh.tp} does not use the {len(found)} device(s) of {place}; "
             "mesh.fsdp=null mesh.tp=1 takes all"
         )
     # Built from an array: jax.make_mesh would give explicit axes, which Tunix's models cannot run on.
@@ -81,7 +82,8 @@ def open_devices(device: str, mesh: MeshConfig, jax_cache: str | None) -> Device
     if mesh_of_all.size > 1:
         jax.set_mesh(mesh_of_all)  # what `decoder/layouts.py` lays programs out on
     kind = f"{len(found)} x {found[0].device_kind}" if len(found) > 1 else found[0].device_kind
-    return Devices(mesh_of_all, f"{found[0].platform} ({kind})")
+    where = "" if hosts.count == 1 else f" on {hosts.count} hosts"
+    return Devices(mesh_of_all, f"{found[0].platform} ({kind}){where}")
 
 
 def peak_memory_bytes() -> int:

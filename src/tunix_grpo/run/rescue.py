@@ -34,7 +34,7 @@ def save_where_possible(
             refusal = f"; {second}"
     folder = output_dir / FOLDER
     try:
-        with contextlib.closing(Checkpoints(folder, None)) as others:
+        with contextlib.closing(checkpoints.another(folder)) as others:
             save(others)
             with contextlib.suppress(OSError):  # it only shows what was before
                 shutil.copyfile(checkpoints.folder / HISTORY, folder / HISTORY)

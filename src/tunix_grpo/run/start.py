@@ -14,6 +14,7 @@ from tunix_grpo.config.history import with_former_entries
 from tunix_grpo.config.words import assignment
 from tunix_grpo.errors import NotContinued, UserError
 from tunix_grpo.files import Json
+from tunix_grpo.hosts.cluster import ALONE, Hosts
 from tunix_grpo.run.checkpoints import Checkpoints, differences
 from tunix_grpo.run.evaluated import Row, best_first, early_end, logged_evaluations, values_of
 from tunix_grpo.run.identity import identity, model_identity, model_source, settings, without_folders
@@ -113,9 +114,10 @@ def last_saved(checkpoints: Checkpoints) -> tuple[Run, RunState] | None:
     return Run(saved["identity"], saved["settings"], saved.get("source", {})), state
 
 
-def with_date(config: Config, saved: tuple[Run, RunState] | None) -> Config:
+def with_date(config: Config, saved: tuple[Run, RunState] | None, hosts: Hosts = ALONE) -> Config:
     """Returns the settings with the day that chat templates are told: given, that of the checkpoint, or today."""
-    date = config.task.date or (saved[1].date if saved else None) or datetime.date.today().isoformat()
+    today = str(hosts.broadcast(datetime.date.today().isoformat()))  # hosts may have clocks of their own
+    date = config.task.date or (saved[1].date if saved else None) or today
     return dataclasses.replace(config, task=dataclasses.replace(config.task, date=date))
 
 

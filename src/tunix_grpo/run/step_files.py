@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,13 @@ class SavedFiles:
         return sum(file.stat().st_size for file in (self.root / str(step)).rglob("*") if file.is_file())
 
 
-def write_manifest(folder: Path) -> None:
-    """Writes down what the files of a step are."""
-    manifest = {str(file.relative_to(folder)): _sha256(file) for file in _files(folder)}
+def write_manifest(folder: Path, digests: Mapping[str, str] | None = None) -> None:
+    """Writes down what the files of a step are.
+
+    Args:
+        digests: their sha256 by name, where they have been read; None reads them.
+    """
+    manifest = file_digests(folder, names_of_files(folder)) if digests is None else digests
     with whole_file(folder / MANIFEST) as file:
         file.write_text(json.dumps(manifest, indent=1))
 
@@ -82,8 +87,15 @@ def step_fault(folder: Path, *, read: bool = True) -> str | None:
     return None
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
+def names_of_files(folder: Path) -> list[str]:
+    """Returns the files of a step, below its folder, the manifest aside."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
+    return [str(file.relative_to(folder)) for file in files]
+
+
+def file_digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Returns the sha256 of files of a step, by name."""
+    return {name: _sha256(folder / name) for name in names}
 
 
 def _sha256(file: Path) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Self
 
+from tunix_grpo.hosts.cluster import Hosts
+
 _log = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -39,6 +41,15 @@ class StopRequest:
         """128 + the signal's number, as shells report it."""
         assert self.signal is not None
         return 128 + self.signal
+
+    def heard_by(self, hosts: Hosts) -> bool:
+        """Says whether any process of a cluster was asked; from then on this one was too."""
+        if hosts.count == 1:
+            return bool(self)
+        numbers = [number for number in hosts.gather(self.signal) if isinstance(number, int)]
+        if numbers and self.signal is None:
+            self.signal = signal.Signals(numbers[0])
+        return bool(numbers)  # this one's own may have come since; then all hear of it after the next step
 
     def __enter__(self) -> Self:
         # Only the main thread may handle signals; a caller's thread keeps what it has.
