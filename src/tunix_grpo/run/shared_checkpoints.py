@@ -115,10 +115,7 @@ class SharedCheckpoints(Checkpoints):
         try:
             with self._hosts.together():
                 if self._own is not None:
-                    try:
-                        probe.write_text("")
-                    except OSError as error:
-                        raise _not_saved(probe, error) from error
+                    _write_empty(probe)
             with self._hosts.together():
                 if not _appears(probe):
                     raise UserError(
@@ -126,11 +123,21 @@ class SharedCheckpoints(Checkpoints):
                         "disk that all hosts share with checkpoint_dir=DIR"
                     )
         except UserError:
+            self._remove(probe)
             self.close()
             raise
-        finally:
-            if self._own is not None:
-                probe.unlink(missing_ok=True)
+        self._remove(probe)
+
+    def _remove(self, probe: Path) -> None:
+        if self._own is not None:
+            probe.unlink(missing_ok=True)
+
+
+def _write_empty(file: Path) -> None:
+    try:
+        file.write_text("")
+    except OSError as error:
+        raise _not_saved(file, error) from error
 
 
 def _appears(file: Path) -> bool:
