@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from helpers import cluster
 from helpers.cluster import record, steps, wait_until
+from tunix_grpo.programs.differences import _saved_arrays
+from tunix_grpo.run.step_files import SavedFiles
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -53,17 +56,9 @@ def errors(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("error: ")]
 
 
-def files_of_steps(folder: Path) -> dict[str, bytes]:
-    """Returns what is saved below `actor/`: names with the arrays' bytes, apart from what Orbax names by chance."""
-    import orbax.checkpoint as ocp
-
-    found = {}
-    for step in sorted((folder / "checkpoints" / "actor").iterdir()):
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            for item in ("params", "optimizer"):
-                arrays = checkpointer.restore(step / item)
-                found |= {f"{step.name} {item} {name}": bytes(array.data) for name, array in arrays.items()}
-    return found
+def saved_bytes(folder: Path) -> dict[str, bytes]:
+    """Returns the arrays of the last step by name."""
+    return {name: array.tobytes() for name, array in _saved_arrays(SavedFiles(folder / "checkpoints"), STEPS)}
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +115,28 @@ def test_lost_and_stopped_processes(unbroken, tmp_path, lost):
         ended = [process.ended() for process in processes]
     assert [code for code, _ in ended] == [0, 0], ended
     assert record(tmp_path) == record(unbroken)
-    assert files_of_steps(tmp_path) == files_of_steps(unbroken)
+    assert saved_bytes(tmp_path) == saved_bytes(unbroken)
+
+
+def test_another_number_of_processes_goes_on(unbroken, tmp_path):
+    """From two to one with as many devices, and back: all three go on with the same completions."""
+    folders = [tmp_path / name for name in ("two", "one")]
+    for folder in folders:
+        shutil.copytree(unbroken, folder)
+    more = [*WORDS, f"training.num_batches={STEPS + 2}", "scheduler=constant", "training.resume=changed"]
+    assert cluster.start(folders[1], more, 0, 1, 0, devices=4).ended()[0] == 0
+    with cluster.cluster(folders[0], *more) as processes:
+        assert [process.ended()[0] for process in processes] == [0, 0]
+    (metrics, completions), (metrics_of_one, completions_of_one) = map(record, folders)
+    assert completions[-32:] == completions_of_one[-32:]
+    assert completions[-1]["step"] == STEPS + 2
+    for row, row_of_one in zip(metrics[-3:], metrics_of_one[-3:], strict=True):
+        for name in row.keys() - {"sampling/sampling_logp_difference/max", "sampling/sampling_logp_difference/mean"}:
+            assert row[name] == pytest.approx(row_of_one[name], rel=1e-4, abs=1e-6), name
+    back = [*more, f"training.num_batches={STEPS + 4}"]
+    with cluster.cluster(folders[1], *back) as processes:
+        assert [process.ended()[0] for process in processes] == [0, 0]
+    assert record(folders[1])[1][-1]["step"] == STEPS + 4
 
 
 def test_a_reward_that_fails_on_one_host_ends_all_in_one_sentence(tmp_path, monkeypatch):

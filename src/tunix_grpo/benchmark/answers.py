@@ -31,6 +31,7 @@ from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.model import Model, load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.run.devices import CompilationCounter, open_devices
+from tunix_grpo.run.joining import refuse_several
 
 _RECORDED = Path(__file__).parent.parent / "assets" / "benchmark" / "answer_lengths.json"
 _SHORTEST = 5  # tokens; a recorded answer that is shorter counts as one of so many
@@ -48,6 +49,7 @@ def serve(settings: Mapping[str, object], link: Link) -> None:
     """
     asked = from_values(settings)
     count = asked.evaluation.num_questions
+    refuse_several("benchmark")
     devices = open_devices(asked.device, asked.mesh, asked.jax_cache)
     compilations = CompilationCounter()
     config = asked.on(jax.default_backend())

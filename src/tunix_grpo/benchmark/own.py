@@ -30,6 +30,7 @@ from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.model import Model, load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.run.devices import CompilationCounter, Devices, open_devices, peak_memory_bytes
+from tunix_grpo.run.joining import refuse_several
 from tunix_grpo.tasks.base import ExactTask
 from tunix_grpo.text.prompt_set import PromptSet
 from tunix_grpo.text.tokenizer import model_tokenizer
@@ -46,6 +47,7 @@ def serve(settings: Mapping[str, object], link: Link) -> None:
         UserError: something that the user can mend.
     """
     asked = from_values(settings)
+    refuse_several("benchmark")
     devices = open_devices(asked.device, asked.mesh, asked.jax_cache)
     compilations = CompilationCounter()
     config = asked.on(jax.default_backend())
