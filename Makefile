@@ -12,7 +12,7 @@ SUITABLE := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_inf
 PYTHON ?= $(firstword $(foreach name,$(CANDIDATES),$(shell $(name) -c "$(SUITABLE)" 2>/dev/null && echo $(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick-test train tensorboard benchmark verify-resume test test-all docs-test lint format cuda12 cuda13 tpu clean
+.PHONY: help demo quick-test train tensorboard benchmark verify-resume test test-all cluster-test docs-test lint format cuda12 cuda13 tpu clean
 
 help: ## this list
 	@echo 'make TARGET [ARGS="key=value ..."] [PYTHON=python3.12]'
@@ -42,6 +42,9 @@ test: $(VENV)/.installed-dev ## the tests, in minutes, for example ARGS="-k conf
 
 test-all: $(VENV)/.installed-dev ## the tests, the slow ones too
 	$(BIN)/python -m pytest $(WORKERS) -m "not docs" $(ARGS)
+
+cluster-test: $(VENV)/.installed-dev ## two processes on this machine train as one, are killed, and go on
+	$(BIN)/python -m pytest tests/test_cluster.py $(ARGS)
 
 docs-test: $(VENV)/.installed-dev ## runs the commands of README.md, CONTRIBUTING.md and docs/ that can run here
 	$(BIN)/python -m pytest -n 2 -m docs tests/test_docs.py $(ARGS)

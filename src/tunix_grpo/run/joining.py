@@ -87,11 +87,15 @@ def join(settings: DistributedConfig) -> Hosts:
     """
     if _members:
         return _members[0].hosts
-    place = place_of(settings)
+    place = None if settings.hosts == "off" else _already()
+    is_joined = place is not None
+    place = place or place_of(settings)
     if place is None:
         return ALONE
-    client = _connected(place, settings.timeout)
-    store = KeyValues(client)
+    _have_the_last_word()
+    if not is_joined:
+        _connect(place, settings.timeout)
+    store = KeyValues(_state().client)
     hosts = Hosts(place.index, place.count, store)
     watch = Watch(store, place.index, place.count, settings.timeout, end_process)
     watch.start()
@@ -169,17 +173,30 @@ def _share_a_host() -> bool:
     return tasks > nodes or int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "1")) > 1
 
 
-def _connected(place: Place, timeout: float):
-    """Returns JAX's client of the coordination service."""
-    import jax
+def _state():
+    """Returns what JAX knows of its distributed runtime."""
     from jax._src.distributed import global_state
+
+    return global_state
+
+
+def _already() -> Place | None:
+    """Returns the place of a process that its caller has joined to others, as Ray's JaxTrainer does."""
+    state = _state()
+    if state.client is None or state.num_processes < 2:
+        return None
+    return Place(str(state.coordinator_address), state.num_processes, state.process_id)
+
+
+def _connect(place: Place, timeout: float) -> None:
+    """Joins the processes in JAX's distributed runtime."""
+    import jax
 
     missing = (
         f"distributed.coordinator={place.coordinator}: not all {place.count} processes came together within "
         f"{max(_LONGEST_START_S, timeout):g} s; start all of them, with an address of process 0 that all can reach"
     )
     _last_words[0] = missing
-    _have_the_last_word()
     # Its handler of SIGTERM would take the place of ours.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -195,7 +212,6 @@ def _connected(place: Place, timeout: float):
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{missing} ({one_line(error)})") from error
-    return global_state.client
 
 
 _Handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
