@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tunix_grpo.decoder.layouts import fetched
 from tunix_grpo.errors import UserError
 from tunix_grpo.files import whole_file
 from tunix_grpo.record.jsonl import disk_errors, to_line
@@ -52,7 +51,8 @@ class BadSteps:
         if not health.not_finite:
             return
         path = self._folder / f"step_{step}.jsonl"
-        set_aside(path if self._notes.writes else None, step, result)
+        if self._notes.writes:
+            set_aside(path, step, result)
         left_out = (
             f"the loss or the gradient is not a finite number in {health.not_finite} update(s), which are left out; "
             f"the completions are in {path}"
@@ -67,19 +67,14 @@ class BadSteps:
         self._notes.add(Note(step=step, where=f"step {step}", level="warning", name=name, sentence=sentence))
 
 
-def set_aside(path: Path | None, step: int, result: StepResult) -> None:
+def set_aside(path: Path, step: int, result: StepResult) -> None:
     """Writes the completions of a step as completions.jsonl has them, with the token ids and log-probabilities.
 
     What is not finite is null.
-
-    Args:
-        path: None in a process of several that keeps no record, and holds a part of the numbers.
     """
     rollout, batch = result.rollout, result.batch
     prompts = batch.per_completion(batch.ids)
-    logps = np.asarray(fetched(rollout.logps), np.float64)
-    if path is None:
-        return
+    logps = rollout.logps.astype(np.float64)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as written, written.open("w", encoding="utf-8", errors="backslashreplace") as file:
