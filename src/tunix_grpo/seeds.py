@@ -37,6 +37,7 @@ STREAMS = {
     "extra prompts": Stream(8, "numpy: the prompts that may replace groups that teach nothing, by step"),
     "extra rollout": Stream(9, "jax: the tokens of their completions, by step, round, row and token"),
     "question order": Stream(10, "numpy: the order of training questions that the ledger holds equal, by step"),
+    "demonstration order": Stream(13, "numpy: the order of demonstrations, anew for every pass"),
     "random weights": Stream(None, "numpy: the weights of a model that no file gives, by tensor"),
     "kernel trial": Stream(None, "numpy: inputs that two forms of attention are compared on; the seed is always 0"),
     "tiny weights": Stream(0, "numpy: what the bundled model starts from"),
@@ -46,7 +47,7 @@ STREAMS = {
     "reasoning_gym": Stream(None, "Python: the seed that reasoning_gym makes questions from"),
     "global state": Stream(None, "Python and numpy: the state that reasoning_gym's data sets draw from unasked"),
 }
-"""Every stream by name. A new one takes the next free number, from 11 on: a number stays with its use for ever."""
+"""Every stream by name. A new one takes the next free number, from 14 on: a number stays with its use for ever."""
 
 
 def generator(stream: str, seed: int, *place: int) -> np.random.Generator:

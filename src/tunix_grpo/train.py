@@ -27,7 +27,6 @@ from tunix_grpo.grpo.optimizer import build_optimizer, build_schedule
 from tunix_grpo.grpo.rollout import greedy_sampling
 from tunix_grpo.grpo.trainer import Trainer
 from tunix_grpo.model.config_json import read_spec
-from tunix_grpo.model.model import load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.programs.score import score_golds
 from tunix_grpo.record.health import Health
@@ -40,7 +39,9 @@ from tunix_grpo.rewards.builders import build_rewards
 from tunix_grpo.rewards.custom import require_columns
 from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.devices import CompilationCounter, open_devices
+from tunix_grpo.run.intervals import due
 from tunix_grpo.run.rescue import save_where_possible
+from tunix_grpo.run.saved_runs import find_origin, start_model
 from tunix_grpo.run.start import find_start, last_saved, save_run, saved_ledger, this_run, with_date
 from tunix_grpo.run.stopping import StopRequest
 from tunix_grpo.tasks.builders import build_task, validate_task
@@ -49,11 +50,6 @@ from tunix_grpo.text.prompt_set import prompt_set, prompt_width
 from tunix_grpo.text.tokenizer import model_tokenizer
 
 _log = logging.getLogger(__name__)
-
-
-def due(step: int, every: int, last_step: int) -> bool:
-    """Says whether something that is done every so many steps, and after the last one, is done after this one."""
-    return step % every == 0 or step == last_step
 
 
 @workers.closed_at_end()
@@ -87,7 +83,9 @@ def train(config: Config) -> Summary:
         # --- where to start ---
         prompts_per_step = config.prompts_per_step(devices.data_parallel)
         total_steps = config.total_steps(len(training_set), devices.data_parallel)
-        run = this_run(config, directory, training_set, prompts_per_step)
+        origin = find_origin(config.model)
+        start = None if origin is None else origin.digest()
+        run = this_run(config, directory, training_set, prompts_per_step, start)
         state = find_start(checkpoints, saved, run, config, total_steps)
         if state.step >= total_steps:
             _log.info("nothing to do: %s already holds step %d of %d", checkpoints.root, state.step, total_steps)
@@ -98,7 +96,7 @@ def train(config: Config) -> Summary:
         order = prompt_order(config, training_set, heldout_set, prompts_per_step, ledger)
 
         # --- the model, its trainer, its judge ---
-        model = load_model(config.model, directory, devices.mesh, config.seed)
+        model = start_model(config.model, directory, devices.mesh, config.seed, origin)
         schedule = build_schedule(config.optimizer, config.scheduler, total_steps * config.grpo.updates_per_step)
         optimizer = build_optimizer(config.optimizer, schedule)
         width = prompt_width(config.generation.max_prompt_length, training_set, heldout_set)

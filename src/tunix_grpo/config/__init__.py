@@ -27,6 +27,7 @@ from tunix_grpo.config.schema import (
     TrainerConfig,
     TrainingConfig,
 )
+from tunix_grpo.config.sft import RunConfig, SftConfig
 
 __all__ = [
     "Config",
@@ -43,7 +44,9 @@ __all__ = [
     "Policy",
     "RewardLimits",
     "RewardsConfig",
+    "RunConfig",
     "SchedulerConfig",
+    "SftConfig",
     "TaskConfig",
     "TrackerConfig",
     "TrainerConfig",

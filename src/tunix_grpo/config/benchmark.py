@@ -161,6 +161,10 @@ def _peer_can(values: Mapping[str, object]) -> Iterator[str]:
             yield f"{key}={show(values[key])} and peer={peer}: {reason}; give {key}={show(needed)}, or peer=null"
 
 
+def _no_run(run: str | None) -> str | None:
+    return "steps take as long whatever was trained before; leave it out" if run is not None else None
+
+
 load = Loader(
     schema=BenchmarkConfig,
     checks=(
@@ -169,6 +173,7 @@ load = Loader(
             (
                 Relation(relations.WEIGHTS, relations.weights_exist),
                 Relation(("model.quantization", "model.lora_rank"), relations.quantized_base_is_frozen),
+                Relation(("model.run",), _no_run),
             ),
         ),
         _peer_can,

@@ -86,6 +86,8 @@ def with_model_asked(cfg: DictConfig) -> DictConfig:
     moved = {f"model.{name}" for name in PLACES}
     if cfg.run is not None and (named := [key for key in given if key.split(".")[0] == "model" and key not in moved]):
         raise ConfigError([f"run={cfg.run}: the run knows its model; leave out {named[0]}"])
+    if cfg.run is None and OmegaConf.select(cfg, "model.run") is not None:
+        raise ConfigError([f"model.run={cfg.model.run}: it is what a run starts from; give run=DIR, the run to ask"])
     cfg = cfg.copy()
     if cfg.path is not None:
         cfg.model.path = cfg.path

@@ -26,6 +26,7 @@ from tunix_grpo.config.rules import (
     Number,
     Path,
     Seed,
+    Step,
     Whole,
 )
 
@@ -60,6 +61,11 @@ class ModelConfig:
     """Type of the frozen attention and MLP weights under LoRA (QLoRA): nf4, int8; null keeps them as they are."""
     family: NameOrReference | None = rules.hint("give FILE.py:NAME of a family of your own, or null")
     """Family of the model, also FILE.py:NAME of one of your own; null goes by model_type in config.json."""
+    run: Path | None = rules.hint("give a run's folder, such as outputs/tunix-grpo/2026-01-31/12-00-00, or null")
+    """Folder of another run, of training or of scripts/sft.py: its trained weights are the start and the reference; it
+    says which model that is. null starts from the model's own weights."""
+    step: Step
+    """Step of `run` that is the start: a saved step, or latest, or best: the one with the highest evaluation.metric."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
@@ -77,8 +83,8 @@ class BatchConfig:
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
-class TrainingConfig(BatchConfig):
-    """How long, in which batches and where a run trains. All intervals count steps."""
+class LengthConfig(BatchConfig):
+    """How long, in which batches and where a run trains, on whatever. All intervals count steps."""
 
     num_batches: Whole | None = rules.number(
         minimum=1, hint="null means one pass over the task's training set", usual=(10, 100_000)
@@ -103,13 +109,19 @@ class TrainingConfig(BatchConfig):
     resume: Literal["auto", "changed", "never", "must"]
     """auto continues from the newest checkpoint if there is one and it was made with the same settings, changed also
     with others, never refuses a used folder, must refuses an empty one."""
-    first_look: Look
-    """What the completions of step 1 show before any update, and what later steps show: warn says it and goes on, stop
-    ends the run where step 1 shows that nothing can be learned, off says nothing."""
     seed: Seed
     """Seed of everything random, 0 to 2**32 - 1."""
     device: Device
     """cuda, cpu, tpu, or auto for the best one present."""
+
+
+@dataclass(kw_only=True, slots=True, config=GROUP)
+class TrainingConfig(LengthConfig):
+    """How long, in which batches and where a run trains. All intervals count steps."""
+
+    first_look: Look
+    """What the completions of step 1 show before any update, and what later steps show: warn says it and goes on, stop
+    ends the run where step 1 shows that nothing can be learned, off says nothing."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)

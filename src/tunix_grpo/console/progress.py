@@ -23,6 +23,7 @@ _SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
     "loss": ("loss", lambda value: f"{value:.4f}"),
 }
 _ON_BAR = ("reward", "eval/accuracy", "kl")
+_OF_A_STEP = {"reward", "loss"}  # one of them is in what a step logs, none in what an evaluation does
 
 
 class Progress:
@@ -92,10 +93,10 @@ class Progress:
     def _line(self, new: Mapping[str, float]) -> str:
         """Returns one plain line; after an evaluation the line shows the metrics of the evaluation only."""
         width = len(str(self._total_steps))
-        shown = self._shown if "reward" in new else new
+        shown = self._shown if _OF_A_STEP & new.keys() else new
         parts = [f"step {self._step:>{width}}/{self._total_steps}", *_described(shown, _SHOWN)]
         pace = self._seconds_per_step()
-        if pace is not None and "reward" in new:
+        if pace is not None and _OF_A_STEP & new.keys():
             parts += [f"{format_duration(pace)}/step", f"left {self._time_left()}"]
         return "  ".join(parts)
 

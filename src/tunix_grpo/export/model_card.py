@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from tunix_grpo import __version__
-from tunix_grpo.config import Config
+from tunix_grpo.config import RunConfig
 from tunix_grpo.run.saved_runs import SavedRun
 
 MARK = "Written by `scripts/export.py` of tunix-grpo"
@@ -77,7 +77,7 @@ def portable(settings: Mapping[str, object]) -> dict[str, object]:
     return kept
 
 
-def _base(config: Config) -> str:
+def _base(config: RunConfig) -> str:
     model = config.model
     if model.path is not None:
         return f"`{model.name}`"
@@ -87,7 +87,7 @@ def _base(config: Config) -> str:
     return f"[{model.hub_id}](https://huggingface.co/{model.hub_id}){at}"
 
 
-def _front_matter(config: Config, adapter: bool) -> str:
+def _front_matter(config: RunConfig, adapter: bool) -> str:
     """Returns what the hub reads of a card."""
     content: dict[str, object] = {"library_name": "peft" if adapter else "transformers"}
     if config.model.path is None and config.model.kaggle_id is None:

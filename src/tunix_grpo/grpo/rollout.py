@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tunix_grpo import seeds
-from tunix_grpo.config import Config, TrainerConfig
+from tunix_grpo.config import RunConfig, TrainerConfig
 from tunix_grpo.decoder.generation import Drawn, Sampling, generate
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import Completions, left_padded
@@ -36,7 +36,7 @@ def train_sampling(config: TrainerConfig) -> Sampling:
     )
 
 
-def greedy_sampling(config: Config) -> Sampling:
+def greedy_sampling(config: RunConfig) -> Sampling:
     """Returns how evaluation answers are drawn."""
     return Sampling(num_generations=1, max_tokens=config.generation.max_generation_steps, temperature=0.0)
 

@@ -11,7 +11,6 @@ What differs from the GRPO paper (arXiv:2402.03300) and from stock Tunix, in one
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
@@ -27,12 +26,13 @@ from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.grpo.advantages import Advantages, advantage_of
 from tunix_grpo.grpo.algorithms import AGGREGATIONS, objective_of
+from tunix_grpo.grpo.learner import Learner
 from tunix_grpo.grpo.loss import LossInputs, LossSums, completion_logprobs, grpo_loss, sampling_difference
 from tunix_grpo.grpo.minibatches import Part, cut_step, minibatch_order
 from tunix_grpo.grpo.replacement import Groups, replace_equal_groups, right_answers
 from tunix_grpo.grpo.rollout import Drawing, Rollout, RowTokenizer, Sampler, train_sampling
 from tunix_grpo.grpo.step import Clock, Collected, MicroBatch, StepResult
-from tunix_grpo.grpo.updates import Update, apply_gradient, laid_out, no_sums, require_finite, update_metrics
+from tunix_grpo.grpo.updates import Update, no_sums, require_finite, update_metrics
 from tunix_grpo.model.layout import LeafTree
 from tunix_grpo.model.model import Model
 from tunix_grpo.rewards.base import Reward, Samples
@@ -43,7 +43,7 @@ from tunix_grpo.text.prompt_set import Batch
 Gradient: TypeAlias = tuple[LeafTree, LossSums]  # of the micro batches so far, added up
 
 
-class Trainer:
+class Trainer(Learner):
     """Runs GRPO steps. Holds the trained parameters and the optimizer's state between them."""
 
     def __init__(
@@ -65,7 +65,8 @@ class Trainer:
             normalise_each: normalises each reward within its group before they are summed.
             count_right: asks the task which completions are right, where no reward does.
         """
-        self._config, self._mesh, self._model, self._task, self._rewards = config, mesh, model, task, rewards
+        super().__init__(model, optimizer, mesh)
+        self._config, self._mesh, self._task, self._rewards = config, mesh, task, rewards
         self._sampling, self._asked = train_sampling(config), task if count_right else None
         weights = {reward.name: reward.weight for reward in rewards}
         self._advantages = Advantages(advantage_of(config.grpo.advantage), weights if normalise_each else None)
@@ -75,30 +76,12 @@ class Trainer:
         tokens = config.training.micro_batch_size * (prompt_width + group * config.generation.max_generation_steps)
         self.remat = choose_remat(config.training.remat, model.spec, tokens, model.dtype)
         self._sampler = Sampler(model, tokenizer, mesh, prompt_width=prompt_width, seed=config.seed)
-        self._frozen = model.frozen
-        # Laid out for good, so that an update can reuse their memory and is compiled once.
-        self.params, params_layout = laid_out(model.trained, mesh)
-        self.optimizer_state, optimizer_layout = laid_out(optimizer.init(self.params), mesh)
         self._accumulate = jax.jit(self._micro_gradient, donate_argnums=(2,))
-        self._apply = jax.jit(
-            functools.partial(apply_gradient, optimizer),
-            donate_argnums=(0, 1),
-            out_shardings=(params_layout, optimizer_layout, None),
-        )
         self._reference_logps = jax.jit(lambda weights, batch: self._logprobs(weights, batch)[0])
         self._policy_logps = jax.jit(
             lambda params, frozen, batch: self._logprobs(model.decoder_weights(params, frozen), batch)[0]
         )
         self._difference = jax.jit(sampling_difference)
-
-    def restore(self, params: LeafTree, optimizer_state: optax.OptState) -> None:
-        """Continues from saved parameters and optimizer state."""
-        self.params, self.optimizer_state = params, optimizer_state
-
-    def parameter_counts(self) -> tuple[int, int]:
-        """Returns (trained, all) parameters; adapters count in both."""
-        trained, frozen = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (self.params, self._frozen))
-        return trained, trained + frozen
 
     def reward(self, samples: Samples) -> RewardTable:
         """Returns what completions are worth."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tunix_grpo.config import Config
+from tunix_grpo.config import RunConfig
 from tunix_grpo.errors import one_line
 from tunix_grpo.record.curve import CurveTracker
 from tunix_grpo.record.custom import CustomTracker
@@ -89,7 +89,7 @@ class TrackerGroup:
                 self._left_out.append(tracker)
 
 
-def build_trackers(config: Config, *, resume_step: int, wandb_run_id: str | None = None) -> TrackerGroup:
+def build_trackers(config: RunConfig, *, resume_step: int, wandb_run_id: str | None = None) -> TrackerGroup:
     """Opens the trackers that the config selects, in `config.output_dir`; another run's record there is moved aside.
 
     Args:
@@ -123,7 +123,7 @@ def build_trackers(config: Config, *, resume_step: int, wandb_run_id: str | None
 # Both libraries are loaded where they are used: wandb takes half a second.
 
 
-def _tensorboard(config: Config, resume_step: int, wandb_run_id: str | None) -> Tracker:
+def _tensorboard(config: RunConfig, resume_step: int, wandb_run_id: str | None) -> Tracker:
     from tunix_grpo.record.tensorboard import TensorBoardTracker
 
     return TensorBoardTracker(
@@ -131,7 +131,7 @@ def _tensorboard(config: Config, resume_step: int, wandb_run_id: str | None) -> 
     )
 
 
-def _wandb(config: Config, resume_step: int, wandb_run_id: str | None) -> Tracker:
+def _wandb(config: RunConfig, resume_step: int, wandb_run_id: str | None) -> Tracker:
     try:
         from tunix_grpo.record.wandb import WandbTracker
     except Exception as error:  # a damaged installation, a variable that makes no sense
@@ -139,7 +139,7 @@ def _wandb(config: Config, resume_step: int, wandb_run_id: str | None) -> Tracke
     return WandbTracker(config, run_id=wandb_run_id)
 
 
-TRACKERS: dict[str, Callable[[Config, int, str | None], Tracker]] = {"tensorboard": _tensorboard, "wandb": _wandb}
+TRACKERS: dict[str, Callable[[RunConfig, int, str | None], Tracker]] = {"tensorboard": _tensorboard, "wandb": _wandb}
 """The copies by name, which is also the setting of `tracker` that switches one on.
 
 A builder gets the config, the step that the run continues from and the id of the W&B run to continue.

@@ -8,18 +8,29 @@ import logging
 import math
 import time
 from pathlib import Path
+from typing import TypeVar
 
-from tunix_grpo.config import Config
+from tunix_grpo.config import Config, RunConfig, SftConfig
 from tunix_grpo.config.history import with_former_entries
 from tunix_grpo.config.overrides import assignment
 from tunix_grpo.errors import NotContinued, UserError
 from tunix_grpo.files import Json
 from tunix_grpo.run.checkpoints import Checkpoints, differences
-from tunix_grpo.run.identity import identity, model_identity, model_source, settings, without_folders
+from tunix_grpo.run.identity import (
+    PROGRAM,
+    identity,
+    model_identity,
+    model_source,
+    settings,
+    sft_identity,
+    sft_settings,
+    without_folders,
+)
 from tunix_grpo.run.places import free_folder
 from tunix_grpo.text.ledger import Ledger
 from tunix_grpo.text.prompt_set import PromptSet
 
+Settings = TypeVar("Settings", Config, SftConfig)
 _log = logging.getLogger(__name__)
 _QUESTIONS = "task prompts"  # of a run's identity
 _ANOTHER_FOLDER = (
@@ -78,17 +89,37 @@ class Run:
         return differences(without_folders(then), without_folders(now | self.identity))
 
 
-def this_run(config: Config, directory: Path, prompts: PromptSet, prompts_per_step: int) -> Run:
+def this_run(
+    config: Config, directory: Path, prompts: PromptSet, prompts_per_step: int, start: str | None = None
+) -> Run:
     """Returns what a run with these settings is.
 
     Args:
         directory: the model's.
         prompts: of training.
         prompts_per_step: P.
+        start: digest of the trained weights that it starts from; None where it starts from the model's own.
     """
     return Run(
-        identity(config, directory, prompts, prompts_per_step),
+        identity(config, directory, prompts, prompts_per_step, start),
         settings(config),
+        model_source(config),
+        frozenset(model_identity(config, directory)),
+    )
+
+
+def this_sft_run(
+    config: SftConfig, directory: Path, demonstrations: str, per_step: int, start: str | None = None
+) -> Run:
+    """Returns the same of a run on demonstrations.
+
+    Args:
+        demonstrations: digest of their tokens.
+        per_step: D.
+    """
+    return Run(
+        sft_identity(config, directory, demonstrations, per_step, start),
+        sft_settings(config),
         model_source(config),
         frozenset(model_identity(config, directory)),
     )
@@ -103,14 +134,14 @@ def last_saved(checkpoints: Checkpoints) -> tuple[Run, RunState] | None:
     return Run(saved["identity"], saved["settings"], saved.get("source", {})), RunState(**saved["state"])
 
 
-def with_date(config: Config, saved: tuple[Run, RunState] | None) -> Config:
+def with_date(config: Settings, saved: tuple[Run, RunState] | None) -> Settings:
     """Returns the settings with the day that chat templates are told: given, that of the checkpoint, or today."""
     date = config.task.date or (saved[1].date if saved else None) or datetime.date.today().isoformat()
     return dataclasses.replace(config, task=dataclasses.replace(config.task, date=date))
 
 
 def find_start(
-    checkpoints: Checkpoints, saved: tuple[Run, RunState] | None, run: Run, config: Config, total_steps: int
+    checkpoints: Checkpoints, saved: tuple[Run, RunState] | None, run: Run, config: RunConfig, total_steps: int
 ) -> RunState:
     """Returns the state to start from: that of the newest valid checkpoint, or a fresh one.
 
@@ -135,6 +166,8 @@ def find_start(
             )
         return RunState(total_steps=total_steps, date=config.task.date)
     before, state = saved
+    if before.identity.get(PROGRAM) != run.identity.get(PROGRAM):
+        raise _of_another_program(checkpoints, before)
     changes = run.differences(before)
     if _QUESTIONS in changes and state.date != config.task.date:
         changes |= differences({"task.date": state.date}, {"task.date": config.task.date})
@@ -170,16 +203,26 @@ def saved_ledger(checkpoints: Checkpoints, state: RunState, run: Run, prompts: P
 
 
 def save_run(
-    checkpoints: Checkpoints, run: Run, state: RunState, ledger: Ledger, params: object, optimizer_state: object
+    checkpoints: Checkpoints, run: Run, state: RunState, ledger: Ledger | None, params: object, optimizer_state: object
 ) -> float:
     """Saves the state of the last full step; returns the seconds that it took."""
     begun = time.perf_counter()
-    content = run.saved() | {"state": dataclasses.asdict(state), "ledger": ledger.saved()}
+    content = run.saved() | {"state": dataclasses.asdict(state), "ledger": ledger and ledger.saved()}
     checkpoints.save(state.step, params, optimizer_state, content)
     return time.perf_counter() - begun
 
 
 # --- the refusal ---
+
+
+def _of_another_program(checkpoints: Checkpoints, before: Run) -> NotContinued:
+    """Returns what is said where supervised training meets GRPO's checkpoints, or the other way round."""
+    made = "scripts/sft.py" if before.identity.get(PROGRAM) == "sft" else "run_training.py"
+    return NotContinued(
+        f"the checkpoints in {checkpoints.root} were made by {made}; give {_ANOTHER_FOLDER}, and model.run=RUN, the "
+        "run's folder, to start from its weights",
+        {"start afresh": [assignment("checkpoint_dir", free_folder(checkpoints.folder))]},
+    )
 
 
 def _refusal(
@@ -188,7 +231,7 @@ def _refusal(
     state: RunState,
     run: Run,
     changes: dict[str, str],
-    config: Config,
+    config: RunConfig,
     total_steps: int,
 ) -> NotContinued:
     """Returns what differs, and the settings that go on all the same or start afresh."""
@@ -216,11 +259,12 @@ def _words_of_the_model(before: Run, run: Run, changes: dict[str, str]) -> list[
     words = []
     for key in sorted(changes.keys() & run.belongs):
         value = with_former_entries(before.identity, run.identity).get(key)
-        if key == "model weights":
+        if key in ("model weights", "model.run"):
             source = before.source
             if not source:
                 return None
-            words += [assignment(key, source[key]) for key in source if source[key] != run.source.get(key)]
+            own = [assignment(key, source[key]) for key in source if source[key] != run.source.get(key)]
+            words += [word for word in own if word not in words]
         elif key == "model":
             words.append(assignment("model.name", value))
         elif value is not None or key in ("model.lora_rank", "model.quantization"):  # else without a meaning: no LoRA

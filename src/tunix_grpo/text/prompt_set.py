@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from tunix_grpo.config import Config
+from tunix_grpo.config import RunConfig
 from tunix_grpo.errors import UserError, shortened
 from tunix_grpo.text.prompts import chat_messages, system_prompt_text
 from tunix_grpo.text.tokenizer import Tokenizer
@@ -132,7 +132,7 @@ def build_prompts(
 
 
 def prompt_set(
-    name: str, questions: Sequence, tokenizer: Tokenizer, config: Config, limit: int | None = None
+    name: str, questions: Sequence, tokenizer: Tokenizer, config: RunConfig, limit: int | None = None
 ) -> PromptSet:
     """Returns the prompts of questions as the config wants them; those left out are reported.
 

@@ -1,0 +1,147 @@
+"""One run on demonstrations, from a checked config to a trained model: read it from top to bottom.
+
+A step is
+
+  1. the demonstrations of the step, a function of seed and step, their loss, gradient and update: `SupervisedTrainer.step`;
+  2. the record of the step, to all trackers;
+  3. when they are due, an evaluation on held-out questions, `Evaluator.run`, and a checkpoint, `Checkpoints.save`.
+
+All but the first is what `train.py` does, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import time
+from pathlib import Path
+
+from tunix_grpo import console
+from tunix_grpo.config import SftConfig
+from tunix_grpo.errors import UserError
+from tunix_grpo.grpo.evaluation import Evaluator, batch_size_for
+from tunix_grpo.grpo.optimizer import build_optimizer, build_schedule
+from tunix_grpo.grpo.rollout import greedy_sampling
+from tunix_grpo.grpo.supervised import SupervisedTrainer
+from tunix_grpo.model.config_json import read_spec
+from tunix_grpo.model.sources import resolve_directory
+from tunix_grpo.record.run_config import write_config
+from tunix_grpo.record.summary import Summary, sft_start_rows, show_summary
+from tunix_grpo.record.trackers import build_trackers
+from tunix_grpo.run.checkpoints import Checkpoints
+from tunix_grpo.run.devices import CompilationCounter, open_devices, peak_memory_bytes
+from tunix_grpo.run.intervals import due
+from tunix_grpo.run.rescue import save_where_possible
+from tunix_grpo.run.saved_runs import find_origin, start_model
+from tunix_grpo.run.start import find_start, last_saved, save_run, this_sft_run, with_date
+from tunix_grpo.run.stopping import StopRequest
+from tunix_grpo.tasks.builders import build_task
+from tunix_grpo.tasks.demonstration_set import demonstration_set
+from tunix_grpo.tasks.demonstrations import read_demonstrations
+from tunix_grpo.text.prompt_set import prompt_set, prompt_width
+from tunix_grpo.text.tokenizer import model_tokenizer
+
+_log = logging.getLogger(__name__)
+
+
+def train_on_demonstrations(config: SftConfig) -> Summary:
+    """Trains a model and leaves the record in config.output_dir, the checkpoints in config.checkpoint_dir.
+
+    Raises:
+        UserError: something that the user can mend; nothing has been left half-written.
+    """
+    started = time.monotonic()
+    devices = open_devices(config.device, config.mesh, config.jax_cache)
+    compilations = CompilationCounter()
+    with contextlib.closing(Checkpoints(config.checkpoint_dir, config.training.max_to_keep)) as checkpoints:
+        saved = last_saved(checkpoints)
+        config = with_date(config, saved)
+
+        # --- the words: held-out questions, demonstrations ---
+        origin = find_origin(config.model)
+        directory = resolve_directory(config.model)
+        spec = read_spec(directory, config.model.family)
+        words = config.task.template_variables, config.task.date
+        tokenizer = model_tokenizer(config.model.tokenizer, directory, spec.vocab_size, *words)
+        task = build_task(config.task, config.seed)
+        heldout_set = prompt_set("held-out", task.heldout, tokenizer, config, limit=config.evaluation.num_questions)
+        found = read_demonstrations(config, task)
+        demonstrations = demonstration_set(found, tokenizer, config, task, heldout_set)
+
+        # --- where to start ---
+        total_steps = config.total_steps(len(demonstrations), devices.data_parallel)
+        per_step = config.demonstrations_per_step(devices.data_parallel)
+        start = None if origin is None else origin.digest()
+        run = this_sft_run(config, directory, demonstrations.digest(), per_step, start)
+        state = find_start(checkpoints, saved, run, config, total_steps)
+        if state.step >= total_steps:
+            _log.info("nothing to do: %s already holds step %d of %d", checkpoints.root, state.step, total_steps)
+            return Summary(steps=state.step, accuracy_before=state.accuracy_before, accuracy_after=None)
+
+        # --- the model, its trainer, its judge ---
+        model = start_model(config.model, directory, devices.mesh, config.seed, origin)
+        schedule = build_schedule(config.optimizer, config.scheduler, total_steps)
+        optimizer = build_optimizer(config.optimizer, schedule)
+        width = prompt_width(config.generation.max_prompt_length, heldout_set)
+        trainer = SupervisedTrainer(config, devices.mesh, model, tokenizer, demonstrations, optimizer, width)
+        if state.step > 0:
+            trainer.restore(*checkpoints.restore(state.step, trainer.params, trainer.optimizer_state))
+        batch_size = batch_size_for(config.evaluation.batch_size, len(heldout_set), devices.data_parallel)
+        evaluator = Evaluator(prompts=heldout_set, task=task, sampling=greedy_sampling(config), batch_size=batch_size)
+
+        # --- the record ---
+        record = build_trackers(config, resume_step=state.step, wandb_run_id=state.wandb_run_id)
+        state.wandb_run_id = record.wandb_run_id
+        write_config(config, config.output_dir)
+        first_step = step = state.step + 1
+        rows = sft_start_rows(config, devices, model, trainer, len(demonstrations), total_steps, first_step)
+        console.start_table(rows, "tunix-grpo sft")
+
+        # --- the loop ---
+        accuracy, saving = None, 0.0  # the last one measured; seconds for checkpoints since the last logged step
+        with console.Progress(total_steps, first_step) as progress, StopRequest() as stop, record:
+            try:
+                if first_step == 1:
+                    accuracy = state.accuracy_before = evaluator.run(trainer, 0).record(0, record, progress)
+                for step in range(first_step, total_steps + 1):
+                    numbers, num_tokens = trainer.step(step)
+                    state.step = step
+                    state.num_tokens += num_tokens
+                    metrics = {}
+                    if due(step, config.training.log_interval_steps, total_steps):
+                        metrics = numbers | {
+                            "learning_rate": float(schedule(step - 1)),
+                            "num_tokens": state.num_tokens,
+                            "perf/peak_memory_gb": peak_memory_bytes() / 1e9,
+                            "perf/compilations": compilations.count,
+                            "timing/save": saving,
+                        }
+                        saving = 0.0
+                        record.log_metrics(step, metrics)
+                    progress.update(step, metrics)
+                    if due(step, config.training.eval_interval_steps, total_steps):
+                        accuracy = evaluator.run(trainer, step).record(step, record, progress)
+                    if stop or due(step, config.training.save_interval_steps, total_steps):
+                        saving += save_run(checkpoints, run, state, None, trainer.params, trainer.optimizer_state)
+                    if stop:
+                        break
+            except UserError as error:  # a gradient that is not finite, a full disk
+                last_step = {"params": trainer.params, "optimizer_state": trainer.optimizer_state}
+                save = functools.partial(save_run, run=run, state=state, ledger=None, **last_step)
+                new = state.step >= first_step
+                where = save_where_possible(error, save, checkpoints, Path(config.output_dir)) if new else ""
+                raise UserError(f"step {step}: {error}{where}") from error
+
+        # --- the end ---
+        finished = state.step == total_steps
+        summary = Summary(
+            steps=state.step,
+            accuracy_before=state.accuracy_before,
+            accuracy_after=accuracy if finished else None,
+            exit_code=0 if finished else stop.exit_code,
+        )
+        show_summary(
+            summary, state.step - first_step + 1, time.monotonic() - started, Path(config.output_dir), checkpoints
+        )
+        return summary
