@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter
 
-from tunix_grpo.config import benchmark, export, generate, loading, open_groups, plugins, score
+from tunix_grpo.config import benchmark, export, generate, loading, open_groups, plugins, score, sft
 from tunix_grpo.config.parts import NamedFunction, OutsideReward, TaskConfig
 from tunix_grpo.config.sentences import schema_entries
 
@@ -32,6 +32,7 @@ class Program(NamedTuple):
 
 PROGRAMS = (
     Program("run_training.py", "config", loading.load, "Training."),
+    Program("scripts/sft.py", "sft", sft.load, "Demonstrations; see [sft.md](sft.md)."),
     Program("scripts/generate.py", "generate", generate.load, "Answers; see [generate.md](generate.md)."),
     Program("scripts/export.py", "export", export.load, "Trained models as files; see [export.md](export.md)."),
     Program("scripts/score.py", "score", score.load, "Rewards on completions; see [rewards.md](rewards.md)."),

@@ -29,7 +29,7 @@ PAGE = Path("docs/settings.md")
 HEAD = """\
 # Settings
 
-every setting of the five programs, with the value that it has when nobody says otherwise. Changed on the command line
+every setting of the six programs, with the value that it has when nobody says otherwise. Changed on the command line
 with `KEY=VALUE`; `--cfg job` shows what a command would run with. The values are in `conf/`, and this page is written
 from them and from the types in `src/tunix_grpo/config/` by `python tools/write_settings.py`.
 

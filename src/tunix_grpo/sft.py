@@ -2,7 +2,7 @@
 
 A step is
 
-  1. the demonstrations of the step, a function of seed and step, their loss, gradient and update: `SupervisedTrainer.step`;
+  1. its demonstrations, a function of seed and step, their loss, gradient and update: `SupervisedTrainer.step`;
   2. the record of the step, to all trackers;
   3. when they are due, an evaluation on held-out questions, `Evaluator.run`, and a checkpoint, `Checkpoints.save`.
 

@@ -98,7 +98,9 @@ RunConfig: TypeAlias = Config | SftConfig
 
 
 def _samples_of_a_file(min_reward: float | None, file: str | None) -> str | None:
-    return "rewards are those of a file; give file=RUN/completions.jsonl" if min_reward is not None and not file else None
+    return (
+        "rewards are those of a file; give file=RUN/completions.jsonl" if min_reward is not None and not file else None
+    )
 
 
 def _form_has_a_place(form: str) -> str | None:

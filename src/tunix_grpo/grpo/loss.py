@@ -23,7 +23,6 @@ from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.grpo.algorithms import Divisors, Objective, Tokens, importance_weights
 
-
 # (float32[n, V] logits, int32[n] targets) -> two of float32[n].
 Measure: TypeAlias = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 

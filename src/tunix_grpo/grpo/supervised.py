@@ -1,9 +1,9 @@
 """Supervised steps on one model: it learns to say what demonstrations say.
 
-The loss of a step is the mean negative log-likelihood over all completion tokens of its D demonstrations, the token that
-ends a turn included: the sum over the tokens, divided by their number in the whole step. So each token counts the same,
-and the loss does not depend on how the step is cut into micro batches, on padding, or on the number of devices, beyond
-rounding. Prompts have no loss.
+The loss of a step is the mean negative log-likelihood over all completion tokens of its D demonstrations, the token
+that ends a turn included: the sum over the tokens, divided by their number in the whole step. So each token counts the
+same, and the loss does not depend on how the step is cut into micro batches, on padding, or on the number of devices,
+beyond rounding. Prompts have no loss.
 
 Letters: N demonstrations, D of them in a step, S prompt tokens, T completion tokens.
 """
@@ -36,7 +36,9 @@ from tunix_grpo.rewards.scoring import RewardTable
 from tunix_grpo.tasks.demonstration_set import DemonstrationSet
 from tunix_grpo.text.order import step_indices
 
-_NARROWEST = 16  # tokens that rows are padded to at least; wider ones to twice that, and so on: few programs are compiled
+_NARROWEST = (
+    16  # tokens that rows are padded to at least; wider ones to twice that, and so on: few programs are compiled
+)
 
 
 class Sums(NamedTuple):
@@ -154,9 +156,7 @@ class SupervisedTrainer(Learner):
         def loss_of(params: LeafTree) -> tuple[jax.Array, Sums]:
             weights = self._model.decoder_weights(params, frozen)
             form = self._model.attention_form
-            logps, hits = completion_hits(
-                self._model.spec, weights, batch, attention_form=form, remat=self._remat
-            )
+            logps, hits = completion_hits(self._model.spec, weights, batch, attention_form=form, remat=self._remat)
             mask = batch.mask()
             loss = -jnp.sum(jnp.where(mask, logps, 0.0)) / total
             return loss, Sums(loss, jnp.sum(jnp.where(mask, hits, 0.0)))

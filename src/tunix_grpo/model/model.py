@@ -28,7 +28,6 @@ from tunix_grpo.model.lora import new_adapters
 from tunix_grpo.model.placing import place_leaves, place_stacks
 from tunix_grpo.model.quantization import quantize_projection
 
-
 Source: TypeAlias = Callable[[], Iterator[tuple[Leaf, Sequence[Array]]]]  # each leaf with the decoder's arrays
 
 

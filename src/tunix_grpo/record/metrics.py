@@ -49,8 +49,8 @@ METRICS: dict[str, str] = {
     "groups/given_up": "groups of equal rewards that are left after grpo.max_extra_rounds",
     "groups/extra_rounds": "further batches of prompts that were sampled in the step",
     "task/level": "level of the questions that the step asked; absent where questions have none",
-    "loss": "GRPO loss; near 0 is normal, the reward is what to watch. Of scripts/sft.py: mean negative log-likelihood of "
-    "the completion tokens of the step, in nats",
+    "loss": "GRPO loss; near 0 is normal, the reward is what to watch. Of scripts/sft.py: mean negative log-likelihood "
+    "of the step's completion tokens, in nats",
     "mean_token_accuracy": "share of the completion tokens that are the likeliest at their place; of scripts/sft.py",
     "grad_norm": "global norm of the gradient before clipping",
     "learning_rate": "learning rate of the step's last update",

@@ -145,7 +145,9 @@ def find_origin(config: ModelConfig) -> Origin | None:
     return Origin(run, choose_step(run, config.step, "model."))
 
 
-def start_model(config: ModelConfig, directory: Path, mesh: jax.sharding.Mesh, seed: int, origin: Origin | None) -> Model:
+def start_model(
+    config: ModelConfig, directory: Path, mesh: jax.sharding.Mesh, seed: int, origin: Origin | None
+) -> Model:
     """Loads the model that a run trains: the weights of the directory, or those that another run has trained.
 
     The adapter of another run is merged into the weights, so that they are what the new run's reference is.

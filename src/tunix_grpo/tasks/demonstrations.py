@@ -215,7 +215,8 @@ def _reward(place: str, row: Mapping[str, Any], config: SftConfig) -> float | No
         near = did_you_mean(config.reward_column, list(row))
         raise UserError(f"{place}: it has no column {config.reward_column}{near}; give reward_column=NAME")
     if isinstance(value, bool) or not isinstance(value, int | float | None):
-        raise UserError(f"{place}: its {config.reward_column} is no number but {shorten(value)}; give reward_column=NAME")
+        what = f"its {config.reward_column} is no number but {shorten(value)}"
+        raise UserError(f"{place}: {what}; give reward_column=NAME")
     return float("-inf") if value is None else float(value)
 
 

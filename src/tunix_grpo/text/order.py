@@ -104,9 +104,7 @@ def prompt_order(
     )
 
 
-def step_indices(
-    step: int, size: int, prompts_per_step: int, seed: int, stream: str = "training order"
-) -> np.ndarray:
+def step_indices(step: int, size: int, prompts_per_step: int, seed: int, stream: str = "training order") -> np.ndarray:
     """Returns int64[P], the indices of step `step` (from 1) into a set of `size`.
 
     Steps read one endless sequence: pass after pass over the set, each in an order of its own.
