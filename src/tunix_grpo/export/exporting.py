@@ -138,6 +138,11 @@ def _wants_adapter(run: SavedRun, wanted: str) -> bool:
         raise UserError(f"format=adapter: {run.folder} trained all weights (model.lora_rank=null); give format=full")
     if wanted == "full" and lora:
         raise UserError(f"format=full: {run.folder} trained an adapter; give format=merged or format=adapter")
+    if wanted == "adapter" and run.config.model.run is not None:
+        raise UserError(
+            f"format=adapter: {run.folder} started from the weights of another run, which no published base has; "
+            "give format=merged"
+        )
     return wanted == "adapter"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tunix_grpo.config import RunConfig
+from tunix_grpo.config import Config, RunConfig
 from tunix_grpo.errors import one_line
 from tunix_grpo.record.curve import CurveTracker
 from tunix_grpo.record.custom import CustomTracker
@@ -107,7 +107,8 @@ def build_trackers(config: RunConfig, *, resume_step: int, wandb_run_id: str | N
     with disk_errors(output_dir):
         make_room(output_dir, history, resume_step)
     over_all_starts = HistoryTracker(history, output_dir, resume_step=resume_step)
-    local = JsonlTracker(output_dir, resume_step=resume_step)
+    samples = isinstance(config, Config)
+    local = JsonlTracker(output_dir, resume_step=resume_step, completions=samples)
     copies: dict[str, Tracker] = {}
     for name, build in TRACKERS.items():
         if getattr(config.tracker, name):

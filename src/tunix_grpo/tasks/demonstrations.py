@@ -226,7 +226,10 @@ def _reward(place: str, row: Mapping[str, Any], config: SftConfig) -> float | No
 def best_samples(found: Chosen, min_reward: float) -> Chosen:
     """Returns the samples with at least so high a reward; equal ones count once."""
     good = [each for each in found.demonstrations if each.reward is not None and each.reward >= min_reward]
-    different = list({(each.asked(), each.answer): each for each in reversed(good)}.values())[::-1]
+    by_content: dict[tuple[str, str], Demonstration] = {}
+    for each in good:
+        by_content.setdefault((each.asked(), each.answer), each)
+    different = list(by_content.values())
     note = (
         f"{len(good):,} of {len(found.demonstrations):,} samples have a reward of at least {min_reward:g}, "
         f"{len(different):,} of them different"
