@@ -9,7 +9,6 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from hydra.errors import ConfigCompositionException
@@ -73,9 +72,31 @@ def grpo(compose, tmp_path) -> Callable[..., Summary]:
     return lambda name, *overrides: train(into(compose(*GRPO, *overrides), tmp_path / name))
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """Where runs that several tests start from are kept."""
+    return tmp_path_factory.mktemp("finished")
+
+
+@pytest.fixture
+def first(sft, finished, tmp_path) -> Callable[..., Path]:
+    """Returns the folder of a run of four steps on demonstrations, which is not to be changed."""
+
+    def made(*overrides: str) -> Path:
+        folder = finished / ("adapter" if overrides else "all")
+        if not folder.exists():
+            folder.mkdir()
+            (tmp_path / folder.name).symlink_to(folder)
+            sft(folder.name, *overrides)
+        return folder
+
+    return made
+
+
 def into(config, folder: Path):
-    config.output_dir, config.checkpoint_dir = str(folder), str(folder / "checkpoints")
     folder.mkdir(exist_ok=True)
+    folder = folder.resolve()
+    config.output_dir, config.checkpoint_dir = str(folder), str(folder / "checkpoints")
     return config
 
 
@@ -183,41 +204,44 @@ def test_each_program_refuses_the_other_s_checkpoints(sft, grpo, two_layer_model
         sft("grpo")
 
 
-@pytest.mark.parametrize("first", [(), LORA], ids=["all weights", "adapter"])
-@pytest.mark.parametrize("second", [(), LORA], ids=["all weights", "adapter"])
-def test_a_run_starts_from_what_another_has_trained(sft, compose, tmp_path, first, second):
+@pytest.mark.parametrize("then", [(), LORA], ids=["all weights", "adapter"])
+@pytest.mark.parametrize("now", [(), LORA], ids=["all weights", "adapter"])
+def test_a_run_starts_from_what_another_has_trained(first, compose, then, now):
     """Weights and reference are those of the first run; an adapter is merged, and a fresh one changes nothing yet."""
-    sft("first", "training.num_batches=2", *first)
-    config = compose(*GRPO, f"model.run={tmp_path}/first", *second)
-    origin = find_origin(config.model)
-    model = start_model(config.model, trained(tmp_path / "first").directory, one_device_mesh(), 0, origin)
-    wanted = shown(trained(tmp_path / "first"))
+    folder = first(*then)
+    config = compose(*GRPO, f"model.run={folder}", *now)
+    before = trained(folder)
+    model = start_model(config.model, before.directory, one_device_mesh(), 0, find_origin(config.model))
     # float32: W + s A B is summed in another order than W x + s B (A x).
-    np.testing.assert_allclose(shown(model), wanted, rtol=0, atol=1e-4 if first else 0)
+    np.testing.assert_allclose(shown(model), shown(before), rtol=0, atol=1e-4 if then else 0)
     np.testing.assert_array_equal(shown(dataclasses.replace(model, trained={}, lora_scale=0.0)), shown(model))
     random = start_model(config.model, model.directory, one_device_mesh(), 42, None)
-    assert np.abs(shown(random) - wanted).max() > 0.01
+    assert np.abs(shown(random) - shown(before)).max() > 0.01
 
 
-def test_the_choice_of_the_step_is_part_of_the_run(sft, grpo, compose, tmp_path):
-    sft("first")
+def test_the_weights_that_a_run_starts_from_are_a_part_of_it(first, grpo, two_layer_model, tmp_path):
+    shutil.copytree(first(), tmp_path / "first")
     start = f"model.run={tmp_path}/first"
     grpo("second", start, "model.step=2")
-    with pytest.raises(NotContinued, match=r"model\.run: \"\w+\" -> \"\w+\"") as caught:
+    with pytest.raises(NotContinued, match=r'model\.run: "\w+" -> "\w+"') as caught:
         grpo("second", start, "model.step=4")
     assert "model.step=2" in str(caught.value)  # the way to go on
-    # A folder that has moved is the same start.
-    shutil.move(tmp_path / "first", tmp_path / "moved")
-    config = compose(*GRPO, f"model.run={tmp_path}/moved", "model.step=2", "training.num_batches=2")
-    with pytest.raises(UserError, match=r"model\.run=\S+moved: \S+first/checkpoints/actor holds no checkpoint"):
-        train(into(config, tmp_path / "second"))
+    with pytest.raises(NotContinued, match=r'model\.run: "\w+" -> null'):
+        grpo("second", *two_layer_model)
+    there = shown(trained(tmp_path / "second"))
+    shutil.move(tmp_path / "first", tmp_path / "moved")  # its checkpoints lie where it has said
+    assert grpo("second", f"model.run={tmp_path}/moved", "model.step=2").steps == 1  # nothing to do: the same run
+    again = open_run(tmp_path / "second", None, {"run": str(tmp_path / "moved")})
+    np.testing.assert_array_equal(shown(load_trained(again, 1, one_device_mesh())), there)
+    with pytest.raises(UserError, match=r"model\.run=\S+first: no such folder"):
+        trained(tmp_path / "second")
 
 
-def test_a_chain_of_runs_is_asked_and_exported(sft, grpo, tmp_path):
-    """Demonstrations, then GRPO on an adapter, then its model: whole, and refused as an adapter of no base."""
-    sft("first", *LORA, "training.num_batches=2")
-    grpo("second", f"model.run={tmp_path}/first", *LORA, "optimizer.learning_rate=1e-2")
-    before, after = shown(trained(tmp_path / "first")), shown(trained(tmp_path / "second"))
+def test_a_chain_of_runs_is_exported(first, sft, tmp_path):
+    """An adapter on a merged adapter: a whole model, and refused as the adapter of a base that nobody has."""
+    folder = first(*LORA)
+    sft("second", f"model.run={folder}", *LORA, "training.num_batches=2")
+    before, after = shown(trained(folder)), shown(trained(tmp_path / "second"))
     assert np.abs(after - before).max() > 1e-3
     settings = ExportConfig(
         run=str(tmp_path / "second"),
@@ -234,17 +258,15 @@ def test_a_chain_of_runs_is_asked_and_exported(sft, grpo, tmp_path):
     )
     check = export(settings)  # compares logits
     assert check.difference <= check.allowed
-    assert "on demonstrations" not in (tmp_path / "out" / "README.md").read_text()
+    assert "trained on demonstrations for the task `arithmetic`, 2 steps" in (tmp_path / "out/README.md").read_text()
     with pytest.raises(UserError, match="format=adapter: .* started from the weights of another run"):
         export(dataclasses.replace(settings, format="adapter", to=str(tmp_path / "adapter")))
-    export(dataclasses.replace(settings, run=str(tmp_path / "first"), format="adapter", to=str(tmp_path / "adapter")))
-    assert "trained on demonstrations" in (tmp_path / "adapter" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["min_reward=1"], "min_reward=1 and file=null: rewards are those of a file"),
+        (["min_reward=1"], "min_reward=1.0 and file=null: rewards are those of a file"),
         (["answer_form=yes"], "answer_form=yes: it has no place for the answer; write {answer}"),
         (["evaluation.metric=eval/reward"], "there are no rewards here; give evaluation.metric=eval/accuracy"),
         (["model.step=best"], "model.step=best and model.run=null: steps belong to a run"),
@@ -277,25 +299,22 @@ def test_bad_input_leaves_nothing(sft, tmp_path, content, overrides, words):
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_a_step_that_is_meant_has_to_be_there(sft, compose, tmp_path):
-    sft("first", "training.num_batches=2", "evaluation.num_questions=4")
-    for step, words in (("7", "model.step=7 was not saved; "), ("best", None)):
-        config = compose(*GRPO, f"model.run={tmp_path}/first", f"model.step={step}")
-        if words is None:
-            assert find_origin(config.model).step == 2
-        else:
-            with pytest.raises(UserError, match=words):
-                find_origin(config.model)
+def test_a_step_that_is_meant_has_to_be_there(first, compose):
+    folder = first()
+    with pytest.raises(UserError, match=r"model\.step=7 was not saved; "):
+        find_origin(compose(*GRPO, f"model.run={folder}", "model.step=7").model)
+    run = open_run(folder)
+    best = max(run.judged().items(), key=lambda item: (item[1], item[0] if item[0] else -1))[0]
+    assert find_origin(compose(*GRPO, f"model.run={folder}", "model.step=best").model).step == best
 
 
-def test_the_run_says_which_model_it_is(compose, tmp_path, sft):
-    sft("first", "training.num_batches=2")
-    config = compose("task=arithmetic", f"model.run={tmp_path}/first")
-    own = open_run(tmp_path / "first").config.model
+def test_the_run_says_which_model_it_is(first, compose, tmp_path):
+    folder = first()
+    config = compose("task=arithmetic", f"model.run={folder}")
+    own = open_run(folder).config.model
     assert (config.model.name, config.model.path, config.model.random_weights) == ("tiny", own.path, True)
     assert config.model.hub_id is None
-    assert jax.devices()  # nothing was loaded to find that out
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.yaml").write_text("a: 1\n")
     with pytest.raises(ConfigError, match="it is not the config of a run"):
-        (tmp_path / "other").mkdir()
-        (tmp_path / "other" / "config.yaml").write_text("a: 1\n")
         compose("task=arithmetic", f"model.run={tmp_path}/other")

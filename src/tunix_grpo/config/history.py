@@ -107,13 +107,16 @@ def is_sft(cfg: DictConfig) -> bool:
     return "grpo" not in cfg
 
 
-def read_run_config(folder: Path) -> DictConfig:
+def read_run_config(folder: Path, setting: str = "run") -> DictConfig:
     """Returns the content of a run's config.yaml, with a value for every setting that is younger than it.
+
+    Args:
+        setting: that names the folder, for the error.
 
     Raises:
         UserError: the folder is not that of a run.
     """
-    return with_former_values(OmegaConf.create(read_run_file(folder)))
+    return with_former_values(OmegaConf.create(read_run_file(folder, setting)))
 
 
 def with_former_values(cfg: DictConfig) -> DictConfig:

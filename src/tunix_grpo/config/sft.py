@@ -12,7 +12,7 @@ from tunix_grpo.config.loading import ALIASES, Loader
 from tunix_grpo.config.origins import with_origin
 from tunix_grpo.config.parts import TaskConfig, TrackerConfig
 from tunix_grpo.config.relations import Relation
-from tunix_grpo.config.rules import GROUP, Count, Device, Name, Number, Path, Seed
+from tunix_grpo.config.rules import GROUP, Count, Device, Name, Number, Path, Seed, Whole
 from tunix_grpo.config.schema import (
     Config,
     EvaluationConfig,
@@ -49,7 +49,7 @@ class SftConfig:
     """Lowest reward of a sample that is taken as a demonstration; null: the file's rows have none."""
     reward_column: Name
     """Name of the column with the reward of a sample, read when `min_reward` is given."""
-    max_per_question: Count | None
+    max_per_question: Whole | None = rules.number(minimum=1, hint="null takes all")
     """Demonstrations of one question, 1 or more; of samples those with the highest reward. null takes all."""
     prompt_texts: Literal["auto", "questions", "rendered"]
     """What a prompt that is a text is: questions: the chat template is still to be written around it; rendered: it

@@ -56,17 +56,19 @@ def open_run(
     folder: Path,
     checkpoint_dir: str | None = None,
     places: Mapping[str, str | None] = NOTHING_MOVED,
+    setting: str = "run",
 ) -> SavedRun:
     """Reads a run's folder.
 
     Args:
         checkpoint_dir: where its checkpoints are now; None for where the run has put them.
         places: where files of its model are now, by the names of `config.history.PLACES`; None for where they were.
+        setting: that names the folder, for the error.
 
     Raises:
         UserError: it is not the folder of a run, or its settings cannot be used any more.
     """
-    examined = examine_recorded(read_run_config(folder))
+    examined = examine_recorded(read_run_config(folder, setting))
     if examined.config is None:
         raise UserError(f"{folder / 'config.yaml'}: {examined.problems[0]}")
     config = examined.config
@@ -141,7 +143,7 @@ def find_origin(config: ModelConfig) -> Origin | None:
     if config.run is None:
         return None
     places = {name: getattr(config, name) for name in PLACES if name != "run"}
-    run = open_run(Path(config.run), None, places)
+    run = open_run(Path(config.run), None, places, "model.run")
     return Origin(run, choose_step(run, config.step, "model."))
 
 
