@@ -33,7 +33,7 @@ from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.devices import CompilationCounter, open_devices, peak_memory_bytes
 from tunix_grpo.run.intervals import due
 from tunix_grpo.run.rescue import save_where_possible
-from tunix_grpo.run.saved_runs import find_origin, start_model
+from tunix_grpo.run.saved_runs import begin, start_model
 from tunix_grpo.run.start import find_start, last_saved, save_run, this_sft_run, with_date
 from tunix_grpo.run.stopping import StopRequest
 from tunix_grpo.tasks.builders import build_task
@@ -59,7 +59,7 @@ def train_on_demonstrations(config: SftConfig) -> Summary:
         config = with_date(config, saved)
 
         # --- the words: held-out questions, demonstrations ---
-        origin = find_origin(config.model)
+        origin, start = begin(config)
         directory = resolve_directory(config.model)
         spec = read_spec(directory, config.model.family)
         words = config.task.template_variables, config.task.date
@@ -72,7 +72,6 @@ def train_on_demonstrations(config: SftConfig) -> Summary:
         # --- where to start ---
         total_steps = config.total_steps(len(demonstrations), devices.data_parallel)
         per_step = config.demonstrations_per_step(devices.data_parallel)
-        start = None if origin is None else origin.digest()
         run = this_sft_run(config, directory, demonstrations.digest(), per_step, start)
         state = find_start(checkpoints, saved, run, config, total_steps)
         if state.step >= total_steps:

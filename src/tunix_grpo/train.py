@@ -41,7 +41,7 @@ from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.devices import CompilationCounter, open_devices
 from tunix_grpo.run.intervals import due
 from tunix_grpo.run.rescue import save_where_possible
-from tunix_grpo.run.saved_runs import find_origin, start_model
+from tunix_grpo.run.saved_runs import begin, start_model
 from tunix_grpo.run.start import find_start, last_saved, save_run, saved_ledger, this_run, with_date
 from tunix_grpo.run.stopping import StopRequest
 from tunix_grpo.tasks.builders import build_task, validate_task
@@ -83,8 +83,7 @@ def train(config: Config) -> Summary:
         # --- where to start ---
         prompts_per_step = config.prompts_per_step(devices.data_parallel)
         total_steps = config.total_steps(len(training_set), devices.data_parallel)
-        origin = find_origin(config.model)
-        start = None if origin is None else origin.digest()
+        origin, start = begin(config)
         run = this_run(config, directory, training_set, prompts_per_step, start)
         state = find_start(checkpoints, saved, run, config, total_steps)
         if state.step >= total_steps:

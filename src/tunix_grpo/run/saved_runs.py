@@ -13,8 +13,9 @@ from typing import Any
 
 import jax
 
-from tunix_grpo.config import ModelConfig, RunConfig
+from tunix_grpo.config import ModelConfig, RunConfig, TaskConfig
 from tunix_grpo.config.history import PLACES, examine_recorded, read_run_config, with_former_entries
+from tunix_grpo.config.sentences import show
 from tunix_grpo.errors import UserError
 from tunix_grpo.files import read_json, read_json_lines
 from tunix_grpo.model.merging import merged_leaves
@@ -127,6 +128,20 @@ class Origin:
     run: SavedRun
     step: int
 
+    def compare(self, task: TaskConfig) -> None:
+        """Warns where the questions will be asked in another way than those that the weights were trained on."""
+        then = self.run.config.task
+        for name in ("system_prompt", "template_variables"):
+            before, now = getattr(then, name), getattr(task, name)
+            if before != now:
+                _log.warning(
+                    "the weights of model.run=%s were trained with task.%s=%s, and are asked with %s",
+                    self.run.folder,
+                    name,
+                    show(before),
+                    show(now),
+                )
+
     def digest(self) -> str:
         """Returns what tells these weights from others."""
         manifest = read_json(self.run.checkpoints.root / str(self.step) / MANIFEST)
@@ -145,6 +160,15 @@ def find_origin(config: ModelConfig) -> Origin | None:
     places = {name: getattr(config, name) for name in PLACES if name != "run"}
     run = open_run(Path(config.run), None, places, "model.run")
     return Origin(run, choose_step(run, config.step, "model."))
+
+
+def begin(config: RunConfig) -> tuple[Origin | None, str | None]:
+    """Returns where a run starts, as `find_origin` does, and its digest; warns where it does not fit the task."""
+    origin = find_origin(config.model)
+    if origin is None:
+        return None, None
+    origin.compare(config.task)
+    return origin, origin.digest()
 
 
 def start_model(
