@@ -139,10 +139,8 @@ def _wants_adapter(run: SavedRun, wanted: str) -> bool:
     if wanted == "full" and lora:
         raise UserError(f"format=full: {run.folder} trained an adapter; give format=merged or format=adapter")
     if wanted == "adapter" and run.config.model.run is not None:
-        raise UserError(
-            f"format=adapter: {run.folder} started from the weights of another run, which no published base has; "
-            "give format=merged"
-        )
+        other = f"{run.folder} started from the weights of another run"
+        raise UserError(f"format=adapter: {other}, for which there is no base; give format=merged")
     return wanted == "adapter"
 
 
