@@ -37,8 +37,8 @@ from tunix_grpo.model.model import Model, load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.record.run_config import write_config
 from tunix_grpo.run.checkpoints import Checkpoints
+from tunix_grpo.run.identity import model_identity
 from tunix_grpo.run.saved_runs import choose_step, open_run
-from tunix_grpo.run.start import model_identity
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS = ("llama", "llama-tied-mha", "qwen2", "qwen3", "gemma3", "gemma3-mha")

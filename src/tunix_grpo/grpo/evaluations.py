@@ -10,7 +10,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from tunix_grpo.config import Config, further_tasks
+from tunix_grpo.config import RunConfig, further_tasks
 from tunix_grpo.errors import UserError
 from tunix_grpo.grpo.evaluation import Answering, Evaluator, batch_size_for
 from tunix_grpo.grpo.rollout import greedy_sampling
@@ -112,7 +112,7 @@ class Evaluations:
         return values_of(self.rows, self.metric)
 
 
-def further_prompts(config: Config, tokenizer: Tokenizer) -> dict[str, Evaluated]:
+def further_prompts(config: RunConfig, tokenizer: Tokenizer) -> dict[str, Evaluated]:
     """Builds the tasks of `evaluation.tasks`, and the prompts of their held-out questions.
 
     Raises:
@@ -128,7 +128,7 @@ def further_prompts(config: Config, tokenizer: Tokenizer) -> dict[str, Evaluated
 
 
 def build_evaluations(
-    config: Config,
+    config: RunConfig,
     rows: list[Row],
     own: Evaluated,
     further: Mapping[str, Evaluated],

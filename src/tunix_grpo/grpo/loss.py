@@ -10,7 +10,8 @@ completion tokens, V vocabulary, D embed_dim.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,9 @@ from tunix_grpo.decoder.matmul import product
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.grpo.algorithms import Divisors, Objective, Tokens, importance_weights
+
+# (float32[n, V] logits, int32[n] targets) -> two of float32[n].
+Measure: TypeAlias = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 class LossSums(NamedTuple):
@@ -86,6 +90,34 @@ def completion_logprobs(
         attention_form: as `attention.attend` takes it.
         remat: as `decoder.forward` takes it.
     """
+    form = {"attention_form": attention_form, "remat": remat}
+    logps, entropies = _of_tokens(spec, weights, batch, temperature or 1.0, _logps_and_entropies, **form)
+    return logps, entropies
+
+
+def completion_hits(
+    spec: DecoderSpec, weights: Weights, batch: Completions, *, attention_form: str = PLAIN, remat: str = "none"
+) -> tuple[jax.Array, jax.Array]:
+    """Returns float32[B, T] log-probabilities of the completions' tokens, and 1 where a token is the likeliest, else 0.
+
+    What lies behind a completion's end is meaningless and must be masked. The arguments are those of
+    `completion_logprobs`.
+    """
+    form = {"attention_form": attention_form, "remat": remat}
+    return _of_tokens(spec, weights, batch, 1.0, _logps_and_hits, **form)
+
+
+def _of_tokens(
+    spec: DecoderSpec,
+    weights: Weights,
+    batch: Completions,
+    temperature: float,
+    measure: Measure,
+    *,
+    attention_form: str,
+    remat: str,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns what is measured of each completion token's logits, two of float32[B, T]."""
     run = functools.partial(forward, spec, weights, attention_form=attention_form, remat=remat)
     rows, length = batch.tokens.shape
     group = rows // batch.prompt_tokens.shape[0]
@@ -99,8 +131,10 @@ def completion_logprobs(
         predicting = jnp.concatenate([predicting, hidden], axis=1)
     predicting = layouts.rows(predicting)
     flat = predicting.reshape(rows * length, -1)
-    logps, entropies = _head_in_chunks(weights, flat, batch.tokens.reshape(-1), temperature or 1.0, spec.vocab_size)
-    return layouts.rows(logps.reshape(rows, length)), layouts.rows(entropies.reshape(rows, length))
+    first, second = _head_in_chunks(
+        weights, flat, batch.tokens.reshape(-1), temperature, spec.vocab_size, measure=measure
+    )
+    return layouts.rows(first.reshape(rows, length)), layouts.rows(second.reshape(rows, length))
 
 
 def grpo_loss(logps: jax.Array, entropies: jax.Array, inputs: LossInputs, objective: Objective) -> LossSums:
@@ -176,9 +210,15 @@ def _chunk_bytes() -> int:
 
 
 def _head_in_chunks(
-    weights: Weights, hidden: jax.Array, targets: jax.Array, temperature: float, vocab_size: int
+    weights: Weights,
+    hidden: jax.Array,
+    targets: jax.Array,
+    temperature: float,
+    vocab_size: int,
+    *,
+    measure: Measure,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns float32[N] log-probabilities of the targets and entropies, from float[N, D] hidden states.
+    """Returns two measures of the logits, float32[N] each, from float[N, D] hidden states.
 
     A chunk has as many tokens of every data-parallel device, so that all of them work on each.
     """
@@ -211,14 +251,22 @@ def _head_in_chunks(
     @jax.checkpoint
     def of_chunk(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         hidden, targets = inputs
-        logits = layouts.laid(product(hidden, matrix, True), *axes) / temperature
-        normaliser = jax.nn.logsumexp(logits, axis=-1)
-        logps = _picked(logits, targets) - normaliser
-        fixed = jax.lax.stop_gradient(logits - normaliser[..., None])
-        return logps, -jnp.sum(jnp.exp(fixed) * fixed, axis=-1)
+        return measure(layouts.laid(product(hidden, matrix, True), *axes) / temperature, targets)
 
-    logps, entropies = jax.lax.map(of_chunk, (cut(hidden), cut(targets)))
-    return whole(logps), whole(entropies)
+    first, second = jax.lax.map(of_chunk, (cut(hidden), cut(targets)))
+    return whole(first), whole(second)
+
+
+def _logps_and_entropies(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    normaliser = jax.nn.logsumexp(logits, axis=-1)
+    logps = _picked(logits, targets) - normaliser
+    fixed = jax.lax.stop_gradient(logits - normaliser[..., None])
+    return logps, -jnp.sum(jnp.exp(fixed) * fixed, axis=-1)
+
+
+def _logps_and_hits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    hits = jax.lax.stop_gradient(jnp.argmax(logits, axis=-1) == targets)
+    return _picked(logits, targets) - jax.nn.logsumexp(logits, axis=-1), hits.astype(jnp.float32)
 
 
 def _picked(logits: jax.Array, targets: jax.Array) -> jax.Array:

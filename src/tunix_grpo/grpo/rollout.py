@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tunix_grpo import seeds
-from tunix_grpo.config import Config, TrainerConfig
+from tunix_grpo.config import RunConfig, TrainerConfig
 from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.drawing import Drawn, Sampling
 from tunix_grpo.decoder.generation import generate
@@ -43,7 +43,7 @@ def train_sampling(config: TrainerConfig) -> Sampling:
     )
 
 
-def greedy_sampling(config: Config) -> Sampling:
+def greedy_sampling(config: RunConfig) -> Sampling:
     """Returns how evaluation answers are drawn."""
     return Sampling(num_generations=1, max_tokens=config.generation.max_generation_steps, temperature=0.0)
 

@@ -1,0 +1,48 @@
+"""The model of a run that starts from another run's weights: `model.run` names the run, which knows its model."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from tunix_grpo.config import rules
+from tunix_grpo.config.given import given_keys
+from tunix_grpo.config.run_files import read_run_file
+from tunix_grpo.config.sentences import show
+from tunix_grpo.errors import ConfigError, UserError
+
+# What says which model it is, and what of it may have moved since.
+_NAMES = ("kaggle_id", "hub_id", "revision", "random_weights")
+_PLACES = ("path", "tokenizer", "family")
+
+
+def with_origin(cfg: DictConfig) -> DictConfig:
+    """Returns the composed config with the model of the run that `model.run` names, if it names one.
+
+    Raises:
+        ConfigError: it is not the folder of a run, or something else names another model.
+    """
+    folder = OmegaConf.select(cfg, "model.run")
+    if folder is None:
+        return cfg
+    given = given_keys()
+    if named := sorted({f"model.{name}" for name in _NAMES} & given):
+        raise ConfigError([f"model.run={folder}: the run knows its model; leave out {named[0]}"])
+    try:
+        run = read_run_file(Path(rules.absolute(str(folder))), "model.run")["model"]
+    except UserError as error:
+        raise ConfigError([str(error)]) from error
+    if "model" in given and (problem := _another_model(cfg, run)):
+        raise ConfigError([f"model.run={folder}: {problem}"])
+    cfg = cfg.copy()
+    for name in ("name", *_NAMES, *_PLACES):
+        if f"model.{name}" not in given:
+            OmegaConf.update(cfg, f"model.{name}", run.get(name))
+    return cfg
+
+
+def _another_model(cfg: DictConfig, run: dict[str, object]) -> str | None:
+    """Returns what is wrong where the option of the group `model` that was chosen is another model than the run's."""
+    chosen = {name: cfg.model.get(name) for name in ("path", "kaggle_id", "hub_id")}
+    if not any(chosen.values()) or chosen == {name: run.get(name) for name in chosen}:
+        return None
+    return f"the run is of the model {show(run.get('name'))}, not of {show(cfg.model.name)}; leave out model="
