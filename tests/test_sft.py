@@ -15,10 +15,15 @@ from hydra.errors import ConfigCompositionException
 
 from helpers.models import one_device_mesh
 from helpers.trainer import arrays
+from tunix_grpo.config import evaluate, selected_rewards
+from tunix_grpo.config.composing import checked_command_line, composed
 from tunix_grpo.config.export import ExportConfig, MovedModel
 from tunix_grpo.errors import ConfigError, NotContinued, UserError
 from tunix_grpo.export.exporting import export, logits
+from tunix_grpo.programs.evaluation.subjects import Subject, baseline_of, subjects_of
 from tunix_grpo.record.metrics import is_metric
+from tunix_grpo.record.report.differing import default_settings, other_than_defaults
+from tunix_grpo.record.report.reading import read_record
 from tunix_grpo.record.summary import Summary
 from tunix_grpo.run.checkpoints import SavedSteps
 from tunix_grpo.run.saved_runs import choose_step, find_origin, load_trained, open_run, start_model
@@ -40,6 +45,7 @@ SMALL = (
     "tracker.wandb=false",
     "tracker.tensorboard=false",
 )
+CONF = Path(__file__).resolve().parent.parent / "conf"
 GRPO = (*SMALL, "training.num_batches=1", "training.micro_batch_size=2", "grpo.num_generations=4")
 LORA = ("model.lora_rank=2", "model.lora_alpha=8")
 
@@ -278,6 +284,31 @@ def test_a_chain_of_runs_is_exported(first, sft, tmp_path):
     assert "trained on demonstrations for the task `arithmetic`, 2 steps" in (tmp_path / "out/README.md").read_text()
     with pytest.raises(UserError, match="format=adapter: .* started from the weights of another run"):
         export(dataclasses.replace(settings, format="adapter", to=str(tmp_path / "adapter")))
+
+
+def test_an_evaluation_knows_what_a_run_has_begun_with(first, sft, tmp_path):
+    """Its baseline is what the run has started from, not the model before that; answers of other starts are others."""
+    folder = first(*LORA)
+    sft("second", f"model.run={folder}", "training.num_batches=2")
+    words = checked_command_line([f"run={tmp_path}/second", "baseline=base"], CONF, "evaluate", evaluate.load)
+    config = evaluate.load(composed(words, [CONF], "evaluate"))
+    assert selected_rewards(config.reward)  # the program's own: the run has none
+    (subject,) = subjects_of(config)
+    base = baseline_of(config, [subject])
+    assert isinstance(base, Subject)
+    np.testing.assert_allclose(shown(base.load(one_device_mesh())), shown(trained(folder)), rtol=0, atol=1e-4)
+    np.testing.assert_array_equal(shown(subject.load(one_device_mesh())), shown(trained(tmp_path / "second")))
+    assert base.identity()["model.run"] == subject.identity()["model.run"] == find_origin(subject.model).digest()
+
+
+def test_a_report_compares_with_the_program_s_own_defaults(first):
+    run = read_record(first())
+    rows = {
+        key: (here, default) for key, here, default in other_than_defaults(run.settings, default_settings(run.main))
+    }
+    assert rows["optimizer.learning_rate"] == ("0.01", "0.0001")
+    assert not {"answer_form", "optimizer.weight_decay", "file"} & set(rows)
+    assert (first() / "report.html").is_file()
 
 
 @pytest.mark.parametrize(

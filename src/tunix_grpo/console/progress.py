@@ -26,7 +26,7 @@ _SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
 }
 _FURTHER = re.compile(r"eval/([^/]+)/accuracy")  # on a further task, which a line calls by its name
 _ON_BAR = ("reward", "eval/accuracy", "kl")
-_OF_A_STEP = {"reward", "loss"}  # one of them is in what a step logs, none in what an evaluation does
+_OF_A_STEP = {"reward", "loss", "step_time"}  # one of them is in what a step logs, none in what an evaluation does
 
 
 class Progress:
