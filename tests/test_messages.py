@@ -92,6 +92,7 @@ HARMLESS = {
     "a constant rate ends at its peak": "of a run's config.yaml",
     "no questions; give task.dataset=": "of a run's config.yaml",
     "no model to start from": "of a run's config.yaml",
+    "steps belong to a run; give its folder as model.run=": "of a run's config.yaml",
     "model.path, model.kaggle_id and model.hub_id are all null": "refused with the sentence above",
     # Facts of a run, beside a way out that the program has.
     "format=adapter: {} trained all weights (model.lora_rank=null)": "format=full",
