@@ -27,6 +27,7 @@ LONGEST = (
         "test_train",
         "test_golden",
         "test_evaluate",
+        "test_sft",
         "test_generate",
         "test_export",
         "test_generation",
