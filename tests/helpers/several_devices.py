@@ -171,7 +171,7 @@ def rollout_program(trainer: Trainer, case: Case) -> jax.stages.Compiled:
     keys = jax.ShapeDtypeStruct(batch.lengths.shape, jax.random.key(0).dtype)
     sampling = Sampling(num_generations=GROUP, max_tokens=case.max_tokens, temperature=1.0)
     inputs = (trainer._sampler._form, *weights, batch.prompt_tokens, batch.prompt_valid, keys)
-    return rollout._drawn.lower(*inputs, config=sampling, stop_ids=(1,), pad_id=0).compile()
+    return rollout.completions_drawn.lower(*inputs, config=sampling, stop_ids=(1,), pad_id=0).compile()
 
 
 def facts(program: jax.stages.Compiled) -> dict[str, Any]:

@@ -7,7 +7,6 @@ before there were slots, the next one on its way while the texts of one are made
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import math
 import time
@@ -24,14 +23,12 @@ from tunix_grpo.benchmark.own import make_prompts
 from tunix_grpo.benchmark.questions import EndlessTokenizer, NumberTokenizer
 from tunix_grpo.config.benchmark import TimedConfig, from_values
 from tunix_grpo.decoder.drawing import Drawn, Sampling
-from tunix_grpo.decoder.generation import generate
-from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import left_padded
 from tunix_grpo.grpo.answering import Request, answer_keys
 from tunix_grpo.grpo.engine import Asked, Engine
+from tunix_grpo.grpo.rollout import completions_drawn
 from tunix_grpo.model.config_json import read_spec
-from tunix_grpo.model.layout import LeafTree
-from tunix_grpo.model.model import Model, ModelForm, load_model
+from tunix_grpo.model.model import Model, load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.run.devices import CompilationCounter, open_devices
 
@@ -146,8 +143,9 @@ class _Sides:
         inputs = jax.device_put(left_padded([self.prompts[place] for place in filled], width, pad_id), by_rows)
         keys = jax.random.wrap_key_data(jnp.asarray(self._keys(filled)))
         weights = self.model.trained, self.model.frozen
-        limits = self.limits[filled].astype(np.int32)
-        return _batch(self.model.form, *weights, *inputs, keys, limits, self.sampling, pad_id)
+        limits = jnp.asarray(self.limits[filled].astype(np.int32))
+        form, sampling = self.model.form, self.sampling
+        return completions_drawn(form, *weights, *inputs, keys, sampling, stop_ids=(), pad_id=pad_id, limits=limits)
 
     def in_slots(self, places: range | list[int]) -> Iterator[tuple[int, str]]:
         """Yields the answers to the questions at these places, each with its place."""
@@ -165,29 +163,3 @@ class _Sides:
 
     def _keys(self, places: range | list[int]) -> np.ndarray:
         return answer_keys(self.config.seed, [Request(place, 0, ()) for place in places])
-
-
-@functools.partial(jax.jit, static_argnums=(0, 7, 8))
-def _batch(
-    form: ModelForm,
-    trained: LeafTree,
-    frozen: Weights,
-    tokens: jax.Array,
-    valid: jax.Array,
-    keys: jax.Array,
-    limits: jax.Array,
-    sampling: Sampling,
-    pad_id: int,
-) -> Drawn:
-    return generate(
-        form.spec,
-        form.decoder_weights(trained, frozen),
-        tokens,
-        valid,
-        keys,
-        sampling,
-        stop_ids=(),
-        pad_id=pad_id,
-        attention_form=form.attention_form,
-        limits=limits,
-    )

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from tunix_grpo.config.generate import checkpoints_of_a_run, recorded, steps_of_
 from tunix_grpo.config.given import given_keys
 from tunix_grpo.config.loading import VERBATIM, Loader
 from tunix_grpo.config.open_groups import FURTHER_TASKS, OpenGroup, extended
-from tunix_grpo.config.parts import RewardsConfig, TaskConfig
+from tunix_grpo.config.parts import FurtherTasks, RewardsConfig, TaskConfig, further_tasks
 from tunix_grpo.config.relations import Relation
 from tunix_grpo.config.rules import GROUP, Count, Device, Flag, Name, Number, Seed, Step, Steps, Values, Whole
 from tunix_grpo.config.schema import GenerationConfig, MeshConfig, ModelConfig
@@ -96,9 +95,8 @@ class EvaluateConfig:
 
     def tasks(self) -> dict[str, TaskConfig]:
         """Returns the tasks by name: the main one, by its own, and then the others."""
-        others: Any = self.evaluation.tasks  # whose section was made for the names that there are
-        named = {each.name: getattr(others, each.name) for each in fields(others)}
-        return {_short(self.task.name): self.task} | named
+        others: Any = further_tasks(self.evaluation.tasks)
+        return {_short(self.task.name): self.task} | others
 
 
 def _short(task: str) -> str:
@@ -185,12 +183,7 @@ def _evaluation_section(content: dict[str, object]) -> type:
             sections[name] = open_groups.TASK.section(task)
         except UserError as error:
             raise UserError(re.sub(r"\btask\.(?!py)", f"{FURTHER_TASKS}.{name}.", str(error))) from error
-    return extended(MeasuredConfig, {"tasks": extended(_NoTasks, sections, {})}, {})
-
-
-@dataclass(kw_only=True, slots=True, config=GROUP)
-class _NoTasks:
-    """Tasks by name: a key for each."""
+    return extended(MeasuredConfig, {"tasks": extended(FurtherTasks, sections, {})}, {})
 
 
 # --- relations ---

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 import time
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -112,20 +113,9 @@ class Evaluator:
     def _judged(self, model: Answering, answered: list[Answered], step: int) -> dict[int, _Judged]:
         """Returns what answers are worth, by question."""
         numbers = [one.request.question for one in answered]
-        questions = [self.prompts.questions[number] for number in numbers]
-        texts = [one.text for one in answered]
-        right = [self.task.score(text, asked) == 1.0 for text, asked in zip(texts, questions, strict=True)]
-        samples = Samples(
-            prompts=[self.prompts.texts[number] for number in numbers],
-            completions=texts,
-            questions=questions,
-            task=self.task,
-            token_lengths=[len(one.token_ids) for one in answered],
-            step=step,
-            num_generations=1,
-            max_tokens=self.sampling.max_tokens,
-            token_ids=[one.token_ids for one in answered],
-        )
+        samples = samples_of(answered, self.prompts, self.task, max_tokens=self.sampling.max_tokens, step=step)
+        pairs = zip(samples.completions, samples.questions, strict=True)
+        right = [self.task.score(text, asked) == 1.0 for text, asked in pairs]
         rewards: list[float | None] = [None] * len(answered)
         if self.rewarded:
             table = model.reward(samples)
@@ -134,6 +124,30 @@ class Evaluator:
             number: _Judged(is_right, reward, one.truncated)
             for number, is_right, reward, one in zip(numbers, right, rewards, answered, strict=True)
         }
+
+
+def samples_of(
+    answered: Sequence[Answered], prompts: PromptSet, task: Task, *, max_tokens: int, step: int = 0
+) -> Samples:
+    """Returns answers as rewards take them; each is a group of its own.
+
+    Args:
+        prompts: of the questions, by whose places the answers name theirs.
+        max_tokens: that an answer may have.
+        step: that the model is of.
+    """
+    places = [one.request.question for one in answered]
+    return Samples(
+        prompts=[prompts.texts[place] for place in places],
+        completions=[one.text for one in answered],
+        questions=[prompts.questions[place] for place in places],
+        task=task,
+        token_lengths=[len(one.token_ids) for one in answered],
+        step=step,
+        num_generations=1,
+        max_tokens=max_tokens,
+        token_ids=[one.token_ids for one in answered],
+    )
 
 
 def batch_size_for(wanted: int, num_questions: int, data_parallel_devices: int) -> int:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tunix_grpo import seeds
-from tunix_grpo.config import RunConfig, TrainerConfig
+from tunix_grpo.config import GenerationConfig, TrainerConfig
 from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.drawing import Drawn, Sampling
 from tunix_grpo.decoder.generation import generate
@@ -33,9 +33,13 @@ from tunix_grpo.model.model import Model, ModelForm
 
 def train_sampling(config: TrainerConfig) -> Sampling:
     """Returns how training completions are drawn."""
-    generation = config.generation
+    return sampling_of(config.generation, config.grpo.num_generations)
+
+
+def sampling_of(generation: GenerationConfig, num_generations: int) -> Sampling:
+    """Returns how completions are drawn by the settings of the group `generation`."""
     return Sampling(
-        num_generations=config.grpo.num_generations,
+        num_generations=num_generations,
         max_tokens=generation.max_generation_steps,
         temperature=generation.temperature,
         top_p=generation.top_p,
@@ -43,7 +47,14 @@ def train_sampling(config: TrainerConfig) -> Sampling:
     )
 
 
-def greedy_sampling(config: RunConfig) -> Sampling:
+class Generates(Protocol):
+    """Settings that say how many tokens an answer may have."""
+
+    @property
+    def generation(self) -> GenerationConfig: ...
+
+
+def greedy_sampling(config: Generates) -> Sampling:
     """Returns how evaluation answers are drawn."""
     return Sampling(num_generations=1, max_tokens=config.generation.max_generation_steps, temperature=0.0)
 
@@ -154,7 +165,7 @@ class SlotDrawing:
 
 # Of the module, not of a sampler, so that the jobs of a sweep in one process share what is compiled.
 @functools.partial(jax.jit, static_argnames=("form", "config", "stop_ids", "pad_id"))
-def _drawn(
+def completions_drawn(
     form: ModelForm,
     trained: LeafTree,
     frozen: Weights,
@@ -165,7 +176,9 @@ def _drawn(
     *,
     stop_ids: tuple[int, ...],
     pad_id: int,
+    limits: jax.Array | None = None,
 ) -> Drawn:
+    """Draws the completions of prompts; see `generate`."""
     return generate(
         form.spec,
         form.decoder_weights(trained, frozen),
@@ -176,6 +189,7 @@ def _drawn(
         stop_ids=stop_ids,
         pad_id=pad_id,
         attention_form=form.attention_form,
+        limits=limits,
     )
 
 
@@ -244,7 +258,7 @@ class Sampler:
         tokens, valid, keys = jax.device_put((tokens, valid, keys), sharding)
         stops, pad_id = tuple(self._tokenizer.stop_ids), self._tokenizer.pad_id()
         with layouts.on(self._mesh):
-            drawn = _drawn(self._form, *weights, tokens, valid, keys, config, stop_ids=stops, pad_id=pad_id)
+            drawn = completions_drawn(self._form, *weights, tokens, valid, keys, config, stop_ids=stops, pad_id=pad_id)
         if self._mesh != self._home:
             tokens, valid, drawn = jax.device_put((tokens, valid, drawn), home)
         return Drawing(tokens, valid, drawn, self._tokenizer)

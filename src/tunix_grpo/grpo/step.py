@@ -68,6 +68,10 @@ class UpdateHealth:
     left_out: int
     spikes: list[str]
 
+    def metrics(self) -> dict[str, float]:
+        """Returns how many updates were left out, by the name of `record.metrics.METRICS`; nothing where none was."""
+        return {"updates/left_out": float(self.left_out)} if self.left_out else {}
+
 
 @dataclasses.dataclass(frozen=True)
 class StepResult:

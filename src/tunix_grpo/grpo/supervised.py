@@ -151,12 +151,10 @@ class SupervisedTrainer(Learner):
             self.params, self.optimizer_state, gradient, sums.loss, self.spikes.limits_of_updates()
         )
         loss, hits, norm, made = (float(each) for each in jax.device_get((*sums, norm, made)))
-        metrics = {"loss": loss, "mean_token_accuracy": hits / num_tokens, "grad_norm": norm}
         finite = math.isfinite(loss) and math.isfinite(norm)
-        metrics = metrics if finite else {}
-        if not made:
-            metrics["updates/left_out"] = 1.0
-        return metrics, UpdateHealth(int(not finite), int(not made), self.spikes.note([(loss, norm)]))
+        health = UpdateHealth(int(not finite), int(not made), self.spikes.note([(loss, norm)]))
+        metrics = {"loss": loss, "mean_token_accuracy": hits / num_tokens, "grad_norm": norm} if finite else {}
+        return health.metrics() | metrics, health
 
     def _micro_batches(self, rows: np.ndarray) -> Iterator[Completions]:
         """Yields the demonstrations at the indices int[D], on the devices."""

@@ -212,8 +212,9 @@ class Trainer(Learner):
             for micro, trained in zip(micros, [logps for minibatch in old for logps in minibatch], strict=True)
         ]
         passes, differences = jax.device_get((passes, differences))
+        health = update_health(passes, self.spikes)
         metrics = update_metrics(passes, differences, with_kl=self._config.grpo.beta > 0)
-        return metrics, update_health(passes, self.spikes)
+        return health.metrics() | metrics, health
 
     def _old_logps(self, done: Collected) -> list[list[jax.Array]]:
         """Returns, by minibatch and micro batch, log-probabilities under the weights that sampled.

@@ -100,16 +100,16 @@ def update_metrics(
         differences: of each micro batch, as `loss.sampling_difference` gives them, on the host.
         with_kl: the loss has a KL term.
     """
-    left_out = sum(not update.made for updates in passes for update in updates)
-    metrics = {"updates/left_out": float(left_out)} if left_out else {}
-    first = [update for update in passes[0] if update.is_finite()]
-    if first:
+    metrics: dict[str, float] = {}
+    kl: dict[str, float] = {}
+    if first := [update for update in passes[0] if update.is_finite()]:
         sums = _added(first)
         metrics |= {
             "loss": sums["loss"] / len(first),
             "entropy": sums["entropy"] / sums["tokens"],
             "grad_norm": sum(float(update.norm) for update in first) / len(first),
         }
+        kl = {"kl": sums["kl"] / sums["tokens"]} if with_kl else {}
     if last := [update for update in passes[-1] if update.is_finite()]:
         sums = _added(last)
         low, high = sums["clipped_low"] / sums["tokens"], sums["clipped_high"] / sums["tokens"]
@@ -119,10 +119,7 @@ def update_metrics(
             "clip_ratio/high_mean": high,
             "clip_ratio/region_mean": low + high,
         }
-    if first and with_kl:
-        sums = _added(first)
-        metrics["kl"] = sums["kl"] / sums["tokens"]
-    return metrics | _sampling_metrics(differences)
+    return metrics | kl | _sampling_metrics(differences)
 
 
 def _sampling_metrics(differences: Sequence[tuple[jax.Array, ...]]) -> dict[str, float]:

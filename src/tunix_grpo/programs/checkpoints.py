@@ -15,6 +15,7 @@ from tunix_grpo.config.checkpoints import CheckpointsConfig
 from tunix_grpo.config.history import read_run_config
 from tunix_grpo.errors import UserError
 from tunix_grpo.files import read_json_lines, whole_folder
+from tunix_grpo.run.evaluated import best_first
 from tunix_grpo.run.places import ACTOR, HISTORY, SWEEPS
 from tunix_grpo.run.step_files import SavedFiles, step_fault
 
@@ -38,8 +39,7 @@ class Kept:
 
     def by_score(self) -> list[int]:
         """Returns the saved steps that were evaluated, the best first; of equals the later."""
-        judged = [step for step in self.files.steps() if step in self.scores]
-        return sorted(judged, key=lambda step: (self.scores[step], step), reverse=True)
+        return best_first({step: self.scores[step] for step in self.files.steps() if step in self.scores})
 
     def first_valid(self, steps: Sequence[int]) -> int | None:
         """Returns the first of some steps whose files are whole; what is passed over is named once in the log."""

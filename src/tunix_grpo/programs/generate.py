@@ -19,7 +19,7 @@ from tunix_grpo.console.output import lost_output, visible
 from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.decoder.streaming import stream_tokens, text_pieces
 from tunix_grpo.errors import UserError
-from tunix_grpo.grpo.rollout import Sampler, row_keys
+from tunix_grpo.grpo.rollout import Sampler, row_keys, sampling_of
 from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.model import Model, load_frozen
 from tunix_grpo.model.sources import resolve_directory
@@ -221,14 +221,7 @@ def _prompt_width(config: GenerateConfig, asked: list[Prompt]) -> int:
 
 
 def _sampling(config: GenerateConfig) -> Sampling:
-    generation = config.generation
-    return Sampling(
-        num_generations=config.samples,
-        max_tokens=generation.max_generation_steps,
-        temperature=generation.temperature,
-        top_p=generation.top_p,
-        top_k=generation.top_k,
-    )
+    return sampling_of(config.generation, config.samples)
 
 
 def _stream(config: GenerateConfig, model: Model, tokenizer: Tokenizer, prompt: Prompt) -> Answer:

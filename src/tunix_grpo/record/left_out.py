@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +14,7 @@ import numpy as np
 
 from tunix_grpo.errors import UserError
 from tunix_grpo.files import whole_file
-from tunix_grpo.record.jsonl import disk_errors
+from tunix_grpo.record.jsonl import disk_errors, to_line
 from tunix_grpo.record.metrics import completion_records
 from tunix_grpo.record.notes import Note, Notes
 
@@ -78,7 +77,7 @@ def set_aside(path: Path, lines: Iterable[Mapping[str, object]]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as written, written.open("w", encoding="utf-8", errors="backslashreplace") as file:
             for line in lines:
-                file.write(json.dumps(_without_infinities(line), ensure_ascii=False, allow_nan=False) + "\n")
+                file.write(to_line({name: _without_infinities(value) for name, value in line.items()}))
 
 
 def completion_lines(step: int, result: StepResult) -> Iterator[dict[str, object]]:

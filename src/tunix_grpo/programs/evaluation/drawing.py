@@ -11,8 +11,8 @@ from pathlib import Path
 from tunix_grpo.config.evaluate import EvaluateConfig
 from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.grpo.answering import Answered, Answerer, Request
-from tunix_grpo.grpo.evaluation import batch_size_for
-from tunix_grpo.grpo.rollout import Sampler
+from tunix_grpo.grpo.evaluation import batch_size_for, samples_of
+from tunix_grpo.grpo.rollout import Sampler, greedy_sampling, sampling_of
 from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.model import Model
 from tunix_grpo.programs.evaluation.answers import FOLDER, Answers, Line, prompt_digest
@@ -20,7 +20,7 @@ from tunix_grpo.programs.evaluation.asked import Asked, asked_of
 from tunix_grpo.programs.evaluation.report import Detail
 from tunix_grpo.programs.evaluation.results import Result, result_of
 from tunix_grpo.programs.evaluation.subjects import Subject, file_name
-from tunix_grpo.rewards.base import Reward, Samples
+from tunix_grpo.rewards.base import Reward
 from tunix_grpo.rewards.format import EXACT, format_score
 from tunix_grpo.rewards.scoring import score_completions
 from tunix_grpo.run.devices import Devices, open_devices
@@ -128,33 +128,15 @@ class Room:
         return sampler.answerer((model.trained, model.frozen), rows)
 
     def _sampling(self, *, greedy: bool) -> Sampling:
-        generation = self._config.generation
-        if greedy:
-            return Sampling(num_generations=1, max_tokens=generation.max_generation_steps, temperature=0.0)
-        return Sampling(
-            num_generations=1,
-            max_tokens=generation.max_generation_steps,
-            temperature=generation.temperature,
-            top_p=generation.top_p,
-            top_k=generation.top_k,
-        )
+        return greedy_sampling(self._config) if greedy else sampling_of(self._config.generation, 1)
 
     def _scored(
         self, answered: Sequence[Answered], asked: Asked, prompts: Mapping[str, str], *, greedy: bool
     ) -> Iterable[Line]:
         """Returns answers with what they are worth; as in a run's evaluations each is a group of its own."""
         places = [each.request.question for each in answered]
-        samples = Samples(
-            prompts=[asked.prompts.texts[place] for place in places],
-            completions=[each.text for each in answered],
-            questions=[asked.prompts.questions[place] for place in places],
-            task=asked.task,
-            token_lengths=[len(each.token_ids) for each in answered],
-            step=0,
-            num_generations=1,
-            max_tokens=self._config.generation.max_generation_steps,
-            token_ids=[each.token_ids for each in answered],
-        )
+        most = self._config.generation.max_generation_steps
+        samples = samples_of(answered, asked.prompts, asked.task, max_tokens=most)
         table = score_completions(self._rewards, samples)
         for row, (each, place) in enumerate(zip(answered, places, strict=True)):
             score = asked.task.score(each.text, samples.questions[row])
