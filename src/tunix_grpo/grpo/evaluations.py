@@ -150,7 +150,7 @@ def build_evaluations(
     Raises:
         UserError: evaluations are judged by rewards that cannot score the task.
     """
-    settings, sampling = config.evaluation, greedy_sampling(config)
+    settings, sampling = config.evaluation, greedy_sampling(config.generation.max_generation_steps)
     size = batch_size_for(settings.batch_size, len(own.prompts), data_parallel)
     evaluators = [Evaluator(prompts=own.prompts, task=own.task, sampling=sampling, batch_size=size)]
     for name, each in further.items():

@@ -128,7 +128,8 @@ class Room:
         return sampler.answerer((model.trained, model.frozen), rows)
 
     def _sampling(self, *, greedy: bool) -> Sampling:
-        return greedy_sampling(self._config) if greedy else sampling_of(self._config.generation, 1)
+        generation = self._config.generation
+        return greedy_sampling(generation.max_generation_steps) if greedy else sampling_of(generation, 1)
 
     def _scored(
         self, answered: Sequence[Answered], asked: Asked, prompts: Mapping[str, str], *, greedy: bool
