@@ -109,7 +109,8 @@ def train_on_demonstrations(config: SftConfig) -> Summary:
         console.start_table(rows, "tunix-grpo sft")
 
         # --- the loop ---
-        save = functools.partial(save_run, run=run, state=state, ledger=None, metric=config.evaluation.metric)
+        metric = config.evaluation.metric
+        save = functools.partial(save_run, run=run, state=state, ledger=None, learner=trainer, metric=metric)
         saving = 0.0  # seconds for checkpoints since the last logged step
         with console.Progress(total_steps, first_step) as progress, StopRequest() as stop, record:
             try:
@@ -139,25 +140,14 @@ def train_on_demonstrations(config: SftConfig) -> Summary:
                     ends = stop or evaluations.end()
                     best = evaluations.best_step() == step
                     if ends or best or due(step, config.training.save_interval_steps, total_steps):
-                        saving += save(checkpoints, params=trainer.params, optimizer_state=trainer.optimizer_state)
+                        saving += save(checkpoints)
                     if ends:
                         break
             except UserError as error:  # numbers that are not finite, a full disk
-                save = functools.partial(save, params=trainer.params, optimizer_state=trainer.optimizer_state)
                 new = state.step >= first_step
                 where = save_where_possible(error, save, checkpoints, output) if new else ""
                 raise UserError(f"step {step}: {error}{where}") from error
 
         # --- the end ---
-        early = evaluations.end() if state.step < total_steps else None
-        finished = early is not None or state.step == total_steps
-        summary = Summary(
-            steps=state.step,
-            accuracy_before=state.accuracy_before,
-            accuracy_after=evaluations.accuracy() if finished else None,
-            exit_code=0 if finished else stop.exit_code,
-            early=early,
-        )
-        steps, seconds = state.step - first_step + 1, time.monotonic() - started
-        show_summary(summary, steps, seconds, evaluations.closing_rows(checkpoints.steps()), output, checkpoints)
-        return summary
+        counts = {"num_steps": state.step - first_step + 1, "seconds": time.monotonic() - started}
+        return show_summary(state, total_steps, evaluations, stop, output, checkpoints, **counts)

@@ -136,7 +136,8 @@ def train(config: Config) -> Summary:
         console.start_table(start_rows(config, devices, model, trainer, total_steps, first_step), "tunix-grpo")
 
         # --- the loop ---
-        save = functools.partial(save_run, run=run, state=state, ledger=ledger, metric=config.evaluation.metric)
+        metric = config.evaluation.metric
+        save = functools.partial(save_run, run=run, state=state, ledger=ledger, learner=trainer, metric=metric)
         saving = 0.0  # seconds for checkpoints since the last logged step
         with console.Progress(total_steps, first_step) as progress, StopRequest() as stop, record:
             try:
@@ -177,27 +178,15 @@ def train(config: Config) -> Summary:
                     ends = stop or evaluations.end()
                     best = evaluations.best_step() == step
                     if ends or best or due(step, config.training.save_interval_steps, total_steps):
-                        saving += save(checkpoints, params=trainer.params, optimizer_state=trainer.optimizer_state)
-                        write_ledger(ledger, training_set, Path(config.output_dir))
+                        saving += save(checkpoints)
+                        write_ledger(ledger, training_set, output)
                     if ends:
                         break
             except UserError as error:  # a reward that fails, numbers that are not finite, a full disk
-                save = functools.partial(save, params=trainer.params, optimizer_state=trainer.optimizer_state)
                 new = state.step >= first_step
-                where = save_where_possible(error, save, checkpoints, Path(config.output_dir)) if new else ""
+                where = save_where_possible(error, save, checkpoints, output) if new else ""
                 raise UserError(f"step {step}: {error}{where}") from error
 
         # --- the end ---
-        early = evaluations.end() if state.step < total_steps else None
-        finished = early is not None or state.step == total_steps
-        summary = Summary(
-            steps=state.step,
-            accuracy_before=state.accuracy_before,
-            accuracy_after=evaluations.accuracy() if finished else None,
-            exit_code=0 if finished else stop.exit_code,
-            early=early,
-        )
-        steps, seconds = state.step - first_step + 1, time.monotonic() - started
-        measured = evaluations.closing_rows(checkpoints.steps())
-        show_summary(summary, steps, seconds, measured, Path(config.output_dir), checkpoints)
-        return summary
+        counts = {"num_steps": state.step - first_step + 1, "seconds": time.monotonic() - started}
+        return show_summary(state, total_steps, evaluations, stop, output, checkpoints, **counts)

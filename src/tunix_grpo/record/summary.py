@@ -8,12 +8,15 @@ from pathlib import Path
 from tunix_grpo import console
 from tunix_grpo.config import Config, RunConfig, SftConfig, further_tasks
 from tunix_grpo.config.algorithm import in_words
+from tunix_grpo.grpo.evaluations import Evaluations
 from tunix_grpo.grpo.learner import Learner
 from tunix_grpo.model.model import Model
 from tunix_grpo.model.undivided import undivided
 from tunix_grpo.record.earlier import RECORD
 from tunix_grpo.run.checkpoints import Checkpoints, tree_bytes
 from tunix_grpo.run.devices import Devices
+from tunix_grpo.run.start import RunState
+from tunix_grpo.run.stopping import StopRequest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,26 +135,38 @@ def _kept_checkpoints(config: RunConfig, total_steps: int, first_step: int) -> i
 
 
 def show_summary(
-    summary: Summary,
-    num_steps: int,
-    seconds: float,
-    evaluations: list[tuple[str, str]],
+    state: RunState,
+    total_steps: int,
+    evaluations: Evaluations,
+    stop: StopRequest,
     output: Path,
     checkpoints: Checkpoints,
-) -> None:
-    """Shows what a run came to and what it has left behind.
+    *,
+    num_steps: int,
+    seconds: float,
+) -> Summary:
+    """Shows what a run came to and what it has left behind; returns what it came to.
 
     Args:
+        output: the run's folder.
         num_steps: steps that the run has taken since this start.
         seconds: that have passed since this start.
-        evaluations: what else they have shown, by what it is called.
     """
-    title = "Training finished"
+    early = evaluations.end() if state.step < total_steps else None
+    finished = early is not None or state.step == total_steps
+    summary = Summary(
+        steps=state.step,
+        accuracy_before=state.accuracy_before,
+        accuracy_after=evaluations.accuracy() if finished else None,
+        exit_code=0 if finished else stop.exit_code,
+        early=early,
+    )
+    title, rows = "Training finished", evaluations.closing_rows(checkpoints.steps())
     if summary.exit_code:
         title = f"Training stopped after step {summary.steps}"
     elif summary.early is not None:
         title = f"Training finished early, after step {summary.steps}"
-        evaluations = [*evaluations, ("ended early", f"{summary.early} (evaluation.patience)")]
+        rows = [*rows, ("ended early", f"{summary.early} (evaluation.patience)")]
     written = [(name, output / name) for name in RECORD if (output / name).exists()]
     console.closing_summary(
         title=title,
@@ -159,6 +174,7 @@ def show_summary(
         accuracy_after=summary.accuracy_after,
         num_steps=num_steps,
         seconds=seconds,
-        evaluations=evaluations,
+        evaluations=rows,
         paths=[*written, ("checkpoints", checkpoints.root)],
     )
+    return summary

@@ -7,7 +7,7 @@ import datetime
 import logging
 import math
 import time
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from tunix_grpo.config import Config, RunConfig, SftConfig
 from tunix_grpo.config.history import with_former_entries
@@ -54,6 +54,13 @@ class RunState:
     date: str | None = None
     update_window: list[list[float]] = dataclasses.field(default_factory=list)
     evaluations: list[Row] = dataclasses.field(default_factory=list)
+
+
+class Learned(Protocol):
+    """What trains, with what it has learned up to now."""
+
+    params: object
+    optimizer_state: object
 
 
 def last_saved(checkpoints: Checkpoints) -> tuple[Run, RunState] | None:
@@ -155,19 +162,19 @@ def save_run(
     run: Run,
     state: RunState,
     ledger: Ledger | None,
-    params: object,
-    optimizer_state: object,
+    learner: Learned,
     metric: str,
 ) -> float:
     """Saves the state of the last full step; returns the seconds that it took.
 
     Args:
+        ledger: of the questions; None where a run does not choose any.
         metric: what evaluations are judged by; the best of the saved steps stays.
     """
     begun = time.perf_counter()
-    content = run.saved() | {"state": dataclasses.asdict(state), "ledger": ledger and ledger.saved()}
+    content = run.saved() | {"state": dataclasses.asdict(state), "ledger": None if ledger is None else ledger.saved()}
     best = best_first(values_of(state.evaluations, metric))
-    checkpoints.save(state.step, params, optimizer_state, content, best)
+    checkpoints.save(state.step, learner.params, learner.optimizer_state, content, best)
     return time.perf_counter() - begun
 
 
