@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +31,9 @@ from tunix_grpo.record.summary import Summary
 from tunix_grpo.run.checkpoints import SavedSteps
 from tunix_grpo.run.saved_runs import choose_step, find_origin, load_trained, open_run, start_model
 from tunix_grpo.sft import train_on_demonstrations
+from tunix_grpo.tasks.builders import build_task
+from tunix_grpo.text.prompt_set import prompt_set
+from tunix_grpo.text.tokenizer import model_tokenizer
 from tunix_grpo.tiny.demonstrations import Sum, training_questions
 from tunix_grpo.train import train
 
@@ -45,7 +51,7 @@ SMALL = (
     "tracker.wandb=false",
     "tracker.tensorboard=false",
 )
-CONF = Path(__file__).resolve().parent.parent / "conf"
+ROOT = Path(__file__).resolve().parent.parent
 GRPO = (*SMALL, "training.num_batches=1", "training.micro_batch_size=2", "grpo.num_generations=4")
 LORA = ("model.lora_rank=2", "model.lora_alpha=8")
 
@@ -133,8 +139,8 @@ def test_the_bundled_model_learns_from_demonstrations_and_grpo_goes_on(compose_s
         "file=workings.jsonl",
         "training.num_batches=15",
         "training.micro_batch_size=32",
-        "training.eval_interval_steps=10",
-        "training.save_interval_steps=10",
+        "training.eval_interval_steps=15",
+        "training.save_interval_steps=15",
         "optimizer.learning_rate=1e-3",
     )
     summary = train_on_demonstrations(into(config, tmp_path / "sft"))
@@ -144,14 +150,13 @@ def test_the_bundled_model_learns_from_demonstrations_and_grpo_goes_on(compose_s
     steps = [row for row in rows if "loss" in row]
     assert steps[-1]["loss"] < steps[0]["loss"] / 2
     assert steps[-1]["mean_token_accuracy"] > steps[0]["mean_token_accuracy"]
-    assert [row["step"] for row in rows if "eval/accuracy" in row] == [0, 10, 15]
+    assert [row["step"] for row in rows if "eval/accuracy" in row] == [0, 15]
     assert not (tmp_path / "sft" / "completions.jsonl").exists()
 
     after = grpo("grpo", *asked, f"model.run={tmp_path}/sft")
     assert after.accuracy_before == summary.accuracy_after
-    assert record(tmp_path / "grpo")[1]["kl"] == pytest.approx(
-        0.0, abs=1e-6
-    )  # the reference is the model that was left
+    first = record(tmp_path / "grpo")[1]
+    assert first["kl"] == pytest.approx(0.0, abs=1e-6)  # the reference is the model that was left
 
 
 def test_resume_is_exact(sft, tmp_path):
@@ -169,11 +174,12 @@ def test_resume_is_exact(sft, tmp_path):
         arrays(trained(tmp_path / "stopped").trained), arrays(trained(tmp_path / "whole").trained), strict=True
     ):
         np.testing.assert_array_equal(one, other)
-    assert sft("stopped", *words).accuracy_after is None  # nothing to do
+    assert sft("stopped", *words, "evaluation.num_questions=6").accuracy_after is None  # nothing to do
 
     refused = (
         (["optimizer.learning_rate=1e-3"], "optimizer.learning_rate: 0.01 -> 0.001"),
         (["answer_form='It is {answer}.'"], "demonstrations: "),
+        (["generation.max_generation_steps=90"], "generation.max_generation_steps: 16 -> 90"),
         (["seed=7"], "seed: 42 -> 7"),
         (["training.micro_batch_size=1"], "demonstrations per step: 4 -> 2"),
         (["model.lora_rank=2"], "model.lora_rank: null -> 2"),
@@ -182,6 +188,48 @@ def test_resume_is_exact(sft, tmp_path):
         with pytest.raises(NotContinued) as caught:
             sft("stopped", *words, *others)
         assert words_of_it in str(caught.value)
+
+
+def test_held_out_questions_are_a_part_of_a_run(sft, tmp_path):
+    """Those of other answers to the same demonstrations are no measure of it; how many are asked is free."""
+    (tmp_path / "rows.jsonl").write_text('{"question": "What is 1000 + 1?", "completion": "1001"}\n')
+    words = ("file=rows.jsonl", "evaluation.before_training=false")
+    sft("run", *words, "training.num_batches=2")
+    others = ("task.max_operand=50", "training.num_batches=4")
+    with pytest.raises(NotContinued, match=r'task prompts: "\w+" -> "\w+"; task\.max_operand: 100 -> 50'):
+        sft("run", *words, *others)
+    sft("run", *words, *others, "training.resume=changed")
+    saved = SavedSteps(tmp_path / "run" / "checkpoints").run_of(4)
+    assert [row["step"] for row in saved["state"]["evaluations"]] == [4]
+    assert sft("run", *words, *others, "evaluation.num_questions=6").accuracy_after is None  # nothing to do
+
+
+def test_what_is_held_out_is_not_trained_on_though_no_evaluation_asks_it(sft, compose_sft, two_layer_model, tmp_path):
+    config = compose_sft(*SMALL, *two_layer_model)
+    tokenizer = model_tokenizer(None, Path(config.model.path), 512, None, "2026-01-01")
+    heldout = prompt_set("held-out", build_task(config.task, config.seed).heldout, tokenizer, config)
+    assert len(heldout) > config.evaluation.num_questions
+    row = {"prompt": heldout.texts[-1], "completion": "42"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    with pytest.raises(UserError, match="all 1 demonstrations ask what the task holds out"):
+        sft("run", "file=rows.jsonl", "prompt_texts=rendered")
+
+
+@pytest.mark.slow
+def test_two_devices_share_a_step(sft, two_layer_model, jax_cache, tmp_path):
+    """Two data-parallel devices with two demonstrations each do what one does with four, within float32 rounding."""
+    words = ("training.num_batches=2", "training.eval_interval_steps=1")
+    sft("one", *words)
+    settings = (*SMALL, *two_layer_model, *words, "optimizer.learning_rate=1e-2", "training.micro_batch_size=2")
+    places = ("hydra.run.dir=two", "checkpoint_dir=two/checkpoints", f"jax_cache={jax_cache}")
+    devices = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"
+    command = [sys.executable, str(ROOT / "scripts" / "sft.py"), *settings, *places]
+    environment = os.environ | {"XLA_FLAGS": devices}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "two" / "environment.json").read_text())["devices"] == 2
+    for one, two in zip(record(tmp_path / "one"), record(tmp_path / "two"), strict=True):
+        assert two == pytest.approx(one, rel=1e-4, abs=1e-6)  # float32 sums in another order
 
 
 STOPS = """
@@ -290,8 +338,8 @@ def test_an_evaluation_knows_what_a_run_has_begun_with(first, sft, tmp_path):
     """Its baseline is what the run has started from, not the model before that; answers of other starts are others."""
     folder = first(*LORA)
     sft("second", f"model.run={folder}", "training.num_batches=2")
-    words = checked_command_line([f"run={tmp_path}/second", "baseline=base"], CONF, "evaluate", evaluate.load)
-    config = evaluate.load(composed(words, [CONF], "evaluate"))
+    words = checked_command_line([f"run={tmp_path}/second", "baseline=base"], ROOT / "conf", "evaluate", evaluate.load)
+    config = evaluate.load(composed(words, [ROOT / "conf"], "evaluate"))
     assert selected_rewards(config.reward)  # the program's own: the run has none
     (subject,) = subjects_of(config)
     base = baseline_of(config, [subject])

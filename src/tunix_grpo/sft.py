@@ -69,7 +69,7 @@ def train_on_demonstrations(config: SftConfig) -> Summary:
         words = config.task.template_variables, config.task.date
         tokenizer = model_tokenizer(config.model.tokenizer, directory, spec.vocab_size, *words)
         task = build_task(config.task, config.seed)
-        heldout_set = prompt_set("held-out", task.heldout, tokenizer, config, limit=config.evaluation.num_questions)
+        heldout_set = prompt_set("held-out", task.heldout, tokenizer, config)
         further = further_prompts(config, tokenizer)
         found = read_demonstrations(config, task)
         demonstrations = demonstration_set(found, tokenizer, config, task, heldout_set)
@@ -77,7 +77,7 @@ def train_on_demonstrations(config: SftConfig) -> Summary:
         # --- where to start ---
         total_steps = config.total_steps(len(demonstrations), devices.data_parallel)
         per_step = config.demonstrations_per_step(devices.data_parallel)
-        run = this_sft_run(config, directory, demonstrations.digest(), per_step, start)
+        run = this_sft_run(config, directory, heldout_set, demonstrations.digest(), per_step, start)
         state = find_start(checkpoints, saved, run, config, total_steps)
         if done := nothing_to_do(checkpoints, state, config, total_steps):
             _log.info("nothing to do: %s", done)
@@ -87,12 +87,13 @@ def train_on_demonstrations(config: SftConfig) -> Summary:
         model = start_model(config.model, directory, devices.mesh, config.seed, origin)
         schedule = build_schedule(config.optimizer, config.scheduler, total_steps)
         optimizer = build_optimizer(config.optimizer, schedule)
-        width = prompt_width(config.generation.max_prompt_length, heldout_set)
+        asked = heldout_set.first(config.evaluation.num_questions)
+        width = prompt_width(config.generation.max_prompt_length, asked)
         spikes = Spikes(config.training.spikes, config.training.spike_threshold, state.update_window)
         trainer = SupervisedTrainer(config, devices.mesh, model, tokenizer, demonstrations, optimizer, width, spikes)
         if state.step > 0:
             trainer.restore(*checkpoints.restore(state.step, trainer.params, trainer.optimizer_state))
-        own, sizes = Evaluated(task, heldout_set), {"width": width, "data_parallel": devices.data_parallel}
+        own, sizes = Evaluated(task, asked), {"width": width, "data_parallel": devices.data_parallel}
         evaluations = build_evaluations(config, state.evaluations, own, further, [], **sizes)
 
         # --- the record ---

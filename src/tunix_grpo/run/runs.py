@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from tunix_grpo.config import Config, SftConfig
+from tunix_grpo.config import Config, RunConfig, SftConfig
 from tunix_grpo.config.history import with_former_entries
 from tunix_grpo.files import Json
 from tunix_grpo.run.checkpoints import differences
@@ -15,7 +15,6 @@ from tunix_grpo.run.identity import (
     model_source,
     settings,
     sft_identity,
-    sft_settings,
     without_folders,
 )
 from tunix_grpo.text.prompt_set import PromptSet
@@ -62,26 +61,27 @@ def this_run(
         prompts_per_step: P.
         start: digest of the trained weights that it starts from; None where it starts from the model's own.
     """
-    return Run(
-        identity(config, directory, prompts, prompts_per_step, start),
-        settings(config),
-        model_source(config),
-        frozenset(model_identity(config, directory)),
-    )
+    return _run(config, directory, identity(config, directory, prompts, prompts_per_step, start))
 
 
 def this_sft_run(
-    config: SftConfig, directory: Path, demonstrations: str, per_step: int, start: str | None = None
+    config: SftConfig,
+    directory: Path,
+    heldout: PromptSet,
+    demonstrations: str,
+    per_step: int,
+    start: str | None = None,
 ) -> Run:
     """Returns the same of a run on demonstrations.
 
     Args:
+        heldout: all prompts that the task holds out; an evaluation may ask fewer.
         demonstrations: digest of their tokens.
         per_step: D.
     """
-    return Run(
-        sft_identity(config, directory, demonstrations, per_step, start),
-        sft_settings(config),
-        model_source(config),
-        frozenset(model_identity(config, directory)),
-    )
+    return _run(config, directory, sft_identity(config, directory, heldout, demonstrations, per_step, start))
+
+
+def _run(config: RunConfig, directory: Path, identity: dict[str, Json]) -> Run:
+    belongs = frozenset(model_identity(config, directory))
+    return Run(identity, settings(config), model_source(config), belongs)

@@ -92,6 +92,11 @@ class PromptSet:
         """Returns the longest prompt's length in tokens."""
         return max(len(ids) for ids in self.ids)
 
+    def first(self, count: int) -> PromptSet:
+        """Returns at most so many prompts, those that stand first."""
+        kept = self.questions[:count], self.texts[:count], self.ids[:count]
+        return PromptSet(*kept, self.dropped, self.unknown)
+
     def batch(self, rows: Sequence[int] | np.ndarray, num_generations: int) -> Batch:
         """Returns the prompts at the indices int[P], to be answered G times each."""
         return Batch(
