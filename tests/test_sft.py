@@ -18,7 +18,7 @@ from hydra.errors import ConfigCompositionException
 
 from helpers.models import one_device_mesh
 from helpers.trainer import arrays
-from tunix_grpo.config import evaluate, selected_rewards
+from tunix_grpo.config import evaluate, load, selected_rewards
 from tunix_grpo.config.composing import checked_command_line, composed
 from tunix_grpo.config.export import ExportConfig, MovedModel
 from tunix_grpo.errors import ConfigError, NotContinued, UserError
@@ -411,6 +411,10 @@ def test_the_run_says_which_model_it_is(first, compose, tmp_path):
     own = open_run(folder).config.model
     assert (config.model.name, config.model.path, config.model.random_weights) == ("tiny", own.path, True)
     assert config.model.hub_id is None
+    with pytest.raises(
+        ConfigError, match=r"the run is of model\.path=\S+, not of model\.\w+=\S*gemma\S*; leave out model="
+    ):
+        checked_command_line(["model=gemma3_1b", f"model.run={folder}"], ROOT / "conf", "config", load)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.yaml").write_text("a: 1\n")
     with pytest.raises(ConfigError, match="it is not the config of a run"):

@@ -1,5 +1,6 @@
 """The model of a run that starts from another run's weights: `model.run` names the run, which knows its model."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -42,7 +43,12 @@ def with_origin(cfg: DictConfig) -> DictConfig:
 
 def _another_model(cfg: DictConfig, run: dict[str, object]) -> str | None:
     """Returns what is wrong where the option of the group `model` that was chosen is another model than the run's."""
-    chosen = {name: cfg.model.get(name) for name in ("path", "kaggle_id", "hub_id")}
-    if not any(chosen.values()) or chosen == {name: run.get(name) for name in chosen}:
+    chosen, own = ({name: model.get(name) for name in ("path", "kaggle_id", "hub_id")} for model in (cfg.model, run))
+    if not any(chosen.values()) or chosen == own:
         return None
-    return f"the run is of the model {show(run.get('name'))}, not of {show(cfg.model.name)}; leave out model="
+    ours, theirs = (_in_words(places) for places in (chosen, own))
+    return f"the run is of {theirs}, not of {ours}; leave out model="
+
+
+def _in_words(places: Mapping[str, object]) -> str:
+    return ", ".join(f"model.{name}={show(place)}" for name, place in places.items() if place is not None)
