@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 
 from tunix_grpo.errors import UserError
@@ -84,7 +83,7 @@ def completion_lines(step: int, result: StepResult) -> Iterator[dict[str, object
     """Yields the completions of a step as completions.jsonl has them, with the token ids and log-probabilities."""
     rollout, batch = result.rollout, result.batch
     prompts = batch.per_completion(batch.ids)
-    logps = np.asarray(jax.device_get(rollout.logps), np.float64)
+    logps = rollout.logps.astype(np.float64)
     for row, record in enumerate(completion_records(step, result)):
         ids = rollout.token_ids[row]
         yield dataclasses.asdict(record) | {
