@@ -51,16 +51,9 @@ def sampling_of(generation: GenerationConfig, num_generations: int) -> Sampling:
     )
 
 
-class Generates(Protocol):
-    """Settings that say how many tokens an answer may have."""
-
-    @property
-    def generation(self) -> GenerationConfig: ...
-
-
-def greedy_sampling(config: Generates) -> Sampling:
-    """Returns how evaluation answers are drawn."""
-    return Sampling(num_generations=1, max_tokens=config.generation.max_generation_steps, temperature=0.0)
+def greedy_sampling(max_tokens: int) -> Sampling:
+    """Returns how evaluation answers of at most so many tokens are drawn."""
+    return Sampling(num_generations=1, max_tokens=max_tokens, temperature=0.0)
 
 
 @dataclasses.dataclass(frozen=True)

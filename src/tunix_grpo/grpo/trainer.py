@@ -11,7 +11,6 @@ What differs from the GRPO paper (arXiv:2402.03300) and from stock Tunix, in one
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -27,6 +26,7 @@ from tunix_grpo.grpo.advantages import Advantages, advantage_of
 from tunix_grpo.grpo.algorithms import AGGREGATIONS, objective_of
 from tunix_grpo.grpo.answering import Answerer
 from tunix_grpo.grpo.buckets import cut_by_length, say_new
+from tunix_grpo.grpo.learner import Learner
 from tunix_grpo.grpo.loss import LossInputs, sampling_difference
 from tunix_grpo.grpo.minibatches import Part, cut_step, minibatch_order
 from tunix_grpo.grpo.passes import PassForm, accumulate_pieces, token_logps
@@ -34,8 +34,7 @@ from tunix_grpo.grpo.replacement import Groups, replace_equal_groups, right_answ
 from tunix_grpo.grpo.rollout import Rollout, RowTokenizer, Sampler, samples_of, train_sampling
 from tunix_grpo.grpo.spikes import Limits, Spikes
 from tunix_grpo.grpo.step import Clock, Collected, MicroBatch, Piece, StepResult, UpdateHealth
-from tunix_grpo.grpo.updates import Update, apply_gradient, laid_out, no_gradient, update_health, update_metrics
-from tunix_grpo.model.layout import LeafTree
+from tunix_grpo.grpo.updates import Update, no_gradient, update_health, update_metrics
 from tunix_grpo.model.model import Model
 from tunix_grpo.rewards.ahead import Ahead, Early
 from tunix_grpo.rewards.base import Reward, Samples
@@ -44,7 +43,7 @@ from tunix_grpo.tasks.base import Task
 from tunix_grpo.text.prompt_set import Batch
 
 
-class Trainer:
+class Trainer(Learner):
     """Runs GRPO steps. Holds the trained parameters and the optimizer's state between them."""
 
     def __init__(
@@ -68,7 +67,8 @@ class Trainer:
             count_right: asks the task which completions are right, where no reward does.
             spikes: knows the updates before; None: none is compared.
         """
-        self._config, self._mesh, self._model, self._task, self._rewards = config, mesh, model, task, rewards
+        super().__init__(model, optimizer, mesh)
+        self._config, self._mesh, self._task, self._rewards = config, mesh, task, rewards
         self.spikes = spikes or Spikes("off", 1.0)
         self._sampling, self._asked = train_sampling(config), task if count_right else None
         weights = {reward.name: reward.weight for reward in rewards}
@@ -80,28 +80,8 @@ class Trainer:
         self.remat = choose_remat(config.training.remat, model.spec, tokens, model.dtype)
         rows = config.generation.max_rows
         self._sampler = Sampler(model, tokenizer, mesh, prompt_width=prompt_width, seed=config.seed, max_rows=rows)
-        self._frozen = model.frozen
         self._known_sizes: set[tuple[int, int]] = set()  # of pieces, whose programs are compiled
-        # Laid out for good, so that an update can reuse their memory and is compiled once.
-        self.params, params_layout = laid_out(model.trained, mesh)
-        self.optimizer_state, optimizer_layout = laid_out(optimizer.init(self.params), mesh)
         self._form = PassForm(model.form, self._objective, config.generation.temperature, self.remat)
-        apply = jax.jit(
-            apply_gradient,
-            static_argnums=0,
-            donate_argnums=(1, 2),
-            out_shardings=(params_layout, optimizer_layout, None, None),
-        )
-        self._apply = functools.partial(apply, optimizer)
-
-    def restore(self, params: LeafTree, optimizer_state: optax.OptState) -> None:
-        """Continues from saved parameters and optimizer state."""
-        self.params, self.optimizer_state = params, optimizer_state
-
-    def parameter_counts(self) -> tuple[int, int]:
-        """Returns (trained, all) parameters; adapters count in both."""
-        trained, frozen = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (self.params, self._frozen))
-        return trained, trained + frozen
 
     def ahead(self) -> Ahead:
         """Returns what asks slow rewards about completions while others are drawn."""

@@ -133,7 +133,8 @@ class Room:
         return sampler.answerer((model.trained, model.frozen), rows)
 
     def _sampling(self, *, greedy: bool) -> Sampling:
-        return greedy_sampling(self._config) if greedy else sampling_of(self._config.generation, 1)
+        generation = self._config.generation
+        return greedy_sampling(generation.max_generation_steps) if greedy else sampling_of(generation, 1)
 
     def _samples(self, answered: Sequence[Answered], asked: Asked) -> Samples:
         most = self._config.generation.max_generation_steps
