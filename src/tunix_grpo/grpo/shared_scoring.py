@@ -11,24 +11,36 @@ from typing import Any
 
 from tunix_grpo.files import Json
 from tunix_grpo.hosts.cluster import Hosts
-from tunix_grpo.rewards.base import Reward, Samples
+from tunix_grpo.rewards.ahead import Early
+from tunix_grpo.rewards.base import Failure, Reward, Samples, Scored
 from tunix_grpo.rewards.scoring import RewardTable, score_completions
 
 
-def score_together(hosts: Hosts, rewards: Sequence[Reward], samples: Samples) -> RewardTable:
+def score_together(
+    hosts: Hosts, rewards: Sequence[Reward], samples: Samples, early: Early | None = None
+) -> RewardTable:
     """Returns what completions are worth; each process scores whole groups.
+
+    Args:
+        early: values that this process's rewards have given already, by row.
 
     Raises:
         UserError: a reward fails whose failures stop the run; all processes say the same.
     """
     if hosts.count == 1:
-        return score_completions(rewards, samples)
+        return score_completions(rewards, samples, early)
     own: Json = None
     with hosts.together():
         rows = hosts.part(len(samples), samples.num_generations)
         if rows:
-            own = _as_json(score_completions(rewards, samples.rows(rows)))
+            known = {name: _moved(values, rows) for name, values in (early or {}).items()}
+            own = _as_json(score_completions(rewards, samples.rows(rows), known))
     return _joined([_of_json(part) for part in hosts.gather(own) if isinstance(part, dict)])
+
+
+def _moved(values: Mapping[int, Scored | Failure], rows: range) -> dict[int, Scored | Failure]:
+    """Returns the values of some rows, counted from the first of them."""
+    return {row - rows.start: value for row, value in values.items() if row in rows}
 
 
 def _as_json(table: RewardTable) -> Json:
