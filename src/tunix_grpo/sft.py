@@ -35,7 +35,6 @@ from tunix_grpo.record.trackers import build_trackers
 from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.devices import CompilationCounter, open_devices, peak_memory_bytes
 from tunix_grpo.run.intervals import due
-from tunix_grpo.run.joining import refuse_several
 from tunix_grpo.run.rescue import save_where_possible
 from tunix_grpo.run.runs import this_sft_run
 from tunix_grpo.run.saved_runs import begin, start_model
@@ -57,7 +56,6 @@ def train_on_demonstrations(config: SftConfig) -> Summary:
         UserError: something that the user can mend; nothing has been left half-written.
     """
     started = time.monotonic()
-    refuse_several("sft")
     devices = open_devices(config.device, config.mesh, config.jax_cache)
     compilations = CompilationCounter()
     with contextlib.closing(Checkpoints(config.checkpoint_dir, config.training.max_to_keep)) as checkpoints:

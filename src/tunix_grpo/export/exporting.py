@@ -38,7 +38,6 @@ from tunix_grpo.model.model import Model
 from tunix_grpo.model.placing import place_stacks
 from tunix_grpo.model.saving import ADAPTER_FILE, own_dtypes, read_adapter, text_config, uniform_dtypes, write_weights
 from tunix_grpo.run.devices import open_devices
-from tunix_grpo.run.joining import refuse_several
 from tunix_grpo.run.saved_runs import SavedRun, choose_step, load_trained, open_run
 from tunix_grpo.text.prompts import chat_messages, system_prompt_text
 from tunix_grpo.text.tokenizer import Tokenizer, load_tokenizer
@@ -97,7 +96,6 @@ def export(config: ExportConfig) -> Check:
     Raises:
         UserError: something that the user can mend; then `config.to` is as it was.
     """
-    refuse_several("export")
     to = Path(os.path.realpath(config.to))
     require_replaceable(to, overwrite=config.overwrite, own_files=_OWN_FILES, mark=MARK)
     if config.push is not None:

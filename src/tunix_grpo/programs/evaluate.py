@@ -25,7 +25,6 @@ from tunix_grpo.programs.evaluation.results import GREEDY, Result
 from tunix_grpo.programs.evaluation.subjects import Subject, baseline_of, subjects_of
 from tunix_grpo.rewards.builders import build_rewards
 from tunix_grpo.rewards.custom import require_columns
-from tunix_grpo.run.joining import refuse_several
 from tunix_grpo.tasks.builders import build_task
 
 _OTHER_MODELS = Path("outputs/tunix-grpo/evaluations")
@@ -46,7 +45,6 @@ def evaluate(config: EvaluateConfig) -> None:
         UserError: something that the user can mend; the answers that were there by then are kept.
         NotGoodEnough: as `fail_below` and `fail_if_worse` say; everything has been written.
     """
-    refuse_several("evaluate")
     rewards = build_rewards(config.reward)
     subjects = subjects_of(config)
     baseline = baseline_of(config, subjects)

@@ -24,7 +24,6 @@ from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.model import Model, load_frozen
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.run.devices import Devices, open_devices
-from tunix_grpo.run.joining import refuse_several
 from tunix_grpo.run.saved_runs import choose_step, load_trained, open_run
 from tunix_grpo.run.stopping import StopRequest
 from tunix_grpo.text.prompts import chat_messages, system_prompt_text
@@ -95,7 +94,6 @@ def _generate(config: GenerateConfig) -> None:
                 _write_json(_prompt_fields(config, prompt))
         return
 
-    refuse_several("generate")
     devices = open_devices(config.device, config.mesh, config.jax_cache)
     model = _model(config, directory, devices)
     if config.question is not None and config.samples == 1 and not config.json:
