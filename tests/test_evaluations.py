@@ -7,7 +7,7 @@ import pytest
 from tunix_grpo.config import further_tasks
 from tunix_grpo.errors import UserError
 from tunix_grpo.grpo.answering import Answered
-from tunix_grpo.grpo.evaluations import Evaluated, Evaluations, build_evaluations
+from tunix_grpo.grpo.evaluations import Evaluated, Evaluations, HeldOut, build_evaluations
 from tunix_grpo.rewards.base import Reward, Samples
 from tunix_grpo.rewards.scoring import RewardTable
 from tunix_grpo.tasks.base import ExactTask, Question
@@ -52,7 +52,7 @@ class Place:
 
 
 def built(config, own: Evaluated, rewards=(), **further: Evaluated) -> Evaluations:
-    return build_evaluations(config, [], own, further, rewards, width=16, data_parallel=1)
+    return build_evaluations(config, [], HeldOut(own, further), rewards, width=16, data_parallel=1)
 
 
 def test_every_task_is_asked_and_all_is_handed_on_together(compose):

@@ -22,7 +22,7 @@ from pathlib import Path
 from tunix_grpo import console, workers
 from tunix_grpo.config import Config
 from tunix_grpo.errors import UserError
-from tunix_grpo.grpo.evaluations import Evaluated, build_evaluations, further_prompts
+from tunix_grpo.grpo.evaluations import build_evaluations, held_out_questions
 from tunix_grpo.grpo.optimizer import build_optimizer, build_schedule
 from tunix_grpo.grpo.spikes import Spikes
 from tunix_grpo.grpo.trainer import Trainer
@@ -30,16 +30,11 @@ from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.model import load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.programs.score import score_golds
-from tunix_grpo.record.environment import write_environment
-from tunix_grpo.record.health import Health
 from tunix_grpo.record.ledger import write_ledger
-from tunix_grpo.record.left_out import BadSteps
 from tunix_grpo.record.metrics import completion_records, step_metrics
-from tunix_grpo.record.notes import Notes
-from tunix_grpo.record.run_config import write_config
+from tunix_grpo.record.opening import open_record
 from tunix_grpo.record.shown import shown_groups
-from tunix_grpo.record.summary import Summary, show_summary, start_rows
-from tunix_grpo.record.trackers import build_trackers
+from tunix_grpo.record.summary import Summary, show_summary
 from tunix_grpo.rewards.builders import build_rewards
 from tunix_grpo.rewards.custom import require_columns
 from tunix_grpo.run.checkpoints import Checkpoints
@@ -94,8 +89,7 @@ def train(config: Config) -> Summary:
         task = build_task(config.task, config.seed)
         require_columns(rewards, task)
         training_set = prompt_set("training", task.train, tokenizer, config)
-        heldout_set = prompt_set("held-out", task.heldout, tokenizer, config, limit=config.evaluation.num_questions)
-        further = further_prompts(config, tokenizer)
+        held_out = held_out_questions(config, task, tokenizer)
 
         # --- where to start ---
         prompts_per_step = config.prompts_per_step(devices.data_parallel)
@@ -108,13 +102,13 @@ def train(config: Config) -> Summary:
 
         # --- which questions are asked ---
         ledger = saved_ledger(checkpoints, state, run, training_set)
-        order = prompt_order(config, training_set, heldout_set, prompts_per_step, ledger)
+        order = prompt_order(config, training_set, held_out.own.prompts, prompts_per_step, ledger)
 
         # --- the model, its trainer, its judge ---
         model = load_model(config.model, directory, devices.mesh, config.seed)
         schedule = build_schedule(config.optimizer, config.scheduler, total_steps * config.grpo.updates_per_step)
         optimizer = build_optimizer(config.optimizer, schedule)
-        width = prompt_width(config.generation.max_prompt_length, training_set, heldout_set)
+        width = prompt_width(config.generation.max_prompt_length, training_set, held_out.own.prompts)
         each, follows = config.reward.normalisation == "per_reward", order.needs_the_ledger()
         spikes = Spikes(config.training.spikes, config.training.spike_threshold, state.update_window)
         trainer = Trainer(
@@ -122,24 +116,13 @@ def train(config: Config) -> Summary:
         )
         if state.step > 0:
             trainer.restore(*checkpoints.restore(state.step, trainer.params, trainer.optimizer_state))
-        own, sizes = Evaluated(task, heldout_set), {"width": width, "data_parallel": devices.data_parallel}
-        evaluations = build_evaluations(config, state.evaluations, own, further, rewards, **sizes)
-
-        # --- the record ---
-        names = {"wandb_run_id": state.wandb_run_id, "trackio_run": state.trackio_run}
-        record = build_trackers(config, resume_step=state.step, **names)
-        state.wandb_run_id, state.trackio_run = record.wandb_run_id, record.trackio_run
-        output = Path(config.output_dir)
-        notes = Notes(output, resume_step=state.step)
-        health, bad_steps = Health(config, notes), BadSteps(config.training.max_bad_steps, output, notes)
-        write_config(config, config.output_dir)
-        first_step = step = state.step + 1
-        questions = evaluations.questions()
-        write_environment(output, devices, total_steps=total_steps, first_step=first_step, questions=questions)
-        console.start_table(start_rows(config, devices, model, trainer, total_steps, first_step), "tunix-grpo")
+        sizes = {"width": width, "data_parallel": devices.data_parallel}
+        evaluations = build_evaluations(config, state.evaluations, held_out, rewards, **sizes)
+        record, health, bad_steps = open_record(config, devices, model, trainer, state, evaluations, total_steps)
 
         # --- the loop ---
         save = functools.partial(save_run, run=run, state=state, ledger=ledger, metric=config.evaluation.metric)
+        first_step = step = state.step + 1
         saving = 0.0  # seconds for checkpoints since the last logged step
         with console.Progress(total_steps, first_step) as progress, StopRequest() as stop, record:
             try:

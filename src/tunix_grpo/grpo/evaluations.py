@@ -40,6 +40,14 @@ class Evaluated:
     prompts: PromptSet
 
 
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """All that a run is evaluated on: its own task, and those of `evaluation.tasks` by name."""
+
+    own: Evaluated
+    further: Mapping[str, Evaluated]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluations:
     """What a run is evaluated on, and what all evaluations up to now have shown.
@@ -112,26 +120,26 @@ class Evaluations:
         return values_of(self.rows, self.metric)
 
 
-def further_prompts(config: Config, tokenizer: Tokenizer) -> dict[str, Evaluated]:
-    """Builds the tasks of `evaluation.tasks`, and the prompts of their held-out questions.
+def held_out_questions(config: Config, task: Task, tokenizer: Tokenizer) -> HeldOut:
+    """Builds the tasks of `evaluation.tasks`, and the prompts of all held-out questions.
 
     Raises:
         UserError: the data of one is missing or wrong, or none of its prompts is short enough.
     """
+    limit = config.evaluation.num_questions
+    own = Evaluated(task, prompt_set("held-out", task.heldout, tokenizer, config, limit=limit))
     found = {}
     for name, asked in further_tasks(config.evaluation.tasks).items():
         group = f"evaluation.tasks.{name}"
-        task = build_further_task(group, asked, config.seed)
-        prompts = prompt_set(group, task.heldout, tokenizer, config, config.evaluation.num_questions, asked)
-        found[name] = Evaluated(task, prompts)
-    return found
+        further = build_further_task(group, asked, config.seed)
+        found[name] = Evaluated(further, prompt_set(group, further.heldout, tokenizer, config, limit, asked))
+    return HeldOut(own, found)
 
 
 def build_evaluations(
     config: Config,
     rows: list[Row],
-    own: Evaluated,
-    further: Mapping[str, Evaluated],
+    held_out: HeldOut,
     rewards: Sequence[Reward],
     *,
     width: int,
@@ -141,8 +149,7 @@ def build_evaluations(
 
     Args:
         rows: those of its earlier starts; the ones to come are added.
-        own: the run's task.
-        further: the tasks of `evaluation.tasks`, by name.
+        held_out: the questions.
         width: tokens that training pads prompts to. Longer prompts of a further task get a program of their own, so
             that no evaluation changes how the training prompts are padded.
         data_parallel: devices that share a batch.
@@ -151,9 +158,10 @@ def build_evaluations(
         UserError: evaluations are judged by rewards that cannot score the task.
     """
     settings, sampling = config.evaluation, greedy_sampling(config)
+    own = held_out.own
     size = batch_size_for(settings.batch_size, len(own.prompts), data_parallel)
     evaluators = [Evaluator(prompts=own.prompts, task=own.task, sampling=sampling, batch_size=size)]
-    for name, each in further.items():
+    for name, each in held_out.further.items():
         wider = max(width, prompt_width(config.generation.max_prompt_length, each.prompts))
         evaluators.append(
             Evaluator(
