@@ -81,6 +81,16 @@ def test_every_task_is_asked_and_all_is_handed_on_together(compose):
     assert evaluations.accuracy() == 1.0
 
 
+@pytest.mark.parametrize(("asked_before", "kept"), [(0, False), (1, False), (2, False), (3, True)])
+def test_an_evaluation_that_is_cut_off_leaves_nothing(compose, asked_before, kept):
+    """It is asked between the batches: twice within the first task, once before the second, never after the last."""
+    config = compose(*HARD, "evaluation.batch_size=2", "generation.max_prompt_length=100")
+    evaluations = built(config, asked("own", [3] * 5), hard=asked("hard", [3]))
+    place, answers = Place(), iter([False] * asked_before + [True])
+    assert evaluations.run(Model(), 7, place, stop=lambda: next(answers)) is kept
+    assert (len(evaluations.rows), len(place.heard)) == (kept, kept)
+
+
 def test_a_task_without_what_the_rewards_read_is_measured_without_them(compose, caplog):
     reward = Reward("easy", 1.0, lambda samples: [0.0] * len(samples), columns=("level",))
     tasks = {"own": asked("own", [3], level=1), "hard": asked("hard", [3])}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from tunix_grpo.config import Config, further_tasks
@@ -64,22 +64,29 @@ class Evaluations:
     metric: str
     patience: int | None
 
-    def run(self, model: Answering, step: int, *places: Recording) -> None:
+    def run(self, model: Answering, step: int, *places: Recording, stop: Callable[[], bool] | None = None) -> bool:
         """Evaluates a model on every task, and hands the metrics to everything that keeps or shows them.
 
         Args:
             step: the step that the model is of.
+            stop: is asked between batches whether to cut it off.
+
+        Returns:
+            False where it was cut off; then nothing is kept of it.
         """
         metrics: dict[str, float] = {}
         seconds = 0.0
-        for evaluator in self.evaluators:
-            evaluation = evaluator.run(model, step)
+        for number, evaluator in enumerate(self.evaluators):
+            evaluation = None if number and stop is not None and stop() else evaluator.run(model, step, stop)
+            if evaluation is None:
+                return False
             metrics |= evaluation.metrics(evaluator.prefix)
             seconds += evaluation.seconds
         metrics["timing/eval"] = seconds
         self.rows.append(evaluation_row(step, metrics))
         for place in places:
             place.log_metrics(step, metrics)
+        return True
 
     def questions(self) -> dict[str, int]:
         """Returns over how many questions each accuracy is counted, by the metric's name."""
