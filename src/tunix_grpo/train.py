@@ -8,12 +8,12 @@ A step is
      `Trainer.collect` calls 2 and 3, and `Health.first_look` shows in step 1 whether something can be learned;
   4. loss, gradient and update(s), beside the reference: `grpo_loss`, `apply_gradient`, called by `Trainer.update`;
   5. the record of the step: `step_metrics` and `completion_records`, to all trackers, `shown_groups` to the screen;
-  6. when they are due, an evaluation on held-out questions, `Evaluations.run`, and a checkpoint, `Checkpoints.save`.
+  6. when they are due, an evaluation on held-out questions, `Evaluations.run`, and a checkpoint, which is
+     written beside the next steps, `Saver.start`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import time
@@ -37,19 +37,20 @@ from tunix_grpo.record.shown import shown_groups
 from tunix_grpo.record.summary import Summary, show_summary
 from tunix_grpo.rewards.builders import build_rewards
 from tunix_grpo.rewards.custom import require_columns
-from tunix_grpo.run.checkpoints import Checkpoints
+from tunix_grpo.run.checkpoints import Checkpoints, tree_bytes
 from tunix_grpo.run.devices import CompilationCounter, open_devices
 from tunix_grpo.run.rescue import save_where_possible
+from tunix_grpo.run.room import room_for
+from tunix_grpo.run.saving import Saver
 from tunix_grpo.run.start import (
     find_start,
     last_saved,
     nothing_to_do,
-    save_run,
     saved_ledger,
     this_run,
     with_date,
 )
-from tunix_grpo.run.stopping import StopRequest
+from tunix_grpo.run.stopping import OF_A_RUN, StopRequest
 from tunix_grpo.tasks.builders import build_task, validate_task
 from tunix_grpo.text.order import prompt_order
 from tunix_grpo.text.prompt_set import prompt_set, prompt_width
@@ -61,6 +62,12 @@ _log = logging.getLogger(__name__)
 def due(step: int, every: int, last_step: int) -> bool:
     """Says whether something that is done every so many steps, and after the last one, is done after this one."""
     return step % every == 0 or step == last_step
+
+
+def stopping(config: Config, started: float) -> StopRequest:
+    """Returns what asks a run to stop: signals, and its time, counted from `started`."""
+    hours = config.training.max_hours
+    return StopRequest(signals=OF_A_RUN, deadline=None if hours is None else started + 3600 * hours)
 
 
 @workers.closed_at_end()
@@ -76,7 +83,7 @@ def train(config: Config) -> Summary:
         return Summary(steps=0, accuracy_before=None, accuracy_after=None)
     devices = open_devices(config.device, config.mesh, config.jax_cache)
     compilations = CompilationCounter()
-    with contextlib.closing(Checkpoints(config.checkpoint_dir, config.training.max_to_keep)) as checkpoints:
+    with Checkpoints(config.checkpoint_dir, config.training.max_to_keep) as checkpoints:
         saved = last_saved(checkpoints)
         config = with_date(config, saved)
 
@@ -118,21 +125,32 @@ def train(config: Config) -> Summary:
             trainer.restore(*checkpoints.restore(state.step, trainer.params, trainer.optimizer_state))
         sizes = {"width": width, "data_parallel": devices.data_parallel}
         evaluations = build_evaluations(config, state.evaluations, held_out, rewards, **sizes)
-        record, health, bad_steps = open_record(config, devices, model, trainer, state, evaluations, total_steps)
+        room = room_for(
+            config, checkpoints, tree_bytes((trainer.params, trainer.optimizer_state)), total_steps, state.step + 1
+        )
+        room.check(config.checkpoint_dir)
+        record, health, bad_steps = open_record(config, devices, model, trainer, state, evaluations, room, total_steps)
 
         # --- the loop ---
-        save = functools.partial(save_run, run=run, state=state, ledger=ledger, metric=config.evaluation.metric)
+        saver = Saver(checkpoints, run, state, ledger, config.evaluation.metric, config.training.max_failed_saves)
         first_step = step = state.step + 1
-        saving = 0.0  # seconds for checkpoints since the last logged step
-        with console.Progress(total_steps, first_step) as progress, StopRequest() as stop, record:
+        ends = False
+        with console.Progress(total_steps, first_step) as progress, stopping(config, started) as stop, record:
             try:
+                if state.unevaluated:  # what a stop has cut off is made up for
+                    state.unevaluated = not evaluations.run(trainer, state.step, record, progress, stop=stop.asked)
+                    ends = stop or evaluations.end()
+                    saver.start(trainer.params, trainer.optimizer_state)
                 for step in range(first_step, total_steps + 1):
+                    if ends:
+                        break
                     fresh = functools.partial(order.batch, step) if config.grpo.replace_equal_groups else None
                     collected = trainer.collect(step, order.batch(step), fresh)
                     if step == 1:  # an evaluation takes minutes, and moves nothing: the first look comes before it
                         health.first_look(collected, task)
                         if config.evaluation.before_training:
-                            evaluations.run(trainer, 0, record, progress)
+                            if not evaluations.run(trainer, 0, record, progress, stop=stop.asked):
+                                break
                             state.accuracy_before = evaluations.accuracy()
                     result = trainer.update(collected)
                     health.note(step, result)
@@ -142,40 +160,41 @@ def train(config: Config) -> Summary:
                     state.num_tokens += result.num_tokens
                     state.update_window = spikes.window
                     bad_steps.note(step, result)
+                    saver.look()
                     metrics = {}
                     if due(step, config.training.log_interval_steps, total_steps):
                         metrics = step_metrics(result) | {
                             "learning_rate": float(schedule(step * config.grpo.updates_per_step - 1)),
                             "num_tokens": state.num_tokens,
                             "perf/compilations": compilations.count,
-                            "timing/save": saving,
+                            **saver.metrics(),
                             **level,
                             **workers.counts(),
                         }
-                        saving = 0.0
                         record.log_metrics(step, metrics)
                         record.log_completions(step, completion_records(step, result))
                     progress.update(step, metrics)
                     if metrics:
                         progress.show(shown_groups(step, result, config.tracker.show))
                     if due(step, config.training.eval_interval_steps, total_steps):
-                        evaluations.run(trainer, step, record, progress)
+                        state.unevaluated = not evaluations.run(trainer, step, record, progress, stop=stop.asked)
                     ends = stop or evaluations.end()
                     best = evaluations.best_step() == step
                     if ends or best or due(step, config.training.save_interval_steps, total_steps):
-                        saving += save(checkpoints, params=trainer.params, optimizer_state=trainer.optimizer_state)
+                        saver.start(trainer.params, trainer.optimizer_state)
                         write_ledger(ledger, training_set, Path(config.output_dir))
-                    if ends:
-                        break
-            except UserError as error:  # a reward that fails, numbers that are not finite, a full disk
-                save = functools.partial(save, params=trainer.params, optimizer_state=trainer.optimizer_state)
+                saver.finish()
+            except UserError as error:  # a reward that fails, numbers that are not finite, a disk that stays full
+                save = functools.partial(
+                    saver.save_into, params=trainer.params, optimizer_state=trainer.optimizer_state
+                )
                 new = state.step >= first_step
                 where = save_where_possible(error, save, checkpoints, Path(config.output_dir)) if new else ""
                 raise UserError(f"step {step}: {error}{where}") from error
 
         # --- the end ---
         early = evaluations.end() if state.step < total_steps else None
-        finished = early is not None or state.step == total_steps
+        finished = early is not None or (state.step == total_steps and not state.unevaluated)
         summary = Summary(
             steps=state.step,
             accuracy_before=state.accuracy_before,

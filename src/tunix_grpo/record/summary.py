@@ -12,8 +12,9 @@ from tunix_grpo.grpo.trainer import Trainer
 from tunix_grpo.model.model import Model
 from tunix_grpo.model.undivided import undivided
 from tunix_grpo.record.earlier import RECORD
-from tunix_grpo.run.checkpoints import Checkpoints, tree_bytes
+from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.devices import Devices
+from tunix_grpo.run.room import Room
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class Summary:
         steps: the last full step.
         accuracy_before: greedy held-out accuracy before the first step, in [0, 1].
         accuracy_after: the same accuracy after the last step; None if the run was stopped or had been finished before.
-        exit_code: 0, or 128 + the number of the signal that stopped the run.
+        exit_code: 0, or what says that and how the run was stopped, see `run.stopping`.
         early: in words, why the run ended before its last step by itself; None where it did not.
     """
 
@@ -36,7 +37,7 @@ class Summary:
 
 
 def start_rows(
-    config: Config, devices: Devices, model: Model, trainer: Trainer, total_steps: int, first_step: int
+    config: Config, devices: Devices, model: Model, trainer: Trainer, room: Room, total_steps: int, first_step: int
 ) -> list[tuple[str, str]]:
     """Returns the start table: what will run, on what, and what it will leave on the disk."""
     training, group = config.training, config.grpo.num_generations
@@ -45,11 +46,10 @@ def start_rows(
     micro = training.gradient_accumulation_steps * config.grpo.num_minibatches
     prompts = config.prompts_per_step(devices.data_parallel)
     completions = config.completions_per_step(devices.data_parallel)
-    size = tree_bytes((trainer.params, trainer.optimizer_state))
-    kept = _kept_checkpoints(config, total_steps, first_step)
-    best, most = ("", kept) if kept != training.max_to_keep else (" and the best", kept + 1)
     further = further_tasks(config.evaluation.tasks)
     steps = f"{total_steps:,}" if first_step == 1 else f"{first_step:,} to {total_steps:,} (resumed)"
+    if first_step > total_steps:
+        steps = f"{total_steps:,}, all done but an evaluation (resumed)"
     return [
         ("device", devices.kind),
         *_whole_everywhere(devices, model),
@@ -66,10 +66,7 @@ def start_rows(
         ),
         ("updates per step", f"{config.grpo.updates_per_step}"),
         ("steps", steps),
-        (
-            "checkpoints",
-            f"{kept}{best} kept, {console.format_bytes(size)} each, {console.format_bytes(size * most)} in all",
-        ),
+        ("checkpoints", room.in_words()),
         ("run folder", config.output_dir),
         ("checkpoint folder", config.checkpoint_dir),
     ]
@@ -82,13 +79,6 @@ def _whole_everywhere(devices: Devices, model: Model) -> list[tuple[str, str]]:
         return []
     axes = " or ".join(f"mesh.{axis}={size}" for axis, size in devices.mesh.shape.items() if size > 1)
     return [("on every device", f"{', '.join(whole)}: not divided by {axes}")]
-
-
-def _kept_checkpoints(config: Config, total_steps: int, first_step: int) -> int:
-    training = config.training
-    saved = {step for step in range(first_step, total_steps + 1) if step % training.save_interval_steps == 0}
-    saves = len(saved | {total_steps})
-    return saves if training.max_to_keep is None else min(saves, training.max_to_keep)
 
 
 def show_summary(

@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import logging
 import math
-import time
 from pathlib import Path
 
 from tunix_grpo.config import Config
@@ -15,7 +14,7 @@ from tunix_grpo.config.words import assignment
 from tunix_grpo.errors import NotContinued, UserError
 from tunix_grpo.files import Json
 from tunix_grpo.run.checkpoints import Checkpoints, differences
-from tunix_grpo.run.evaluated import Row, best_first, early_end, logged_evaluations, values_of
+from tunix_grpo.run.evaluated import Row, early_end, logged_evaluations
 from tunix_grpo.run.identity import identity, model_identity, model_source, settings, without_folders
 from tunix_grpo.run.places import HISTORY, free_folder
 from tunix_grpo.text.ledger import Ledger
@@ -42,6 +41,7 @@ class RunState:
         date: the day that chat templates are told, YYYY-MM-DD; None in checkpoints of versions up to 0.1.
         update_window: loss and gradient norm of the last updates, which spikes are told by.
         evaluations: what all evaluations up to now have shown, in their order.
+        unevaluated: the evaluation after `step` was cut off, and is to be done.
     """
 
     step: int = 0
@@ -53,6 +53,7 @@ class RunState:
     date: str | None = None
     update_window: list[list[float]] = dataclasses.field(default_factory=list)
     evaluations: list[Row] = dataclasses.field(default_factory=list)
+    unevaluated: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +167,8 @@ def find_start(
 
 def nothing_to_do(checkpoints: Checkpoints, state: RunState, config: Config, total_steps: int) -> str | None:
     """Returns in words why a run has no step to do, or None."""
+    if state.unevaluated:
+        return None
     if state.step >= total_steps:
         return f"{checkpoints.root} already holds step {state.step} of {total_steps}"
     early = early_end(state.evaluations, config.evaluation.metric, config.evaluation.patience)
@@ -191,27 +194,6 @@ def saved_ledger(checkpoints: Checkpoints, state: RunState, run: Run, prompts: P
         _log.warning("the training questions are others than before: the ledger of tries and successes starts anew")
         ledger = None
     return Ledger.read(len(prompts), ledger)
-
-
-def save_run(
-    checkpoints: Checkpoints,
-    run: Run,
-    state: RunState,
-    ledger: Ledger,
-    params: object,
-    optimizer_state: object,
-    metric: str,
-) -> float:
-    """Saves the state of the last full step; returns the seconds that it took.
-
-    Args:
-        metric: what evaluations are judged by; the best of the saved steps stays.
-    """
-    begun = time.perf_counter()
-    content = run.saved() | {"state": dataclasses.asdict(state), "ledger": ledger.saved()}
-    best = best_first(values_of(state.evaluations, metric))
-    checkpoints.save(state.step, params, optimizer_state, content, best)
-    return time.perf_counter() - begun
 
 
 # --- the refusal ---
