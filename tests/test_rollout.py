@@ -10,7 +10,7 @@ import torch
 
 from helpers.models import write_model
 from helpers.trainer import PAD, STOPS, number_prompts, small_trainer
-from tunix_grpo.grpo.passes import policy_logps
+from tunix_grpo.grpo.passes import whole_logps
 from tunix_grpo.grpo.rollout import greedy_sampling, train_sampling
 from tunix_grpo.model.layout import leaves
 from tunix_grpo.model.tunix_modules import module_with
@@ -83,7 +83,7 @@ def test_sampler_and_trainer_agree(compose, folder, temperature):
     trainer = small_trainer(compose, folder, f"generation.temperature={temperature}")
     rollout = trainer.sample(PROMPTS.ids, sampling(temperature=temperature), 1)
     batch = rollout.batch
-    scored = policy_logps(trainer._form, trainer.params, trainer._frozen, batch)
+    scored = whole_logps(trainer._form, trainer.params, trainer._frozen, batch)
     mask = np.asarray(batch.mask())
     assert np.abs(np.asarray(scored) - np.asarray(rollout.logps))[mask].max() < 1e-4
 

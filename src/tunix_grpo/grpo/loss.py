@@ -10,19 +10,21 @@ completion tokens, V vocabulary, D embed_dim.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.attention import PLAIN
-from tunix_grpo.decoder.forward import forward, head, text_positions
+from tunix_grpo.decoder.forward import Segment, forward, head, text_positions
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.matmul import product
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.grpo.algorithms import Divisors, Objective, Tokens, importance_weights
+
+Prompts: TypeAlias = tuple[jax.Array, jax.Array]  # tokens int32[P, S], padded on the left; bool[P, S], which are real
 
 
 class LossSums(NamedTuple):
@@ -67,11 +69,36 @@ class LossInputs(NamedTuple):
     sampled_logps: jax.Array | None = None
 
 
+class Prefix(NamedTuple):
+    """What completions see of their prompts.
+
+    Attributes:
+        hidden: float[P, D], hidden states of the prompts' last tokens.
+        keys: of the prompts, as `Segment` has them.
+        values: the same.
+    """
+
+    hidden: jax.Array
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
+
+
+def prompt_prefix(
+    spec: DecoderSpec, weights: Weights, prompts: Prompts, *, attention_form: str = PLAIN, remat: str = "none"
+) -> Prefix:
+    """Returns what completions see of their prompts."""
+    tokens, valid = prompts
+    run = functools.partial(forward, spec, weights, attention_form=attention_form, remat=remat)
+    hidden, segment = run(tokens, text_positions(valid), valid)
+    return Prefix(hidden[:, -1], segment.keys, segment.values)
+
+
 def completion_logprobs(
     spec: DecoderSpec,
     weights: Weights,
     batch: Completions,
     temperature: float,
+    prefix: Prefix | None = None,
     *,
     attention_form: str = PLAIN,
     remat: str = "none",
@@ -83,24 +110,52 @@ def completion_logprobs(
 
     Args:
         temperature: of the sampling; at 0 the model's own distribution is meant.
+        prefix: of the batch's prompts; None: they run first.
         attention_form: as `attention.attend` takes it.
         remat: as `decoder.forward` takes it.
     """
-    run = functools.partial(forward, spec, weights, attention_form=attention_form, remat=remat)
+    if prefix is None:
+        prefix = prompt_prefix(spec, weights, batch[:2], attention_form=attention_form, remat=remat)
+    hidden, seen = _seen_by_rows(prefix, batch)
     rows, length = batch.tokens.shape
-    group = rows // batch.prompt_tokens.shape[0]
-    prompt_positions = text_positions(batch.prompt_valid)
-    hidden, prefix = run(batch.prompt_tokens, prompt_positions, batch.prompt_valid)
+    group = rows // len(hidden)
     # A completion's first token is predicted by its prompt's last one, the others by their predecessors.
-    predicting = jnp.repeat(hidden[:, -1:], group, axis=0)
+    predicting = jnp.repeat(hidden[:, None], group, axis=0)
     if length > 1:
-        start = jnp.repeat(prompt_positions[:, -1:] + 1, group, axis=0)
-        hidden, _ = run(batch.tokens[:, :-1], start + jnp.arange(length - 1), batch.mask()[:, :-1], prefix)
+        start = jnp.repeat(seen.positions[:, -1:] + 1, group, axis=0)
+        positions = start + jnp.arange(length - 1)
+        run = functools.partial(forward, spec, weights, attention_form=attention_form, remat=remat)
+        hidden, _ = run(batch.tokens[:, :-1], positions, batch.mask()[:, :-1], seen)
         predicting = jnp.concatenate([predicting, hidden], axis=1)
     predicting = layouts.rows(predicting)
     flat = predicting.reshape(rows * length, -1)
     logps, entropies = _head_in_chunks(weights, flat, batch.tokens.reshape(-1), temperature or 1.0, spec.vocab_size)
     return layouts.rows(logps.reshape(rows, length)), layouts.rows(entropies.reshape(rows, length))
+
+
+def _seen_by_rows(prefix: Prefix, batch: Completions) -> tuple[jax.Array, Segment]:
+    """Returns float[M, D], the prompts' last hidden states, and the prompts: M is P, or B where rows say theirs."""
+    hidden, keys, values = prefix
+    positions, valid = text_positions(batch.prompt_valid), batch.prompt_valid
+    if batch.prompt is not None:
+        devices = layouts.devices(layouts.FSDP)
+        of_device = len(hidden) // devices
+        # A product with ones and zeros, and not an index: backward that is a product too, and no scattering. Rows find
+        # their prompts on their own device.
+        choice = jax.nn.one_hot(batch.prompt.reshape(devices, -1), of_device, dtype=hidden.dtype)
+
+        def chosen(x: jax.Array, axis: int) -> jax.Array:
+            x = x.reshape(*x.shape[:axis], devices, of_device, *x.shape[axis + 1 :])
+            ends = "abc"[:axis], "wxyz"[: x.ndim - axis - 2]
+            form = f"drp,{ends[0]}dp{ends[1]}->{ends[0]}dr{ends[1]}"
+            x = jnp.einsum(form, choice.astype(x.dtype), x, precision=jax.lax.Precision.HIGHEST)
+            return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+
+        hidden = chosen(hidden, 0)
+        keys, values = (tuple(chosen(x, 2) for x in stacks) for stacks in (keys, values))
+        # float32 holds such small integers exactly
+        positions, valid = (chosen(x.astype(jnp.float32), 0).astype(x.dtype) for x in (positions, valid))
+    return hidden, Segment(keys, values, positions, valid)
 
 
 def grpo_loss(logps: jax.Array, entropies: jax.Array, inputs: LossInputs, objective: Objective) -> LossSums:

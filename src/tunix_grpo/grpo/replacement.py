@@ -11,8 +11,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Protocol
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tunix_grpo.decoder.rows import Completions, rows_of
@@ -125,22 +123,12 @@ def replace_equal_groups(
 
 def _rollout_with(old: Rollout, fresh: Rollout, source: np.ndarray, rows: np.ndarray) -> Rollout:
     """Returns the prompts `source` int[P] and the rows int[B], counted over both rollouts, one behind the other."""
-    batch, logps = _taken((old.batch, old.logps), (fresh.batch, fresh.logps), source, rows)
     texts, token_ids = old.texts + fresh.texts, old.token_ids + fresh.token_ids
+    both = Completions(*(np.concatenate(pair) for pair in zip(old.batch[:4], fresh.batch[:4], strict=True)))
     return Rollout(
-        batch,
-        np.concatenate([old.lengths, fresh.lengths])[rows],
+        both.rows(source, rows),
         np.concatenate([old.truncated, fresh.truncated])[rows],
         [texts[row] for row in rows],
         [token_ids[row] for row in rows],
-        logps,
+        np.concatenate([old.logps, fresh.logps])[rows],
     )
-
-
-@jax.jit
-def _taken(
-    old: tuple[Completions, jax.Array], fresh: tuple[Completions, jax.Array], source: np.ndarray, rows: np.ndarray
-) -> tuple[Completions, jax.Array]:
-    both = jax.tree.map(lambda *parts: jnp.concatenate(parts), old, fresh)
-    batch, logps = both
-    return batch.rows(source, rows), logps[rows]

@@ -8,7 +8,6 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 
 from tunix_grpo.errors import UserError
@@ -74,7 +73,7 @@ def set_aside(path: Path, step: int, result: StepResult) -> None:
     """
     rollout, batch = result.rollout, result.batch
     prompts = batch.per_completion(batch.ids)
-    logps = np.asarray(jax.device_get(rollout.logps), np.float64)
+    logps = rollout.logps.astype(np.float64)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as written, written.open("w", encoding="utf-8", errors="backslashreplace") as file:
