@@ -16,7 +16,7 @@ from tunix_grpo.errors import UserError
 from tunix_grpo.run import checkpoints as checkpoints_module
 from tunix_grpo.run.checkpoints import Checkpoints, NotSavedError
 from tunix_grpo.run.places import UNFINISHED
-from tunix_grpo.run.room import Room
+from tunix_grpo.run.room import Room, tree_bytes
 from tunix_grpo.run.saving import Saver
 from tunix_grpo.run.start import Run, RunState
 from tunix_grpo.text.ledger import Ledger
@@ -169,3 +169,7 @@ def test_what_does_not_fit_even_once_is_refused():
     assert room.in_words() == "1 and the best kept, 100.0 MB each, 200.0 MB in all; 100.0 MB free"
     with pytest.raises(UserError, match=r"^checkpoint_dir=ck: a checkpoint takes 100.0 MB, .* are free there; make"):
         room.check("ck")
+
+
+def test_tree_bytes():
+    assert tree_bytes({"a": jnp.zeros((2, 3)), "b": [jnp.zeros(5, jnp.bfloat16), jnp.int32(1)]}) == 24 + 10 + 4

@@ -37,10 +37,10 @@ from tunix_grpo.record.shown import shown_groups
 from tunix_grpo.record.summary import Summary, show_summary
 from tunix_grpo.rewards.builders import build_rewards
 from tunix_grpo.rewards.custom import require_columns
-from tunix_grpo.run.checkpoints import Checkpoints, tree_bytes
+from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.devices import CompilationCounter, open_devices
 from tunix_grpo.run.rescue import save_where_possible
-from tunix_grpo.run.room import room_for
+from tunix_grpo.run.room import room_for, tree_bytes
 from tunix_grpo.run.saving import Saver
 from tunix_grpo.run.start import (
     find_start,
@@ -125,25 +125,22 @@ def train(config: Config) -> Summary:
             trainer.restore(*checkpoints.restore(state.step, trainer.params, trainer.optimizer_state))
         sizes = {"width": width, "data_parallel": devices.data_parallel}
         evaluations = build_evaluations(config, state.evaluations, held_out, rewards, **sizes)
-        room = room_for(
-            config, checkpoints, tree_bytes((trainer.params, trainer.optimizer_state)), total_steps, state.step + 1
-        )
-        room.check(config.checkpoint_dir)
+        size = tree_bytes((trainer.params, trainer.optimizer_state))
+        room = room_for(config, checkpoints, size, total_steps, state.step + 1)
         record, health, bad_steps = open_record(config, devices, model, trainer, state, evaluations, room, total_steps)
 
         # --- the loop ---
         saver = Saver(checkpoints, run, state, ledger, config.evaluation.metric, config.training.max_failed_saves)
-        first_step = step = state.step + 1
-        ends = False
+        step, first_step = state.step, state.step + 1
+        steps = range(first_step, total_steps + 1)
         with console.Progress(total_steps, first_step) as progress, stopping(config, started) as stop, record:
             try:
                 if state.unevaluated:  # what a stop has cut off is made up for
                     state.unevaluated = not evaluations.run(trainer, state.step, record, progress, stop=stop.asked)
-                    ends = stop or evaluations.end()
                     saver.start(trainer.params, trainer.optimizer_state)
-                for step in range(first_step, total_steps + 1):
-                    if ends:
-                        break
+                    write_ledger(ledger, training_set, Path(config.output_dir))
+                    steps = () if stop or evaluations.end() else steps
+                for step in steps:
                     fresh = functools.partial(order.batch, step) if config.grpo.replace_equal_groups else None
                     collected = trainer.collect(step, order.batch(step), fresh)
                     if step == 1:  # an evaluation takes minutes, and moves nothing: the first look comes before it
@@ -160,7 +157,6 @@ def train(config: Config) -> Summary:
                     state.num_tokens += result.num_tokens
                     state.update_window = spikes.window
                     bad_steps.note(step, result)
-                    saver.look()
                     metrics = {}
                     if due(step, config.training.log_interval_steps, total_steps):
                         metrics = step_metrics(result) | {
@@ -176,18 +172,20 @@ def train(config: Config) -> Summary:
                     progress.update(step, metrics)
                     if metrics:
                         progress.show(shown_groups(step, result, config.tracker.show))
-                    if due(step, config.training.eval_interval_steps, total_steps):
+                    state.unevaluated = due(step, config.training.eval_interval_steps, total_steps)
+                    if state.unevaluated:
                         state.unevaluated = not evaluations.run(trainer, step, record, progress, stop=stop.asked)
+                    saver.look()
                     ends = stop or evaluations.end()
                     best = evaluations.best_step() == step
                     if ends or best or due(step, config.training.save_interval_steps, total_steps):
                         saver.start(trainer.params, trainer.optimizer_state)
                         write_ledger(ledger, training_set, Path(config.output_dir))
+                    if ends:
+                        break
                 saver.finish()
             except UserError as error:  # a reward that fails, numbers that are not finite, a disk that stays full
-                save = functools.partial(
-                    saver.save_into, params=trainer.params, optimizer_state=trainer.optimizer_state
-                )
+                save = functools.partial(saver.save_into, trainer.params, trainer.optimizer_state)
                 new = state.step >= first_step
                 where = save_where_possible(error, save, checkpoints, Path(config.output_dir)) if new else ""
                 raise UserError(f"step {step}: {error}{where}") from error
@@ -202,7 +200,7 @@ def train(config: Config) -> Summary:
             exit_code=0 if finished else stop.exit_code,
             early=early,
         )
-        steps, seconds = state.step - first_step + 1, time.monotonic() - started
+        num_steps, seconds = state.step - first_step + 1, time.monotonic() - started
         measured = evaluations.closing_rows(checkpoints.steps())
-        show_summary(summary, steps, seconds, measured, Path(config.output_dir), checkpoints)
+        show_summary(summary, num_steps, seconds, measured, Path(config.output_dir), checkpoints)
         return summary

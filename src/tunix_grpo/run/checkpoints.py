@@ -94,7 +94,8 @@ class Checkpoints(SavedSteps):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error_type is KeyboardInterrupt and self._outcome is not None:  # a second Ctrl-C: nothing is waited for
+        # A second Ctrl-C: nothing is waited for, and nobody else may write until this process has ended.
+        if error_type is KeyboardInterrupt and self._outcome is not None:
             self._saver.cancel()
             return
         self.close()
@@ -193,7 +194,8 @@ class Checkpoints(SavedSteps):
                     settle()
         finally:
             copied.set()
-        shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
+        with contextlib.suppress(OSError):  # of a disk that fails, which is said
+            self._put_back_and_clear()
         if reason is not None:
             raise NotSavedError(f"{self.root / str(step)}: the checkpoint could not be written ({reason})")
         self._faulty.discard(step)
@@ -263,11 +265,6 @@ def differences(saved: Mapping[str, object], current: Mapping[str, object]) -> d
         for key in sorted(saved.keys() | current.keys())
         if saved.get(key) != current.get(key)
     }
-
-
-def tree_bytes(tree: object) -> int:
-    """Returns the bytes of all arrays of a pytree."""
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
 def _handler() -> ocp.CompositeCheckpointHandler:

@@ -6,6 +6,8 @@ import dataclasses
 import logging
 import shutil
 
+import jax
+
 from tunix_grpo.config import Config
 from tunix_grpo.console import format_bytes
 from tunix_grpo.errors import UserError
@@ -56,8 +58,8 @@ class Room:
         if self.each > self.free:
             raise UserError(
                 f"checkpoint_dir={folder}: a checkpoint takes {size}, and {free} are free there; make room, or give "
-                "another folder with checkpoint_dir=DIR (fewer than one cannot be kept, whatever training.max_to_keep "
-                "and training.save_interval_steps are)"
+                "another folder with checkpoint_dir=DIR; training.max_to_keep and training.save_interval_steps change "
+                "how many there are, and none fits"
             )
         most = (self.kept + 2 * self.limited) * self.each  # the best, and the one that is being written
         if most - self.there > self.free:
@@ -71,10 +73,13 @@ class Room:
 
 
 def room_for(config: Config, checkpoints: Checkpoints, each: int, total_steps: int, first_step: int) -> Room:
-    """Returns what a run will write.
+    """Returns what a run will write; warns where not all of it has room.
 
     Args:
         each: bytes of parameters and optimizer state.
+
+    Raises:
+        UserError: there is no room for a single checkpoint.
     """
     training = config.training
     saved = {step for step in range(first_step, total_steps + 1) if step % training.save_interval_steps == 0}
@@ -82,7 +87,14 @@ def room_for(config: Config, checkpoints: Checkpoints, each: int, total_steps: i
     kept = saves if training.max_to_keep is None else min(saves, training.max_to_keep)
     limited = kept == training.max_to_keep
     there = sum(map(checkpoints.size, checkpoints.steps())) if limited else 0
-    return Room(each, kept, limited, there, _free(checkpoints))
+    room = Room(each, kept, limited, there, _free(checkpoints))
+    room.check(config.checkpoint_dir)
+    return room
+
+
+def tree_bytes(tree: object) -> int:
+    """Returns the bytes of all arrays of a pytree."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
 def _free(checkpoints: Checkpoints) -> int | None:

@@ -68,7 +68,7 @@ class Saver:
         """
         self._checkpoints.finish()
 
-    def save_into(self, checkpoints: Checkpoints, params: object, optimizer_state: object) -> None:
+    def save_into(self, params: object, optimizer_state: object, checkpoints: Checkpoints) -> None:
         """Saves in any folder, and returns when it is done; what is on its way is waited for.
 
         Raises:
