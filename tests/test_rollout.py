@@ -107,7 +107,8 @@ def test_settings_reach_the_sampler(compose):
     )
     drawn = train_sampling(config)
     assert (drawn.temperature, drawn.top_k, drawn.top_p, drawn.max_tokens, drawn.num_generations) == (0.6, 7, 0.9, 5, 3)
-    assert (greedy_sampling(config).temperature, greedy_sampling(config).num_generations) == (0.0, 1)
+    greedy = greedy_sampling(5)
+    assert (greedy.temperature, greedy.num_generations, greedy.max_tokens) == (0.0, 1, 5)
 
 
 def test_stock_tunix_repeats_its_noise(folder):

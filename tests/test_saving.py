@@ -17,8 +17,9 @@ from tunix_grpo.run import checkpoints as checkpoints_module
 from tunix_grpo.run.checkpoints import Checkpoints, NotSavedError
 from tunix_grpo.run.places import UNFINISHED
 from tunix_grpo.run.room import Room, tree_bytes
+from tunix_grpo.run.runs import Run
 from tunix_grpo.run.saving import Saver
-from tunix_grpo.run.start import Run, RunState
+from tunix_grpo.run.start import RunState
 from tunix_grpo.text.ledger import Ledger
 
 EACH = 100 * 10**6
@@ -30,7 +31,9 @@ class Steps:
     def __init__(self, folder: Path, most_failures: int | None):
         self.folder, self.state = folder, RunState()
         self.checkpoints = Checkpoints(folder, None)
-        self.saver = Saver(self.checkpoints, Run({}, {}, {}), self.state, Ledger(1), "eval/accuracy", most_failures)
+        self.saver = Saver(
+            self.checkpoints, Run({}, {}, {}), self.state, Ledger(1), self, "eval/accuracy", most_failures
+        )
 
     def step(self, *, works: bool) -> None:
         """Saves the next step beside nothing: it has ended, and nobody has asked how, when this returns."""
@@ -41,7 +44,8 @@ class Steps:
         else:
             place.write_text("in the way")
         self.state.step += 1
-        self.saver.start({"w": jnp.full(3, float(self.state.step))}, {"count": jnp.int32(self.state.step)})
+        self.params, self.optimizer_state = {"w": jnp.full(3, float(self.state.step))}, {"count": jnp.int32(0)}
+        self.saver.start()
         while not self.checkpoints.ended():
             time.sleep(0.01)
 

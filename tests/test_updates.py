@@ -210,7 +210,7 @@ def test_equal_groups_are_replaced_by_fresh_ones(compose, folder):
     assert collected.groups.batch.texts == [first[0], own[1], first[3], second[2]]
     rollout = collected.groups.rollout
     for source, place, number in ((1, 1, 0), (0, 0, 1), (3, 2, 1), (2, 3, 2)):
-        drawn = trainer.draw(order.batch(1, number), 1, number)
+        drawn = trainer.draw(order.batch(1, number), 1, number, trainer.ahead())
         mine, theirs = slice(4 * place, 4 * place + 4), slice(4 * source, 4 * source + 4)
         assert rollout.texts[mine] == (collected.sampled.rollout if number == 0 else drawn).texts[theirs]
         assert (rollout.lengths[mine] == drawn.lengths[theirs]).all()
@@ -221,7 +221,7 @@ def test_equal_groups_are_replaced_by_fresh_ones(compose, folder):
     said = {name: value for name, value in result.metrics.items() if name.startswith("groups/")}
     assert said == {"groups/kept": 1, "groups/replaced": 3, "groups/given_up": 0, "groups/extra_rounds": 2}
     assert result.batch.texts == collected.groups.batch.texts
-    drawn = [trainer.draw(order.batch(1, number), 1, number).lengths.sum() for number in (1, 2)]
+    drawn = [trainer.draw(order.batch(1, number), 1, number, trainer.ahead()).lengths.sum() for number in (1, 2)]
     prompts = 4 * sum(len(ids) for number in (0, 1, 2) for ids in order.batch(1, number).ids)
     # The weights have moved since, but only the first round's length can differ by that, and it is known.
     assert result.num_tokens == prompts + collected.sampled.rollout.lengths.sum() + sum(drawn)
@@ -239,7 +239,7 @@ def test_tokens_of_groups_that_are_given_back_were_generated_too(compose, folder
     settings = ("grpo.beta=0.05", "grpo.replace_equal_groups=true", "grpo.max_extra_rounds=2")
     trainer = small_trainer(compose, folder, *settings, reward=lambda samples: [0.5] * len(samples))
     fresh = [PROMPTS.batch(ROWS[:2] + 2 * number, 4) for number in range(3)]
-    drawn = sum(trainer.draw(batch, 1, number).lengths.sum() for number, batch in enumerate(fresh))
+    drawn = sum(trainer.draw(batch, 1, number, trainer.ahead()).lengths.sum() for number, batch in enumerate(fresh))
     result = trainer.update(trainer.collect(1, fresh[0], fresh.__getitem__))
     assert result.num_drawn == drawn > 2 * result.rollout.lengths.sum()
     metrics = step_metrics(result)

@@ -27,47 +27,39 @@ from tunix_grpo.grpo.optimizer import build_optimizer, build_schedule
 from tunix_grpo.grpo.spikes import Spikes
 from tunix_grpo.grpo.trainer import Trainer
 from tunix_grpo.model.config_json import read_spec
-from tunix_grpo.model.model import load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.programs.score import score_golds
+from tunix_grpo.record.health import Health
 from tunix_grpo.record.ledger import write_ledger
+from tunix_grpo.record.left_out import BadSteps, completion_lines
 from tunix_grpo.record.metrics import completion_records, step_metrics
 from tunix_grpo.record.opening import open_record
 from tunix_grpo.record.shown import shown_groups
-from tunix_grpo.record.summary import Summary, show_summary
+from tunix_grpo.record.summary import Summary, show_summary, start_rows
 from tunix_grpo.rewards.builders import build_rewards
 from tunix_grpo.rewards.custom import require_columns
 from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.devices import CompilationCounter, open_devices
+from tunix_grpo.run.intervals import due
 from tunix_grpo.run.rescue import save_where_possible
 from tunix_grpo.run.room import room_for, tree_bytes
+from tunix_grpo.run.runs import this_run
+from tunix_grpo.run.saved_runs import begin, start_model
 from tunix_grpo.run.saving import Saver
 from tunix_grpo.run.start import (
     find_start,
     last_saved,
     nothing_to_do,
     saved_ledger,
-    this_run,
     with_date,
 )
-from tunix_grpo.run.stopping import OF_A_RUN, StopRequest
+from tunix_grpo.run.stopping import stop_of_a_run
 from tunix_grpo.tasks.builders import build_task, validate_task
 from tunix_grpo.text.order import prompt_order
 from tunix_grpo.text.prompt_set import prompt_set, prompt_width
 from tunix_grpo.text.tokenizer import model_tokenizer
 
 _log = logging.getLogger(__name__)
-
-
-def due(step: int, every: int, last_step: int) -> bool:
-    """Says whether something that is done every so many steps, and after the last one, is done after this one."""
-    return step % every == 0 or step == last_step
-
-
-def stopping(config: Config, started: float) -> StopRequest:
-    """Returns what asks a run to stop: signals, and its time, counted from `started`."""
-    hours = config.training.max_hours
-    return StopRequest(signals=OF_A_RUN, deadline=None if hours is None else started + 3600 * hours)
 
 
 @workers.closed_at_end()
@@ -101,7 +93,8 @@ def train(config: Config) -> Summary:
         # --- where to start ---
         prompts_per_step = config.prompts_per_step(devices.data_parallel)
         total_steps = config.total_steps(len(training_set), devices.data_parallel)
-        run = this_run(config, directory, training_set, prompts_per_step)
+        origin, start = begin(config)
+        run = this_run(config, directory, training_set, prompts_per_step, start)
         state = find_start(checkpoints, saved, run, config, total_steps)
         if done := nothing_to_do(checkpoints, state, config, total_steps):
             _log.info("nothing to do: %s", done)
@@ -112,7 +105,7 @@ def train(config: Config) -> Summary:
         order = prompt_order(config, training_set, held_out.own.prompts, prompts_per_step, ledger)
 
         # --- the model, its trainer, its judge ---
-        model = load_model(config.model, directory, devices.mesh, config.seed)
+        model = start_model(config.model, directory, devices.mesh, config.seed, origin)
         schedule = build_schedule(config.optimizer, config.scheduler, total_steps * config.grpo.updates_per_step)
         optimizer = build_optimizer(config.optimizer, schedule)
         width = prompt_width(config.generation.max_prompt_length, training_set, held_out.own.prompts)
@@ -126,19 +119,23 @@ def train(config: Config) -> Summary:
         sizes = {"width": width, "data_parallel": devices.data_parallel}
         evaluations = build_evaluations(config, state.evaluations, held_out, rewards, **sizes)
         size = tree_bytes((trainer.params, trainer.optimizer_state))
-        room = room_for(config, checkpoints, size, total_steps, state.step + 1)
-        record, health, bad_steps = open_record(config, devices, model, trainer, state, evaluations, room, total_steps)
+        first_step, output = state.step + 1, Path(config.output_dir)
+        room = room_for(config, checkpoints, size, total_steps, first_step)
+        table = start_rows(config, devices, model, trainer, room, total_steps, first_step)
+        record, notes = open_record(config, devices, state, evaluations, total_steps, table, "tunix-grpo")
+        health, bad_steps = Health(config, notes), BadSteps(config.training.max_bad_steps, output, notes)
 
         # --- the loop ---
-        saver = Saver(checkpoints, run, state, ledger, config.evaluation.metric, config.training.max_failed_saves)
-        step, first_step = state.step, state.step + 1
-        steps = range(first_step, total_steps + 1)
-        with console.Progress(total_steps, first_step) as progress, stopping(config, started) as stop, record:
+        metric, most_failures = config.evaluation.metric, config.training.max_failed_saves
+        saver = Saver(checkpoints, run, state, ledger, trainer, metric, most_failures)
+        step, steps = state.step, range(first_step, total_steps + 1)
+        asking = stop_of_a_run(config.training.max_hours, started)
+        with console.Progress(total_steps, first_step) as progress, asking as stop, record:
             try:
                 if state.unevaluated:  # what a stop has cut off is made up for
                     state.unevaluated = not evaluations.run(trainer, state.step, record, progress, stop=stop.asked)
-                    saver.start(trainer.params, trainer.optimizer_state)
-                    write_ledger(ledger, training_set, Path(config.output_dir))
+                    saver.start()
+                    write_ledger(ledger, training_set, output)
                     steps = () if stop or evaluations.end() else steps
                 for step in steps:
                     fresh = functools.partial(order.batch, step) if config.grpo.replace_equal_groups else None
@@ -156,7 +153,7 @@ def train(config: Config) -> Summary:
                     state.step = step
                     state.num_tokens += result.num_tokens
                     state.update_window = spikes.window
-                    bad_steps.note(step, result)
+                    bad_steps.note(step, result.health, completion_lines(step, result))
                     metrics = {}
                     if due(step, config.training.log_interval_steps, total_steps):
                         metrics = step_metrics(result) | {
@@ -179,28 +176,16 @@ def train(config: Config) -> Summary:
                     ends = stop or evaluations.end()
                     best = evaluations.best_step() == step
                     if ends or best or due(step, config.training.save_interval_steps, total_steps):
-                        saver.start(trainer.params, trainer.optimizer_state)
-                        write_ledger(ledger, training_set, Path(config.output_dir))
+                        saver.start()
+                        write_ledger(ledger, training_set, output)
                     if ends:
                         break
                 saver.finish()
             except UserError as error:  # a reward that fails, numbers that are not finite, a disk that stays full
-                save = functools.partial(saver.save_into, trainer.params, trainer.optimizer_state)
                 new = state.step >= first_step
-                where = save_where_possible(error, save, checkpoints, Path(config.output_dir)) if new else ""
+                where = save_where_possible(error, saver.save_into, checkpoints, output) if new else ""
                 raise UserError(f"step {step}: {error}{where}") from error
 
         # --- the end ---
-        early = evaluations.end() if state.step < total_steps else None
-        finished = early is not None or (state.step == total_steps and not state.unevaluated)
-        summary = Summary(
-            steps=state.step,
-            accuracy_before=state.accuracy_before,
-            accuracy_after=evaluations.accuracy() if finished else None,
-            exit_code=0 if finished else stop.exit_code,
-            early=early,
-        )
-        num_steps, seconds = state.step - first_step + 1, time.monotonic() - started
-        measured = evaluations.closing_rows(checkpoints.steps())
-        show_summary(summary, num_steps, seconds, measured, Path(config.output_dir), checkpoints)
-        return summary
+        counts = {"num_steps": state.step - first_step + 1, "seconds": time.monotonic() - started}
+        return show_summary(state, total_steps, evaluations, stop, output, checkpoints, **counts)

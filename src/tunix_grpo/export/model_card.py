@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from tunix_grpo import __version__
-from tunix_grpo.config import Config
+from tunix_grpo.config import Config, RunConfig
 from tunix_grpo.run.saved_runs import SavedRun
 
 MARK = "Written by `scripts/export.py` of tunix-grpo"
@@ -50,7 +50,7 @@ def model_card(run: SavedRun, step: int, *, place: str, adapter: bool, check: st
     parts = [
         _front_matter(run.config, adapter),
         f"# {place.rpartition('/')[2]}",
-        f"{kind} {base}, trained with GRPO on the task `{run.config.task.name}`, {step} steps"
+        f"{kind} {base}, {_training(run.config)}, {step} steps"
         + (f", LoRA of rank {model.lora_rank}." if model.lora_rank is not None else ", all weights."),
         "## Scores",
         _scores(run, step),
@@ -61,6 +61,12 @@ def model_card(run: SavedRun, step: int, *, place: str, adapter: bool, check: st
         f"{MARK} {__version__}. {check}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _training(config: RunConfig) -> str:
+    if isinstance(config, Config):
+        return f"trained with GRPO on the task `{config.task.name}`"
+    return f"trained on demonstrations for the task `{config.task.name}`"
 
 
 def portable(settings: Mapping[str, object]) -> dict[str, object]:
@@ -77,7 +83,7 @@ def portable(settings: Mapping[str, object]) -> dict[str, object]:
     return kept
 
 
-def _base(config: Config) -> str:
+def _base(config: RunConfig) -> str:
     model = config.model
     if model.path is not None:
         return f"`{model.name}`"
@@ -87,12 +93,13 @@ def _base(config: Config) -> str:
     return f"[{model.hub_id}](https://huggingface.co/{model.hub_id}){at}"
 
 
-def _front_matter(config: Config, adapter: bool) -> str:
+def _front_matter(config: RunConfig, adapter: bool) -> str:
     """Returns what the hub reads of a card."""
     content: dict[str, object] = {"library_name": "peft" if adapter else "transformers"}
     if config.model.path is None and config.model.kaggle_id is None:
         content["base_model"] = config.model.hub_id
-    content |= {"pipeline_tag": "text-generation", "tags": ["grpo", "tunix-grpo"]}
+    kind = "grpo" if isinstance(config, Config) else "sft"
+    content |= {"pipeline_tag": "text-generation", "tags": [kind, "tunix-grpo"]}
     return f"---\n{yaml.safe_dump(content, sort_keys=False)}---"
 
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
-from tunix_grpo.config import Config, further_tasks
+from tunix_grpo.config import RunConfig, further_tasks
 from tunix_grpo.errors import UserError
 from tunix_grpo.grpo.evaluation import Answering, Evaluator, batch_size_for
 from tunix_grpo.grpo.rollout import greedy_sampling
@@ -127,24 +127,33 @@ class Evaluations:
         return values_of(self.rows, self.metric)
 
 
-def held_out_questions(config: Config, task: Task, tokenizer: Tokenizer) -> HeldOut:
-    """Builds the tasks of `evaluation.tasks`, and the prompts of all held-out questions.
+def held_out_questions(config: RunConfig, task: Task, tokenizer: Tokenizer) -> HeldOut:
+    """Builds the prompts of the task's held-out questions, and all of the further tasks.
 
     Raises:
         UserError: the data of one is missing or wrong, or none of its prompts is short enough.
     """
-    limit = config.evaluation.num_questions
-    own = Evaluated(task, prompt_set("held-out", task.heldout, tokenizer, config, limit=limit))
+    own = prompt_set("held-out", task.heldout, tokenizer, config, limit=config.evaluation.num_questions)
+    return HeldOut(Evaluated(task, own), further_prompts(config, tokenizer))
+
+
+def further_prompts(config: RunConfig, tokenizer: Tokenizer) -> dict[str, Evaluated]:
+    """Builds the tasks of `evaluation.tasks`, and the prompts of their held-out questions.
+
+    Raises:
+        UserError: the data of one is missing or wrong, or none of its prompts is short enough.
+    """
     found = {}
     for name, asked in further_tasks(config.evaluation.tasks).items():
         group = f"evaluation.tasks.{name}"
-        further = build_further_task(group, asked, config.seed)
-        found[name] = Evaluated(further, prompt_set(group, further.heldout, tokenizer, config, limit, asked))
-    return HeldOut(own, found)
+        task = build_further_task(group, asked, config.seed)
+        prompts = prompt_set(group, task.heldout, tokenizer, config, config.evaluation.num_questions, asked)
+        found[name] = Evaluated(task, prompts)
+    return found
 
 
 def build_evaluations(
-    config: Config,
+    config: RunConfig,
     rows: list[Row],
     held_out: HeldOut,
     rewards: Sequence[Reward],
@@ -164,7 +173,7 @@ def build_evaluations(
     Raises:
         UserError: evaluations are judged by rewards that cannot score the task.
     """
-    settings, sampling = config.evaluation, greedy_sampling(config)
+    settings, sampling = config.evaluation, greedy_sampling(config.generation.max_generation_steps)
     own = held_out.own
     size = batch_size_for(settings.batch_size, len(own.prompts), data_parallel)
     evaluators = [Evaluator(prompts=own.prompts, task=own.task, sampling=sampling, batch_size=size)]

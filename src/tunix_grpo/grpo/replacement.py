@@ -15,6 +15,7 @@ import numpy as np
 
 from tunix_grpo.decoder.rows import Completions, rows_of
 from tunix_grpo.grpo.rollout import Rollout
+from tunix_grpo.rewards.ahead import Ahead
 from tunix_grpo.rewards.correctness import CORRECTNESS
 from tunix_grpo.rewards.scoring import RewardTable
 from tunix_grpo.tasks.base import Task
@@ -25,9 +26,11 @@ from tunix_grpo.text.prompt_set import Batch
 class Sampling(Protocol):
     """What draws and scores completions: a `Trainer`."""
 
-    def draw(self, batch: Batch, step: int, extra_round: int) -> Rollout: ...
+    def ahead(self) -> Ahead: ...
 
-    def groups(self, batch: Batch, rollout: Rollout, step: int) -> Groups: ...
+    def draw(self, batch: Batch, step: int, extra_round: int, ahead: Ahead) -> Rollout: ...
+
+    def groups(self, batch: Batch, rollout: Rollout, step: int, ahead: Ahead) -> Groups: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +118,9 @@ def replace_equal_groups(
     for extra_round in range(1, max_rounds + 1):
         if not groups.equal.any():
             break
-        batch = fresh(extra_round)
-        rollout = trainer.draw(batch, step, extra_round)
-        groups = groups.improved_by(trainer.groups(batch, rollout, step))
+        batch, ahead = fresh(extra_round), trainer.ahead()
+        rollout = trainer.draw(batch, step, extra_round, ahead)
+        groups = groups.improved_by(trainer.groups(batch, rollout, step, ahead))
     return groups
 
 

@@ -30,6 +30,9 @@ from tunix_grpo.grpo.stages import SHORT, Start, completions_in_stages
 from tunix_grpo.model.gathering import Gathering
 from tunix_grpo.model.layout import LeafTree
 from tunix_grpo.model.model import Model, ModelForm
+from tunix_grpo.rewards.base import Samples
+from tunix_grpo.tasks.base import Task
+from tunix_grpo.text.prompt_set import Batch
 
 
 def train_sampling(config: TrainerConfig) -> Sampling:
@@ -48,16 +51,9 @@ def sampling_of(generation: GenerationConfig, num_generations: int) -> Sampling:
     )
 
 
-class Generates(Protocol):
-    """Settings that say how many tokens an answer may have."""
-
-    @property
-    def generation(self) -> GenerationConfig: ...
-
-
-def greedy_sampling(config: Generates) -> Sampling:
-    """Returns how evaluation answers are drawn."""
-    return Sampling(num_generations=1, max_tokens=config.generation.max_generation_steps, temperature=0.0)
+def greedy_sampling(max_tokens: int) -> Sampling:
+    """Returns how evaluation answers of at most so many tokens are drawn."""
+    return Sampling(num_generations=1, max_tokens=max_tokens, temperature=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +78,30 @@ class Rollout:
     def lengths(self) -> np.ndarray:
         """int32[B], tokens of each completion, the stop token included."""
         return self.batch.lengths
+
+
+def samples_of(
+    batch: Batch, drawn: Sequence[tuple[int, str, list[int]]], task: Task, step: int, max_tokens: int
+) -> Samples:
+    """Returns completions of a batch as rewards take them: all of it, or some, each a group of its own.
+
+    Args:
+        drawn: row, text and tokens of each.
+        step: that they belong to.
+        max_tokens: that a completion may have.
+    """
+    places = [row // batch.num_generations for row, _, _ in drawn]
+    return Samples(
+        prompts=[batch.texts[place] for place in places],
+        completions=[text for _, text, _ in drawn],
+        questions=[batch.questions[place] for place in places],
+        task=task,
+        token_lengths=[len(ids) for _, _, ids in drawn],
+        step=step,
+        num_generations=batch.num_generations if len(drawn) == len(batch) * batch.num_generations else 1,
+        max_tokens=max_tokens,
+        token_ids=[ids for _, _, ids in drawn],
+    )
 
 
 def row_keys(seed: int, step: int, rows: int, extra_round: int = 0) -> jax.Array:

@@ -8,7 +8,7 @@ import shutil
 
 import jax
 
-from tunix_grpo.config import Config
+from tunix_grpo.config import RunConfig
 from tunix_grpo.console import format_bytes
 from tunix_grpo.errors import UserError
 from tunix_grpo.run.checkpoints import Checkpoints
@@ -72,7 +72,7 @@ class Room:
             )
 
 
-def room_for(config: Config, checkpoints: Checkpoints, each: int, total_steps: int, first_step: int) -> Room:
+def room_for(config: RunConfig, checkpoints: Checkpoints, each: int, total_steps: int, first_step: int) -> Room:
     """Returns what a run will write; warns where not all of it has room.
 
     Args:

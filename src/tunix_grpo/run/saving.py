@@ -5,14 +5,23 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from typing import Protocol
 
 from tunix_grpo.files import Json
 from tunix_grpo.run.checkpoints import Checkpoints, NotSavedError
 from tunix_grpo.run.evaluated import best_first, values_of
-from tunix_grpo.run.start import Run, RunState
+from tunix_grpo.run.runs import Run
+from tunix_grpo.run.start import RunState
 from tunix_grpo.text.ledger import Ledger
 
 _log = logging.getLogger(__name__)
+
+
+class Learned(Protocol):
+    """What trains, with what it has learned up to now."""
+
+    params: object
+    optimizer_state: object
 
 
 class Saver:
@@ -23,23 +32,26 @@ class Saver:
         checkpoints: Checkpoints,
         run: Run,
         state: RunState,
-        ledger: Ledger,
+        ledger: Ledger | None,
+        learner: Learned,
         metric: str,
         most_failures: int | None,
     ):
         """
         Args:
             state: of the run, which goes on to change it.
+            ledger: of the questions; None where a run does not choose any.
             metric: what evaluations are judged by; the best of the saved steps stays.
             most_failures: so many saves in a row that fail end the run; None: no number does.
         """
         self._checkpoints, self._run, self._state, self._ledger = checkpoints, run, state, ledger
+        self._learner = learner
         self._metric, self._most = metric, most_failures
         self._whole = self._writing = state.step  # steps: the last that was saved, the one that is on its way
         self._failed = self._in_a_row = 0
         self._held_up = 0.0
 
-    def start(self, params: object, optimizer_state: object) -> None:
+    def start(self) -> None:
         """Begins to save; returns when parameters and optimizer state are copied. Waits for the save before.
 
         Raises:
@@ -48,7 +60,7 @@ class Saver:
         begun = time.perf_counter()
         self._take_note()
         self._writing = self._state.step
-        self._checkpoints.start(self._state.step, params, optimizer_state, self._content(), self._best())
+        self._checkpoints.start(*self._arrays(), self._content(), self._best())
         self._held_up += time.perf_counter() - begun
 
     def look(self) -> None:
@@ -68,7 +80,7 @@ class Saver:
         """
         self._checkpoints.finish()
 
-    def save_into(self, params: object, optimizer_state: object, checkpoints: Checkpoints) -> None:
+    def save_into(self, checkpoints: Checkpoints) -> None:
         """Saves in any folder, and returns when it is done; what is on its way is waited for.
 
         Raises:
@@ -78,7 +90,7 @@ class Saver:
             self._checkpoints.finish()
         except NotSavedError as error:
             _log.warning("%s", error.what)
-        checkpoints.save(self._state.step, params, optimizer_state, self._content(), self._best())
+        checkpoints.save(*self._arrays(), self._content(), self._best())
 
     def metrics(self) -> dict[str, float]:
         """Returns the seconds that saves have held training up since this was asked last, and how many have failed."""
@@ -103,8 +115,14 @@ class Saver:
         good = f"the last whole step is {folder / str(self._whole)}" if self._whole else "no step has been saved"
         return f"{in_a_row}; {good}"
 
+    def _arrays(self) -> tuple[int, object, object]:
+        return self._state.step, self._learner.params, self._learner.optimizer_state
+
     def _content(self) -> dict[str, Json]:
-        return self._run.saved() | {"state": dataclasses.asdict(self._state), "ledger": self._ledger.saved()}
+        return self._run.saved() | {
+            "state": dataclasses.asdict(self._state),
+            "ledger": None if self._ledger is None else self._ledger.saved(),
+        }
 
     def _best(self) -> list[int]:
         return best_first(values_of(self._state.evaluations, self._metric))

@@ -88,3 +88,13 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+
+def stop_of_a_run(max_hours: float | None, started: float) -> StopRequest:
+    """Returns what asks a training to stop: its signals, and its time.
+
+    Args:
+        max_hours: None is no limit.
+        started: the `time.monotonic()` from which on they count.
+    """
+    return StopRequest(signals=OF_A_RUN, deadline=None if max_hours is None else started + 3600 * max_hours)
