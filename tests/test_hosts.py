@@ -237,9 +237,10 @@ def test_checkpoints_of_several_processes(tmp_path):
             assert checkpoints._own is not None
             checkpoints._own.save(3, {"w": jnp.ones(2)}, {"count": jnp.int32(3)}, {"state": {"step": 3}})
         hosts.barrier("saved")
-        checkpoints.save(3, {}, {}, {})  # is there already
+        checkpoints.save(3, {}, {}, {"state": {"step": 3}})  # is there already
         after = checkpoints.latest_valid()
-        digests = checkpoints._digests(checkpoints.root / "3")
+        digests = checkpoints._digests(3, checkpoints.root / "3")
+        assert digests is not None
         checkpoints.close()
         return before, after, len(digests) > 3
 

@@ -44,7 +44,7 @@ def test_the_scripts_are_bash_and_give_settings_that_there_are(script):
 
 def test_the_slurm_script_starts_one_process_a_node_and_saves_before_its_time_is_over():
     asked = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?$", SCRIPTS[0].read_text(), re.MULTILINE))
-    assert (asked["ntasks-per-node"], asked["signal"]) == ("1", "TERM@300")
+    assert (asked["ntasks-per-node"], asked["signal"]) == ("1", "USR1@300")
     assert {"requeue", "nodes", "time", "gpus-per-node"} <= asked.keys()
     if shutil.which("sbatch"):
         done = subprocess.run(["sbatch", "--test-only", SCRIPTS[0]], capture_output=True, text=True)

@@ -21,6 +21,7 @@ from tunix_grpo.hosts.store import Store
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
+Error = TypeVar("Error", bound=BaseException)
 _LOOK_S = 1.0  # a wait is left so often, to hear signals
 
 
@@ -122,8 +123,12 @@ class Hosts:
             return
         if problem is None or any(sentence != said[first] for sentence in said):
             problem = UserError(f"host {first}: {said[first]}")
-        self._known.append(problem)
-        raise problem
+        raise self.known(problem)
+
+    def known(self, error: Error) -> Error:
+        """Returns an error that all of them are about to raise, for the same reason."""
+        self._known.append(error)
+        return error
 
     def is_known(self, error: BaseException | None) -> bool:
         """Says whether all of them raise this error, or one that it comes from."""
@@ -162,8 +167,7 @@ class Hosts:
                     problem = UserError(
                         f"{key} is {_shown(here)} on host 0 and {_shown(there)} on host {host}; {way_out}"
                     )
-                    self._known.append(problem)
-                    raise problem
+                    raise self.known(problem)
 
     def _awaited(self, store: Store, key: str) -> str:
         while (text := store.wait(key, _LOOK_S)) is None:

@@ -15,8 +15,9 @@ import orbax.checkpoint as ocp
 
 from tunix_grpo.errors import UserError
 from tunix_grpo.hosts.cluster import Hosts
-from tunix_grpo.run.checkpoints import Checkpoints, NotSavedError, SavedSteps, flat_leaves
+from tunix_grpo.run.checkpoints import Checkpoints, NotSavedError, SavedSteps
 from tunix_grpo.run.failed_saves import quiet_failures, system_reason
+from tunix_grpo.run.leaves import flat_leaves
 from tunix_grpo.run.places import UNFINISHED
 from tunix_grpo.run.step_files import file_digests, names_of_files, write_manifest
 
@@ -40,7 +41,9 @@ class SharedCheckpoints(Checkpoints):
 
     def __init__(self, checkpoint_dir: str | Path, max_to_keep: int | None, hosts: Hosts):
         SavedSteps.__init__(self, checkpoint_dir)
-        self._hosts, self._own = hosts, None
+        self._hosts, self._own, self._outcome = hosts, None, None
+        self._failure: NotSavedError | None = None
+        self._is_asked_for = True
         with hosts.together():
             if hosts.is_first:
                 self._own = Checkpoints(checkpoint_dir, max_to_keep)
@@ -61,14 +64,17 @@ class SharedCheckpoints(Checkpoints):
         assert step is None or isinstance(step, int)
         return step
 
-    def save(
+    def start(
         self, step: int, params: object, optimizer: object, run: Mapping[str, object], best: Sequence[int] = ()
     ) -> None:
-        """Saves one step, whole or not at all; see `Checkpoints.save`."""
-        is_there = False
-        if self._own is not None:
-            is_there = self._own.is_saved(step)
-        if self._hosts.agree(is_there):
+        """Saves one step while training waits; `finish` says how that went.
+
+        Raises:
+            NotSavedError: Orbax could not write on this host. The others may wait for it for ever, so that there is no
+                going on.
+        """
+        self._is_asked_for = False
+        if self._hosts.agree(self._own is not None and self._own.holds(step, run)):
             return
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(flat_leaves(params)),
@@ -79,31 +85,63 @@ class SharedCheckpoints(Checkpoints):
         with quiet_failures():
             try:
                 self._checkpointer.save(unfinished, args=items)
-            except (OSError, ValueError) as error:  # as in `Checkpoints`; the others may wait for this one for ever
-                raise _not_saved(self.root / str(step), error) from error
-        digests = self._digests(unfinished)
-        with self._hosts.together():
-            if self._own is not None:
-                try:
-                    write_manifest(unfinished, digests)
-                    self._own.move_in(unfinished, step, best)
-                except OSError as error:
-                    raise _not_saved(self.root / str(step), error) from error
+            except (OSError, ValueError) as error:  # as in `Checkpoints`
+                raise self._not_saved(step, system_reason(error)) from error
+        digests = self._digests(step, unfinished)
+        if digests is not None:
+            self._move_in(step, unfinished, digests, best)
 
-    def _digests(self, folder: Path) -> dict[str, str]:
-        """Returns the sha256 of every file of a step, by name."""
-        listed = self._hosts.broadcast(list(names_of_files(folder)) if self._own is not None else None)
-        assert isinstance(listed, list)
-        names = list(map(str, listed))
-        own = [name for name in names if self._writer(name) == self._hosts.index]
-        digests: dict[str, str] = {}
-        with self._hosts.together():
+    def ended(self) -> bool:
+        """Says whether there is a save whose outcome nobody has asked for yet."""
+        return not self._is_asked_for
+
+    def finish(self) -> bool:
+        """Returns False where the outcome of the last save has been asked for already.
+
+        Raises:
+            NotSavedError: it has failed; all processes say the same.
+        """
+        failure, self._failure = self._failure, None
+        is_new, self._is_asked_for = not self._is_asked_for, True
+        if failure is not None:
+            raise failure
+        return is_new
+
+    def _move_in(self, step: int, unfinished: Path, digests: Mapping[str, str], best: Sequence[int]) -> None:
+        reason = None
+        if self._own is not None:
             try:
-                digests = file_digests(folder, own)
+                write_manifest(unfinished, digests)
+                self._own.move_in(unfinished, step, best)
             except OSError as error:
-                raise _not_saved(self.root / folder.name, error) from error
+                reason = system_reason(error)
+        self._compare(step, reason)
+
+    def _digests(self, step: int, folder: Path) -> dict[str, str] | None:
+        """Returns the sha256 of every file of a step, by name; None where a process cannot read its own."""
+        listed: list = self._hosts.gather(list(names_of_files(folder)) if self._own is not None else None)
+        own = [name for name in listed[0] if self._writer(name) == self._hosts.index]
+        digests: dict[str, str] = {}
+        reason = None
+        try:
+            digests = file_digests(folder, own)
+        except OSError as error:
+            reason = system_reason(error)
+        if not self._compare(step, reason):
+            return None
         parts: list = self._hosts.gather(dict(digests))
         return {name: digest for part in parts for name, digest in part.items()}
+
+    def _compare(self, step: int, reason: str | None) -> bool:
+        """Says whether all have done their part; keeps why not for `finish`."""
+        reasons = self._hosts.gather(reason)
+        failed = next((f"{why} on host {host}" for host, why in enumerate(reasons) if why is not None), None)
+        if failed is not None:
+            self._failure = self._hosts.known(self._not_saved(step, failed))
+        return failed is None
+
+    def _not_saved(self, step: int, reason: str) -> NotSavedError:
+        return NotSavedError(f"{self.root / str(step)}: the checkpoint could not be written ({reason})")
 
     def _writer(self, name: str) -> int:
         found = _WRITER.search(name)
@@ -137,7 +175,7 @@ def _write_empty(file: Path) -> None:
     try:
         file.write_text("")
     except OSError as error:
-        raise _not_saved(file, error) from error
+        raise NotSavedError(f"{file}: cannot be written ({system_reason(error)})") from error
 
 
 def _appears(file: Path) -> bool:
@@ -147,10 +185,3 @@ def _appears(file: Path) -> bool:
             return False
         time.sleep(0.2)
     return True
-
-
-def _not_saved(folder: Path, error: Exception) -> NotSavedError:
-    return NotSavedError(
-        f"{folder}: the checkpoint could not be written ({system_reason(error)}); make room and start the same "
-        "command again"
-    )
