@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -14,16 +15,18 @@ import pytest
 
 from helpers.hosts import Board, together
 from helpers.samples import samples_of
-from tunix_grpo.config.distributed import DistributedConfig
+from tunix_grpo.config.distributed import DistributedConfig, all_or_none
 from tunix_grpo.errors import UserError
 from tunix_grpo.grpo.shared_scoring import score_together
 from tunix_grpo.hosts.cluster import ALONE, Hosts
 from tunix_grpo.hosts.watch import Watch
 from tunix_grpo.rewards.base import Failure, Reward, Scored
 from tunix_grpo.rewards.scoring import score_completions
+from tunix_grpo.run.checkpoints import NotSavedError
 from tunix_grpo.run.joining import Place, place_of, refuse_several
 from tunix_grpo.run.shared_checkpoints import SharedCheckpoints
 from tunix_grpo.run.step_files import step_fault
+from tunix_grpo.run.stopping import StopRequest
 from tunix_grpo.tasks.base import Question
 
 QUESTIONS = [Question(f"number {number}", "0") for number in range(8)]
@@ -124,6 +127,31 @@ def test_what_differs_is_named():
 
     (error, other) = together(2, call)
     assert str(error) == str(other) == 'b is null on host 0 and "x" on host 1; mend it'
+
+
+def test_all_stop_when_one_is_asked_to():
+    """With the exit code of that one: a signal's, or that of the time that is over."""
+
+    def call(hosts: Hosts) -> list[object]:
+        stop = StopRequest(None, deadline=0.0 if hosts.index == 0 and is_late else None)
+        before = stop.heard_by(hosts) if not is_late else False
+        if hosts.index == 1 and not is_late:
+            stop.signal = signal.SIGTERM
+        return [before, stop.heard_by(hosts), stop.exit_code]
+
+    is_late = False
+    assert together(3, call) == [[False, True, 143]] * 3
+    is_late = True
+    assert together(3, call) == [[False, True, 75]] * 3
+
+
+def test_a_board_that_fails_for_a_while_is_asked_again(monkeypatch):
+    """What ends a process that asks in vain is its watch."""
+    monkeypatch.setattr("tunix_grpo.hosts.cluster._LOOK_S", 0.01)
+    board = Board()
+    board.lost = True
+    threading.Timer(0.3, lambda: setattr(board, "lost", False)).start()
+    assert together(2, lambda hosts: hosts.gather(hosts.index), board) == [[0, 1]] * 2
 
 
 # --- scoring ---
@@ -259,6 +287,27 @@ def test_a_folder_that_is_not_shared_is_refused(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_save_that_fails_on_one_fails_on_all_and_is_said_by_finish(tmp_path, monkeypatch):
+    """And `max_failed_saves` may let training go on."""
+
+    def call(hosts: Hosts) -> tuple:
+        checkpoints = SharedCheckpoints(tmp_path / "new", 1, hosts)
+        assert not checkpoints.ended()
+        checkpoints._is_asked_for = False
+        assert not checkpoints._compare(4, "No space left on device" if hosts.index else None)
+        found = []
+        for _ in range(2):
+            try:
+                found.append((checkpoints.ended(), checkpoints.finish()))
+            except NotSavedError as error:
+                found.append((error.what, hosts.is_known(error)))
+        checkpoints.close()
+        return tuple(found)
+
+    what = f"{tmp_path}/new/actor/4: the checkpoint could not be written (No space left on device on host 1)"
+    assert together(2, call) == [((what, True), (False, False))] * 2
+
+
 # --- who is one of several ---
 
 SLURM = {
@@ -301,6 +350,21 @@ def test_the_place_of_a_process(monkeypatch, settings, environment, place):
         assert found.coordinator.split(":")[0] == "10.96.0.1"
         found = Place(place.coordinator, found.count, found.index, found.device)
     assert found == place
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ((None, None, None), None),
+        (("node:1", 2, 1), None),
+        (("node:1", 2, None), "belong together"),
+        ((None, None, 0), "belong together"),
+        (("node:1", 2, 2), "numbered from 0 to 1"),
+    ],
+)
+def test_the_settings_that_give_a_place_belong_together(given, problem):
+    found = all_or_none(*given)
+    assert found == problem or problem in found
 
 
 def test_other_programs_refuse_to_be_one_of_several(monkeypatch):

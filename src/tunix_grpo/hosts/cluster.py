@@ -12,12 +12,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from tunix_grpo.errors import UserError
 from tunix_grpo.files import Json
-from tunix_grpo.hosts.store import Store
+from tunix_grpo.hosts.store import Store, StoreError
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -50,10 +51,12 @@ class Hosts:
         if self._store is None:
             return [value]
         number = next(self._numbers)
-        self._store.put(f"said/{number}/{self.index}", json.dumps(value))
-        values = [json.loads(self._awaited(self._store, f"said/{number}/{host}")) for host in range(self.count)]
+        said = json.dumps(value)
+        self._patiently(lambda store: store.put(f"said/{number}/{self.index}", said, overwrite=True))
+        values = [json.loads(self._awaited(f"said/{number}/{host}")) for host in range(self.count)]
         if number > 0:  # who has come as far as this has read what was said before
-            self._store.remove(f"said/{number - 1}/{self.index}")
+            with contextlib.suppress(StoreError):
+                self._store.remove(f"said/{number - 1}/{self.index}")
         return values
 
     def broadcast(self, value: Json) -> Json:
@@ -169,10 +172,19 @@ class Hosts:
                     )
                     raise self.known(problem)
 
-    def _awaited(self, store: Store, key: str) -> str:
-        while (text := store.wait(key, _LOOK_S)) is None:
+    def _awaited(self, key: str) -> str:
+        while (text := self._patiently(lambda store: store.wait(key, _LOOK_S))) is None:
             pass
         return text
+
+    def _patiently(self, call: Callable[[Store], Value]) -> Value:
+        """Returns what the board answers: who waits in vain for one that is lost is ended by the watch."""
+        assert self._store is not None
+        while True:
+            try:
+                return call(self._store)
+            except StoreError:
+                time.sleep(_LOOK_S)
 
 
 def _shown(value: Json) -> str:
