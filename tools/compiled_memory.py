@@ -32,7 +32,6 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 
-from helpers.collectives import collectives, traffic  # noqa: E402
 from tunix_grpo.decoder import layouts  # noqa: E402
 from tunix_grpo.decoder.attention import FUSED, PLAIN  # noqa: E402
 from tunix_grpo.decoder.forward import choose_remat  # noqa: E402
@@ -47,6 +46,7 @@ from tunix_grpo.model.gathering import gathered_shapes, gathered_shardings  # no
 from tunix_grpo.model.layout import leaves, nested  # noqa: E402
 from tunix_grpo.model.model import Model  # noqa: E402
 from tunix_grpo.model.placing import fitting_sharding, leaf_shardings, trained_specs  # noqa: E402
+from tunix_grpo.programs.preflight.collectives import collectives, traffic  # noqa: E402
 
 SHAPES = HERE.parent / "src" / "tunix_grpo" / "assets" / "shapes"
 PROMPTS, GROUP, PROMPT_TOKENS, COMPLETION_TOKENS = 4, 4, 256, 512  # prompts of each data-parallel device
