@@ -18,9 +18,9 @@ from tunix_grpo.config.preflight import PreflightConfig
 from tunix_grpo.errors import UserError
 from tunix_grpo.grpo import passes, rollout, stages
 from tunix_grpo.model.abstract import abstract_model
-from tunix_grpo.programs.preflight import compiling, program, targets
-from tunix_grpo.programs.preflight.compiling import Needs, Programs
-from tunix_grpo.programs.preflight.fitting import first_that_fits, ways_out
+from tunix_grpo.preflight import compiling, program, targets
+from tunix_grpo.preflight.compiling import Needs, Programs
+from tunix_grpo.preflight.fitting import first_that_fits, ways_out
 
 LONG = 70  # tokens: longer than what one program draws
 SETTINGS = ("training.micro_batch_size=2", "grpo.num_generations=4", "grpo.beta=0.1", "generation.max_prompt_length=8")
@@ -97,7 +97,7 @@ def small_config(compose, folder, *settings):
 
 
 def needs(**sizes: int) -> list[Needs]:
-    return [Needs(name.replace("_", ", "), size, 0, 0.0) for name, size in sizes.items()]
+    return [Needs(name.replace("__", ", "), size, 0, 0.0) for name, size in sizes.items()]
 
 
 def test_ways_out_are_tried_one_on_top_of_the_other(compose):
@@ -164,7 +164,7 @@ def test_a_target_that_cannot_be_compiled_for_is_a_sentence(tmp_path):
     assert "target=h100: what compiles for it is not here" in result.stderr + result.stdout
     assert "make preflight-cuda" in result.stderr + result.stdout
     wrong = subprocess.run([*command[:2], "model=tiny", "training.lr=1"], cwd=tmp_path, capture_output=True, text=True)
-    assert wrong.returncode == 1 and "training.lr" in wrong.stderr + wrong.stdout and "Traceback" not in wrong.stderr
+    assert wrong.returncode == 2 and "training.lr" in wrong.stderr + wrong.stdout and "Traceback" not in wrong.stderr
 
 
 def test_a_compiler_that_refuses_is_heard(small):

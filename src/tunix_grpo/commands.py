@@ -88,7 +88,7 @@ def _preflight(config: preflight_settings.PreflightConfig) -> None:
     if config.target != "this":  # nothing runs, and nobody is asked what there is
         os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
     load_libraries(own_code=may_run_own_code(training))
-    from tunix_grpo.programs.preflight.program import preflight
+    from tunix_grpo.preflight.program import preflight
 
     preflight(config, training)
 

@@ -34,7 +34,7 @@ from tunix_grpo.model import gathering
 from tunix_grpo.model.gathering import rollout_mesh
 from tunix_grpo.model.model import load_model
 from tunix_grpo.model.placing import fitting_sharding
-from tunix_grpo.programs.preflight.collectives import collectives
+from tunix_grpo.preflight.collectives import collectives
 from tunix_grpo.record.summary import _whole_everywhere as start_row
 from tunix_grpo.rewards.base import Reward
 from tunix_grpo.run.devices import Devices

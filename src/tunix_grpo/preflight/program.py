@@ -20,10 +20,10 @@ from tunix_grpo.errors import UserError
 from tunix_grpo.model.abstract import abstract_model
 from tunix_grpo.model.model import Model
 from tunix_grpo.model.sources import config_directory
-from tunix_grpo.programs.preflight.collectives import collectives, traffic
-from tunix_grpo.programs.preflight.compiling import Needs, Programs, compiled
-from tunix_grpo.programs.preflight.fitting import first_that_fits
-from tunix_grpo.programs.preflight.targets import TARGETS, Target, ask_no_device, described_mesh, present
+from tunix_grpo.preflight.collectives import collectives, traffic
+from tunix_grpo.preflight.compiling import Needs, Programs, compiled
+from tunix_grpo.preflight.fitting import first_that_fits
+from tunix_grpo.preflight.targets import TARGETS, Target, ask_no_device, described_mesh, present
 
 _NOT_COUNTED = "the device's own context, cuDNN's workspaces, what its allocator loses, and what autotuning chooses"
 _PARTS = ("step", "rollout", "reference", "update")

@@ -18,7 +18,7 @@ from tunix_grpo.decoder.platform import Described
 from tunix_grpo.errors import UserError, one_line
 from tunix_grpo.run.devices import open_devices
 
-_DESCRIPTIONS = Path(__file__).parents[2] / "assets" / "devices"
+_DESCRIPTIONS = Path(__file__).parents[1] / "assets" / "devices"
 _GIB = 2**30
 
 

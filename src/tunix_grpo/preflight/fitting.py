@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from tunix_grpo.config import Config
-from tunix_grpo.programs.preflight.compiling import Needs
+from tunix_grpo.preflight.compiling import Needs
 
 # config -> whether all programs fit; those of these names are compiled first.
 Fits = Callable[[Config, list[str]], bool]
