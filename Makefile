@@ -12,7 +12,7 @@ SUITABLE := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_inf
 PYTHON ?= $(firstword $(foreach name,$(CANDIDATES),$(shell $(name) -c "$(SUITABLE)" 2>/dev/null && echo $(name))))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick-test train tensorboard benchmark verify-resume test test-all cluster-test docs-test lint format cuda12 cuda13 tpu clean
+.PHONY: help demo quick-test train tensorboard benchmark verify-resume test test-all cluster-test docs-test lint format cuda12 cuda13 tpu preflight-cuda preflight-tpu clean
 
 help: ## this list
 	@echo 'make TARGET [ARGS="key=value ..."] [PYTHON=python3.12]'
@@ -60,6 +60,10 @@ format: $(VENV)/.installed-dev ## puts the code into its layout
 
 cuda12 cuda13 tpu: $(VENV)/.installed ## adds what jax needs for this accelerator
 	$(BIN)/pip install -c constraints.txt -e ".[$@]"
+
+preflight-cuda preflight-tpu: ## an environment whose bin/python runs scripts/preflight.py for such a device without one
+	$(PYTHON) -m venv .venv-$@
+	.venv-$@/bin/pip install -c constraints.txt -e ".[$(if $(findstring tpu,$@),tpu,cuda12)]"
 
 clean: ## removes caches; runs, checkpoints and .venv stay
 	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +

@@ -22,7 +22,7 @@ FLOORS = (
     ("rewards", "run"),
     ("export", "grpo"),
     ("benchmark", "programs", "record", "sweeps", "tiny"),
-    ("cli", "sft", "train", "tunix_plugin"),
+    ("cli", "preflight", "sft", "train", "tunix_plugin"),
     ("commands",),
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

@@ -6,7 +6,7 @@
 Wants `pip install -e . "jax[cuda12]"`, or "jax[tpu]" for a v5e, and no device: nothing runs, all figures are the
 compiler's, per device. The work is 4 prompts x 4 completions of 256 + 512 tokens for each data-parallel device, on a
 Gemma 3 in bfloat16; with --rank 0 all weights are trained. "sent" is what a device has from the others: the weights of
-a rollout, which are gathered before it, are not in it. The h100.txtpb beside this file is XLA's description of the
+a rollout, which are gathered before it, are not in it. assets/devices/h100.txtpb is XLA's description of the
 device. There is no autotuning, and cuDNN's workspace is not counted.
 """
 
@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
@@ -30,25 +31,23 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from jax._src.cudnn import fused_attention_stablehlo as cudnn  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
-from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
+from jax.sharding import Mesh, PartitionSpec  # noqa: E402
 
-from helpers.collectives import collectives, traffic  # noqa: E402
 from tunix_grpo.decoder import layouts  # noqa: E402
 from tunix_grpo.decoder.attention import FUSED, PLAIN  # noqa: E402
 from tunix_grpo.decoder.forward import choose_remat  # noqa: E402
 from tunix_grpo.decoder.generation import Sampling, generate  # noqa: E402
 from tunix_grpo.decoder.rows import Completions  # noqa: E402
-from tunix_grpo.decoder.spec import layer_places, stacks  # noqa: E402
 from tunix_grpo.grpo.algorithms import Divisors, Objective, token  # noqa: E402
 from tunix_grpo.grpo.loss import LossInputs, completion_logprobs, grpo_loss  # noqa: E402
-from tunix_grpo.model.config_json import read_spec  # noqa: E402
-from tunix_grpo.model.decoder_form import empty_weights, put_at  # noqa: E402
+from tunix_grpo.model.abstract import abstract_model  # noqa: E402
 from tunix_grpo.model.gathering import gathered_shapes, gathered_shardings  # noqa: E402
-from tunix_grpo.model.layout import leaves, nested  # noqa: E402
 from tunix_grpo.model.model import Model  # noqa: E402
-from tunix_grpo.model.placing import fitting_sharding, leaf_shardings, trained_specs  # noqa: E402
+from tunix_grpo.model.placing import fitting_sharding  # noqa: E402
+from tunix_grpo.preflight.collectives import collectives, traffic  # noqa: E402
 
 SHAPES = HERE.parent / "src" / "tunix_grpo" / "assets" / "shapes"
+DEVICES = SHAPES.with_name("devices")
 PROMPTS, GROUP, PROMPT_TOKENS, COMPLETION_TOKENS = 4, 4, 256, 512  # prompts of each data-parallel device
 STOPS, PAD = (1, 106), 0
 
@@ -66,7 +65,7 @@ def main() -> None:
     platform = "cuda" if asked.device == "h100" else "tpu"
     pretend_to_have("gpu" if platform == "cuda" else "tpu")
     mesh = mesh_of(platform, asked.fsdp, asked.tp)
-    model = abstract_model(SHAPES / f"google--gemma-3-{asked.size}-it", asked.rank, mesh)
+    model = described_model(SHAPES / f"google--gemma-3-{asked.size}-it", asked.rank, mesh)
     form = asked.form or (FUSED if platform == "cuda" else PLAIN)
     print(f"{'program':<12}{'arguments':>12}{'temporaries':>13}{'peak':>11}{'sent':>11}   (MB; compiled in)")
     for name in asked.programs.split(","):
@@ -95,7 +94,7 @@ def mesh_of(platform: str, fsdp: int, tp: int) -> Mesh:
     count = fsdp * tp
     if platform == "cuda":
         described = topologies.get_topology_desc(
-            platform="cuda", target_config=(HERE / "h100.txtpb").read_text(), topology=f"1x1x{count}"
+            platform="cuda", target_config=(DEVICES / "h100.txtpb").read_text(), topology=f"1x1x{count}"
         )
     elif count == 1:
         described = topologies.get_topology_desc(
@@ -106,43 +105,17 @@ def mesh_of(platform: str, fsdp: int, tp: int) -> Mesh:
     return Mesh(np.array(described.devices).reshape(fsdp, tp), ("fsdp", "tp"))
 
 
-def abstract_model(directory: Path, rank: int, mesh: Mesh) -> Model:
+def described_model(directory: Path, rank: int, mesh: Mesh) -> Model:
     """Returns a model with shapes in place of arrays, which lie on the mesh as a loaded model's do."""
-    spec = read_spec(directory)
-    axes = trained_specs(spec) if mesh.size > 1 else {}
-    trained = {}
-    for leaf in leaves(spec):
-        if rank == 0:
-            trained[leaf.path] = leaf.shape
-        elif leaf.is_projection:
-            inputs, outputs = leaf.adapter_shapes
-            trained |= zip(leaf.adapter_paths, ((*inputs, rank), (rank, *outputs)), strict=True)
-    placed = {
-        path: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=fitting_sharding(mesh, shape, axes.get(path)))
-        for path, shape in trained.items()
-    }
-    reference = abstract_stacks(spec, mesh)
-    return Model(spec, directory, nested(placed), reference, 1.0 if rank else 0.0, jnp.dtype(jnp.bfloat16))
-
-
-def abstract_stacks(spec: Any, mesh: Mesh) -> Any:
-    """Returns the shapes that `placing.place_stacks` would fill."""
-    shardings = leaf_shardings(spec, mesh)
-    counts = [(len(stack.layers), len(stack.layers[0])) for period in stacks(spec) for stack in period]
-    weights = empty_weights(spec)
-    for leaf in leaves(spec):
-        axes = leaf.decoder_spec(shardings[leaf.path].spec)
-        shape = leaf.matrix_shape if leaf.is_projection else leaf.file_shape
-        for role in leaf.roles:
-            if leaf.layer is None:
-                sharding = NamedSharding(mesh, axes)
-                put_at(weights, None, role, jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=sharding))
-                continue
-            stack = layer_places(spec)[leaf.layer].stack
-            sharding = NamedSharding(mesh, PartitionSpec(None, None, *axes))
-            whole = jax.ShapeDtypeStruct((*counts[stack], *shape), jnp.bfloat16, sharding=sharding)
-            put_at(weights, stack, role, whole)
-    return weights
+    config: Any = SimpleNamespace(
+        family=None,
+        dtype="bfloat16",
+        lora_rank=rank or None,
+        lora_alpha=rank,
+        lora_target_modules="all",
+        quantization=None,
+    )
+    return abstract_model(config, directory, mesh)
 
 
 def by_rows(mesh: Mesh, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:

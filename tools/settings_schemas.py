@@ -22,6 +22,7 @@ from tunix_grpo.config import (
     loading,
     open_groups,
     plugins,
+    preflight,
     report,
     score,
     sft,
@@ -58,6 +59,12 @@ PROGRAMS = (
         "benchmark",
         benchmark.load,
         "Steps against the clock; see [benchmark.md](benchmark.md).",
+    ),
+    Program(
+        "scripts/preflight.py",
+        "preflight",
+        preflight.load,
+        "Whether a training fits a device; see [preflight.md](preflight.md).",
     ),
     Program("scripts/checkpoints.py", "checkpoints", checkpoints.load, "Saved steps; see [resume.md](resume.md)."),
     Program(

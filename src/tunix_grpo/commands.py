@@ -3,6 +3,7 @@
 The scripts of a checkout and the commands of an installed package, such as `tunix-grpo`, both begin here.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from tunix_grpo.config import compare as compare_settings
 from tunix_grpo.config import evaluate as evaluate_settings
 from tunix_grpo.config import export as export_settings
 from tunix_grpo.config import generate as generate_settings
+from tunix_grpo.config import preflight as preflight_settings
 from tunix_grpo.config import report as report_settings
 from tunix_grpo.config import score as score_settings
 from tunix_grpo.config import sft as sft_settings
 from tunix_grpo.config import verify_resume as verify_settings
+from tunix_grpo.config.composing import training_of
 from tunix_grpo.config.own_code import may_run_own_code
-from tunix_grpo.config.short_words import gathered, named
+from tunix_grpo.config.short_words import as_typed, gathered, named
 from tunix_grpo.run.places import HISTORY
 from tunix_grpo.sweeps.objective import last_value
 from tunix_grpo.without_torch import load_libraries
@@ -72,6 +75,22 @@ def verify_resume() -> int:
     """Proves that stopping changes nothing, here and with one's own settings; returns the exit code."""
     sys.argv[1:] = gathered(sys.argv[1:], "train", verify_settings.load.settings())
     return run(_verify_resume, config_dir=CONF, config_name="verify_resume", load=verify_settings.load)
+
+
+def preflight() -> int:
+    """Says whether a training fits a device, and what it costs there; returns the exit code."""
+    sys.argv[1:] = gathered(sys.argv[1:], "train", preflight_settings.load.settings())
+    return run(_preflight, config_dir=CONF, config_name="preflight", load=preflight_settings.load)
+
+
+def _preflight(config: preflight_settings.PreflightConfig) -> None:
+    training = training_of(as_typed(config.train))
+    if config.target != "this":  # nothing runs, and nobody is asked what there is
+        os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
+    load_libraries(own_code=may_run_own_code(training))
+    from tunix_grpo.preflight.program import preflight
+
+    preflight(config, training)
 
 
 def _verify_resume(config: verify_settings.VerifyResumeConfig) -> None:

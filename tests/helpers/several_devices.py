@@ -19,7 +19,6 @@ import jax
 import numpy as np
 import optax
 
-from helpers.collectives import collectives
 from helpers.models import model_config
 from helpers.trainer import NumberTokenizer, mean_token, number_prompts
 from tunix_grpo.config import load
@@ -35,6 +34,7 @@ from tunix_grpo.model import gathering
 from tunix_grpo.model.gathering import rollout_mesh
 from tunix_grpo.model.model import load_model
 from tunix_grpo.model.placing import fitting_sharding
+from tunix_grpo.preflight.collectives import collectives
 from tunix_grpo.record.summary import _whole_everywhere as start_row
 from tunix_grpo.rewards.base import Reward
 from tunix_grpo.run.devices import Devices

@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tunix_grpo.config.hydra_options import HydraOptions, hydra_options
 from tunix_grpo.config.loading import Loader, load
 from tunix_grpo.config.overrides import check_words, is_interval, jobs_of, list_groups, normalise, without_sweeps
+from tunix_grpo.config.schema import Config
 from tunix_grpo.config.sft import RunConfig
 from tunix_grpo.errors import ConfigError, one_line
 
@@ -219,6 +220,19 @@ def option_of(group: str, name: str, config_dirs: Sequence[Path], config_name: s
             return hydra.compose(config_name, [f"{group}={name}"])[group]
         except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
             raise ConfigError([composition_problem(str(error))]) from error
+
+
+def training_of(words: Sequence[str]) -> Config:
+    """Returns the training that the words of its command line come to, where another program runs under Hydra.
+
+    Raises:
+        ConfigError: lists all that is wrong.
+    """
+    try:
+        cfg = hydra.compose("config", normalise(words))
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError([composition_problem(str(error))]) from error
+    return load(cfg)
 
 
 class FurtherFolders(SearchPathPlugin):

@@ -18,6 +18,7 @@ import numpy as np
 
 from tunix_grpo import seeds
 from tunix_grpo.decoder import layouts
+from tunix_grpo.decoder.platform import described, platform
 from tunix_grpo.errors import one_line
 
 PLAIN, FUSED = "plain", "fused"
@@ -172,15 +173,24 @@ def fused(
     return rolled(out, back)[:, ends - length : ends]
 
 
-@functools.cache
 def usable_form(num_heads: int, num_kv_heads: int, head_dim: int, window: int | None, dtype: jnp.dtype) -> str:
-    """Returns `fused` if this device's flash attention takes these shapes and gives the plain form's numbers.
+    """Returns `fused` if the device's flash attention takes these shapes and gives the plain form's numbers.
 
-    Both forms run on a small padded batch, and their values and gradients are compared: kernels have been seen to
-    ignore masks silently.
+    For a device that is only described, whether its documentation says so.
     """
-    if jax.default_backend() != "gpu" or dtype not in (jnp.bfloat16, jnp.float16):
+    if platform() != "gpu" or dtype not in (jnp.bfloat16, jnp.float16):
         return PLAIN
+    if (device := described()) is not None:
+        return FUSED if head_dim <= device.longest_head else PLAIN
+    return _tried_form(num_heads, num_kv_heads, head_dim, window, dtype)
+
+
+@functools.cache
+def _tried_form(num_heads: int, num_kv_heads: int, head_dim: int, window: int | None, dtype: jnp.dtype) -> str:
+    """Runs both forms on a small padded batch, and compares their values and gradients.
+
+    Kernels have been seen to ignore masks silently.
+    """
     try:
         difference = _difference((num_heads, num_kv_heads, head_dim), window, dtype, "cudnn")
     except (RuntimeError, ValueError, NotImplementedError) as error:  # what JAX and cuDNN raise for what they lack

@@ -26,6 +26,7 @@ from tunix_grpo.decoder.drawing import Drawn, DrawRule, Sampling, no_tokens, wit
 from tunix_grpo.decoder.forward import forward, head_logits, text_positions
 from tunix_grpo.decoder.joined import joined
 from tunix_grpo.decoder.layer import Weights, embed, finish_layer, qkv, rms_norm, rotary_angles
+from tunix_grpo.decoder.platform import platform
 from tunix_grpo.decoder.spec import DecoderSpec, layer_places
 
 # See `block_of_device`. A GPU gives its answer to the host each time it is asked.
@@ -92,7 +93,7 @@ def generate(
 
 def block_of_device() -> int:
     """Returns the tokens between two looks at whether all rows have stopped, as they suit the device."""
-    return _BLOCK.get(jax.default_backend(), _ACCELERATOR_BLOCK)
+    return _BLOCK.get(platform(), _ACCELERATOR_BLOCK)
 
 
 def padded_steps(max_tokens: int, block: int) -> int:

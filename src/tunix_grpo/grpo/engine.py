@@ -26,6 +26,7 @@ from tunix_grpo.decoder.cache import Cache, cache_sizes, grown
 from tunix_grpo.decoder.drawing import Drawn, DrawRule, Sampling
 from tunix_grpo.decoder.joined import joined
 from tunix_grpo.decoder.layer import Weights
+from tunix_grpo.decoder.platform import platform
 from tunix_grpo.decoder.rows import left_padded
 from tunix_grpo.decoder.slots import Newcomers, Slots, continued, free_slots, refilled
 from tunix_grpo.model.layout import LeafTree
@@ -107,7 +108,7 @@ class _Drawing:
         self._programs = engine.form, engine.mesh  # what every program is compiled for
         self._newcomers = max(1, engine.rows // _FILLED_AT_ONCE)
         self._num_prompts = _prompts_at_once(asked.prompts, self._newcomers, engine.mesh.shape["fsdp"])
-        self._round = _ROUND.get(jax.default_backend(), _ACCELERATOR_ROUND)
+        self._round = tokens_of_round()
         self._joined = _joined(engine.form, *weights)
         self._sizes = cache_sizes(rule.config.max_tokens - 1) or [1]  # from the present one on
         self._slots = _free(*self._programs, engine.rows, engine.prompt_width, self._sizes[0], rule)
@@ -193,6 +194,11 @@ class _Drawing:
         """Waits for the tokens that are on their way; frees the rows that have ended, and returns what is in them."""
         self._lengths, ended = taken_out(self._slots.drawn, self._owner, self._limit)
         return ended
+
+
+def tokens_of_round() -> int:
+    """Returns the tokens between two looks at the rows, as they suit the device."""
+    return _ROUND.get(platform(), _ACCELERATOR_ROUND)
 
 
 def taken_out(drawn: Drawn, owner: np.ndarray, limits: np.ndarray) -> tuple[np.ndarray, list[Completion]]:

@@ -15,6 +15,7 @@ from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.forward import head
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.matmul import product
+from tunix_grpo.decoder.platform import platform
 
 # (float32[n, V] logits, int32[n] targets) -> two of float32[n].
 Measure: TypeAlias = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
@@ -25,7 +26,7 @@ def _chunk_bytes() -> int:
 
     A CPU's caches like few. A GPU reads the whole head for each chunk, and wants fewer chunks.
     """
-    return 2**25 if jax.default_backend() == "cpu" else 2**27
+    return 2**25 if platform() == "cpu" else 2**27
 
 
 def head_in_chunks(

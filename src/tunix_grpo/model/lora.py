@@ -16,7 +16,7 @@ from tunix_grpo import seeds
 from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.errors import UserError
-from tunix_grpo.model.layout import TARGETS, LeafTree, leaves, nested
+from tunix_grpo.model.layout import TARGETS, Leaf, LeafTree, leaves, nested
 from tunix_grpo.model.placing import fitting_sharding, trained_specs
 
 
@@ -36,11 +36,10 @@ def target_pattern(target_modules: str, spec: DecoderSpec) -> str:
     return target_modules
 
 
-def new_adapters(spec: DecoderSpec, *, rank: int, targets: str, seed: int, mesh: jax.sharding.Mesh) -> LeafTree:
-    """Returns adapters that change nothing yet, as a nested dictionary of Tunix's leaves.
+def adapted_leaves(spec: DecoderSpec, targets: str) -> list[Leaf]:
+    """Returns the leaves that get an adapter, in the order in which their numbers are drawn.
 
     Args:
-        rank: >= 1.
         targets: as `model.lora_target_modules`.
 
     Raises:
@@ -56,10 +55,23 @@ def new_adapters(spec: DecoderSpec, *, rank: int, targets: str, seed: int, mesh:
     adapted = sorted((leaf for leaf in matched if leaf.is_projection), key=lambda leaf: leaf.path)
     if not adapted:
         raise UserError(f"model.lora_target_modules={targets!r} matches no module of a {spec.family} model")
+    return adapted
+
+
+def new_adapters(spec: DecoderSpec, *, rank: int, targets: str, seed: int, mesh: jax.sharding.Mesh) -> LeafTree:
+    """Returns adapters that change nothing yet, as a nested dictionary of Tunix's leaves.
+
+    Args:
+        rank: >= 1.
+        targets: as `model.lora_target_modules`.
+
+    Raises:
+        UserError: see `adapted_leaves`.
+    """
     stream = seeds.key("lora", seed)
     axes = trained_specs(spec) if mesh.size > 1 else {}
     placed = {}
-    for index, leaf in enumerate(adapted):
+    for index, leaf in enumerate(adapted_leaves(spec, targets)):
         inputs, outputs = leaf.adapter_shapes
         bound = (6.0 / math.prod(inputs)) ** 0.5
         a = jax.random.uniform(jax.random.fold_in(stream, index), (*inputs, rank), jnp.float32, -bound, bound)

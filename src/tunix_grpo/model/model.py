@@ -20,6 +20,7 @@ from tunix_grpo.config import ModelConfig
 from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.attention import FUSED, PLAIN, usable_form
 from tunix_grpo.decoder.layer import Weights
+from tunix_grpo.decoder.platform import platform
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.decoder_form import adapter_pairs, array_at, whole_weights, with_adapters
@@ -167,7 +168,7 @@ def load_frozen(
         UserError: an unsupported model, or weights that do not fit config.json.
     """
     spec = read_spec(directory, config.family)
-    dtype = _dtype(config.dtype)
+    dtype = computing_dtype(config.dtype)
     weights = source() if source is not None else _source(config, spec, directory, seed)
     quantize = (
         None if config.quantization is None else functools.partial(quantize_projection, qtype=config.quantization)
@@ -181,7 +182,8 @@ def _source(
     return random_weights(spec, seed) if config.random_weights else stored_weights(spec, directory)
 
 
-def _dtype(name: str) -> jnp.dtype:
+def computing_dtype(name: str) -> jnp.dtype:
+    """Returns the dtype of the computation; auto is float32 on a CPU and bfloat16 elsewhere."""
     if name == "auto":
-        return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+        return jnp.dtype(jnp.float32 if platform() == "cpu" else jnp.bfloat16)
     return jnp.dtype(name)

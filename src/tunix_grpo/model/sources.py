@@ -8,7 +8,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -19,6 +19,7 @@ from tunix_grpo.hub_cache import remove_damaged
 
 _ASSETS = Path(__file__).parent.parent / "assets"
 _KAGGLE_ID = re.compile(r"(?:\w[\w.-]*/){3}\w[\w.-]*(?:/[1-9]\d*)?")
+_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja")
 _WAY_OUT = "download it elsewhere and give its folder as model.path=DIR"
 _log = logging.getLogger(__name__)
 
@@ -49,9 +50,26 @@ def resolve_directory(config: ModelConfig) -> Path:
     return _from_hub(config.hub_id, config.revision)
 
 
+def config_directory(config: ModelConfig) -> Path:
+    """Returns a folder with a model's config.json; what it takes to load the weights is not fetched.
+
+    Raises:
+        UserError: see `resolve_directory`.
+    """
+    if config.path is not None or config.kaggle_id is not None or config.hub_id is None:
+        return resolve_directory(config)
+    if (folder := _shapes_folder(config.hub_id)).is_dir():
+        return folder
+    return _from_hub(config.hub_id, config.revision, ["config.json"])
+
+
+def _shapes_folder(hub_id: str) -> Path:
+    return _ASSETS / "shapes" / hub_id.replace("/", "--")
+
+
 def _shapes(hub_id: str) -> Path:
     """Returns a bundled folder that holds nothing but the config.json of a known model: enough for random weights."""
-    folder = _ASSETS / "shapes" / hub_id.replace("/", "--")
+    folder = _shapes_folder(hub_id)
     if not folder.is_dir():
         known = ", ".join(sorted(path.name.replace("--", "/") for path in folder.parent.iterdir()))
         raise UserError(
@@ -61,17 +79,16 @@ def _shapes(hub_id: str) -> Path:
     return folder
 
 
-def _from_hub(hub_id: str, revision: str | None) -> Path:
+def _from_hub(hub_id: str, revision: str | None, patterns: Sequence[str] = _FILES) -> Path:
     import httpx
     import huggingface_hub
     from huggingface_hub import errors
     from huggingface_hub.utils import logging as hub_logging
 
     hub_logging.set_verbosity_error()  # the user reads how a download ends, not each retry
-    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja"]
     begun = time.time()
     try:
-        folder = Path(huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+        folder = Path(huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=list(patterns)))
     except errors.GatedRepoError as error:
         raise UserError(
             f"model.hub_id={hub_id} is gated: accept its terms on https://huggingface.co/{hub_id}, then log in with "

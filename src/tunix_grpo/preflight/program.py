@@ -1,0 +1,173 @@
+"""Compiles a training for a device, which need not be there, and says whether it fits and what a step costs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from tunix_grpo import console
+from tunix_grpo.benchmark.limits import Limits, Work, step_limits
+from tunix_grpo.config import Config
+from tunix_grpo.config.preflight import PreflightConfig
+from tunix_grpo.decoder.platform import traced_for
+from tunix_grpo.errors import UserError
+from tunix_grpo.model.abstract import abstract_model
+from tunix_grpo.model.model import Model
+from tunix_grpo.model.sources import config_directory
+from tunix_grpo.preflight.collectives import collectives, traffic
+from tunix_grpo.preflight.compiling import Needs, Programs, compiled
+from tunix_grpo.preflight.fitting import first_that_fits
+from tunix_grpo.preflight.targets import TARGETS, Target, ask_no_device, described_mesh, present
+
+_NOT_COUNTED = "the device's own context, cuDNN's workspaces, what its allocator loses, and what autotuning chooses"
+_PARTS = ("step", "rollout", "reference", "update")
+_log = logging.getLogger(__name__)
+
+
+def preflight(asked: PreflightConfig, config: Config) -> None:
+    """Prints what the programs of a training need on a device.
+
+    Args:
+        config: of the training.
+
+    Raises:
+        UserError: it does not fit, and which settings would make it fit; or the target cannot be compiled for.
+    """
+    if asked.target == "this":
+        target, mesh = present(config)
+    else:
+        target = TARGETS[asked.target]
+        mesh = described_mesh(asked.target, target, config.mesh)
+        ask_no_device()
+    with traced_for(target.described):
+        model = abstract_model(config.model, config_directory(config.model), mesh)
+        programs = Programs(config, model, mesh)
+        needs = [_compiled(program, target, mesh, programs.resident) for program in programs.all()]
+        figures = _figures(config, target, mesh, model, programs, needs)
+        _show(asked, figures, needs, target)
+        if not figures["fits"]:
+            remat = programs.pass_form.remat
+            words = first_that_fits(
+                config, remat, needs, target.memory or 0, lambda *tried: _fits(target, mesh, *tried)
+            )
+            raise UserError(_does_not_fit(needs, target, words))
+
+
+def _compiled(program: Any, target: Target, mesh: Mesh, resident: int) -> Needs:
+    needs = compiled(program, target.lowering, mesh, resident)
+    _log.info("%s: compiled in %s", program.name, console.format_duration(needs.seconds))
+    return needs
+
+
+def _fits(target: Target, mesh: Mesh, config: Config, first: list[str]) -> bool:
+    """Says whether all programs of changed settings fit; those that did not are compiled first."""
+    programs = Programs(config, abstract_model(config.model, config_directory(config.model), mesh), mesh)
+    in_order = sorted(programs.all(), key=lambda program: program.name not in first)
+    return all(_is_in(_compiled(program, target, mesh, programs.resident), target) for program in in_order)
+
+
+def _is_in(needs: Needs, target: Target) -> bool:
+    return not needs.refusal and (target.memory is None or needs.total <= target.memory)
+
+
+def _figures(
+    config: Config, target: Target, mesh: Mesh, model: Model, programs: Programs, needs: list[Needs]
+) -> dict[str, Any]:
+    """Returns all that is reported, by name."""
+    sent = {each.name: traffic(collectives(each.text)) if mesh.size > 1 and each.text else 0 for each in needs}
+    figures: dict[str, Any] = {
+        "device": target.about,
+        "devices": target.count,
+        "memory_bytes": target.memory,
+        "dtype": str(model.dtype),
+        "attention": model.attention_form,
+        "remat": programs.pass_form.remat,
+        "resident_bytes": programs.resident,
+        "fits": all(_is_in(each, target) for each in needs),
+        "programs": [
+            {
+                "name": each.name,
+                "peak_bytes": each.peak,
+                "beside_bytes": each.beside,
+                "total_bytes": each.total,
+                "sent_bytes": sent[each.name],
+                "compile_s": each.seconds,
+                "refusal": each.refusal or None,
+            }
+            for each in needs
+        ],
+    }
+    if target.ceilings is not None:
+        limits = _limits(config, target, mesh, model)
+        figures |= {f"{part}_limit_s": getattr(limits, part) for part in _PARTS}
+    return figures
+
+
+def _limits(config: Config, target: Target, mesh: Mesh, model: Model) -> Limits:
+    """Returns the least seconds of a step at the device's rates, each completion as long as it may be."""
+    assert target.ceilings is not None
+    trained = config.model.lora_rank is not None
+    adapters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(model.trained)) if trained else None
+    work = Work(
+        prompts=config.prompts_per_step(1),
+        generations=config.grpo.num_generations,
+        prompt_tokens=config.generation.max_prompt_length,
+        completion_tokens=config.generation.max_generation_steps,
+    )
+    tp = mesh.shape["tp"]
+    return step_limits(
+        model.spec,
+        work,
+        type(target.ceilings)(*(tp * rate for rate in target.ceilings)),
+        bytes_per_weight=model.dtype.itemsize,
+        quantization=config.model.quantization,
+        adapter_parameters=adapters,
+        with_reference=config.grpo.beta > 0,
+        num_iterations=config.grpo.num_iterations,
+    )
+
+
+def _show(asked: PreflightConfig, figures: dict[str, Any], needs: list[Needs], target: Target) -> None:
+    if asked.json:
+        json.dump(figures, sys.stdout, indent=2)
+        print()
+        return
+    header = ("program", "at its highest", "beside it", "in all", "of the device", "sent")
+    rows = []
+    for each, numbers in zip(needs, figures["programs"], strict=True):
+        share = "" if target.memory is None else f"{100 * each.total / target.memory:.0f} %"
+        sizes = [console.format_bytes(size) for size in (each.peak, each.beside, each.total)]
+        if each.refusal:
+            sizes, share = ["refused", sizes[1], "more than there is"], ""
+        sent = console.format_bytes(numbers["sent_bytes"]) if figures["devices"] > 1 else "nothing"
+        rows.append([each.name, *sizes, share, sent])
+    memory = "" if target.memory is None else f", {console.format_bytes(target.memory)}"
+    console.table(header, rows, f"{target.about}{memory}; {figures['dtype']}, {figures['attention']} attention")
+    lines = [("remat", figures["remat"]), ("not counted", _NOT_COUNTED)]
+    if "step_limit_s" in figures:
+        parts = ", ".join(
+            f"{part} {console.format_duration(figures[f'{part}_limit_s'])}"
+            for part in ("rollout", "reference", "update")
+        )
+        lines.append(("a step", f"at least {console.format_duration(figures['step_limit_s'])} at its rates ({parts})"))
+    if figures["fits"]:
+        lines.append(("fits", "not known: the device does not tell its memory" if target.memory is None else "yes"))
+    console.start_table(lines, "preflight")
+
+
+def _does_not_fit(needs: list[Needs], target: Target, words: list[str] | None) -> str:
+    memory = console.format_bytes(target.memory or 0)
+    parts = [
+        f"{each.name} "
+        + ("is refused by its compiler" if each.refusal else f"needs {console.format_bytes(each.total)}")
+        for each in needs
+        if not _is_in(each, target)
+    ]
+    way_out = f"with {' '.join(words)} it fits" if words else "take a smaller model or a larger device"
+    return f"does not fit: {target.about} has {memory}, and {', '.join(parts)}; {way_out}"
