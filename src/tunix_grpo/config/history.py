@@ -24,6 +24,7 @@ BEFORE: dict[str, Json] = {
     "model.quantization": None,
     "generation.max_rows": None,
     "task.template_variables": None,
+    "training.deterministic": False,
     "training.first_look": "off",
     "training.max_bad_steps": 1,
     "training.spikes": "off",

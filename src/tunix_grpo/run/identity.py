@@ -79,6 +79,7 @@ def settings(config: Config) -> dict[str, Json]:
     flat = {
         f"{group}.{key}": value for group in COURSE for key, value in dataclasses.asdict(getattr(config, group)).items()
     }
+    flat["training.deterministic"] = config.training.deterministic
     del flat["task.name"], flat["task.date"]  # `identity` has the name, and the prompts show the date
     del flat["reward.limits"]  # each reward has what it has of them
     functions = flat["reward.functions"].items()
