@@ -101,8 +101,8 @@ def main() -> None:
 def atomic_kernels() -> int:
     """Returns how many of the kernels that were compiled since the last call have atomic operations."""
     found = 0
-    for file in Path(DUMPED.name).iterdir():
-        found += file.suffix == ".ptx" and re.search(r"\b(atom|red)\.", file.read_text()) is not None
+    for file in Path(DUMPED.name).rglob("*.ptx"):
+        found += re.search(r"\b(atom|red)\.", file.read_text()) is not None
         file.unlink()
     return found
 
