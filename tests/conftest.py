@@ -6,14 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import hydra
 import pytest
+from omegaconf import DictConfig
 
 from tunix_grpo.cli import NEW_OBJECTS
-from tunix_grpo.config import Config, load
+from tunix_grpo.config import Config, SftConfig, load, sft
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -26,6 +27,7 @@ LONGEST = (
         "test_train",
         "test_golden",
         "test_evaluate",
+        "test_sft",
         "test_generate",
         "test_export",
         "test_generation",
@@ -111,13 +113,20 @@ def compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jax_cache: str) -> 
     The test's current directory and the run's output directory are its own `tmp_path`.
     """
     monkeypatch.chdir(tmp_path)
+    return lambda *overrides: load(_composed("config", tmp_path, jax_cache, overrides))
 
-    def compose_config(*overrides: str) -> Config:
-        folders = [f"output_dir='{tmp_path}'", f"jax_cache='{jax_cache}'"]
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            return load(hydra.compose("config", [*folders, *overrides]))
 
-    return compose_config
+@pytest.fixture
+def compose_sft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jax_cache: str) -> Callable[..., SftConfig]:
+    """Composes the shipped config of scripts/sft.py, as `compose` does that of training."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *overrides: sft.load(_composed("sft", tmp_path, jax_cache, overrides))
+
+
+def _composed(name: str, output_dir: Path, jax_cache: str, overrides: Sequence[str]) -> DictConfig:
+    folders = [f"output_dir='{output_dir}'", f"jax_cache='{jax_cache}'"]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose(name, [*folders, *overrides])
 
 
 @pytest.fixture

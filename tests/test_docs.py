@@ -43,8 +43,17 @@ FEW = (
     "device=cpu training.num_batches=2 training.micro_batch_size=2 grpo.num_generations=2 "
     "generation.max_generation_steps=24 evaluation.num_questions=4"
 )
+QUICK = "task.num_questions=60 evaluation.before_training=false tracker.wandb=false"
+FEW_DEMONSTRATIONS = (  # what is compiled is of the shapes that the run RUN has
+    "device=cpu training.num_batches=1 training.micro_batch_size=8 generation.max_generation_steps=24 "
+    f"evaluation.num_questions=4 model.lora_rank=4 {QUICK}"
+)
 # Words that make a command's work small, or take a small model in place of one that would be downloaded.
 SMALLER = {
+    r"sft\.py .*min_reward": f"{FEW_DEMONSTRATIONS} checkpoint_dir=twelfth",
+    r"sft\.py ": f"{FEW_DEMONSTRATIONS} checkpoint_dir=thirteenth",
+    r"run_training\.py .*model\.run=SFT": f"{FEW} {QUICK} model.lora_rank=4 checkpoint_dir=fourteenth",
+    r"evaluate\.py run=SFT": "device=cpu evaluation.num_questions=4 task.num_questions=60",
     r"min_digits: 1": f"{FEW} generation.max_prompt_length=1000",
     r"task=reasoning_gym task\.dataset": f"{FEW} generation.max_prompt_length=1000 checkpoint_dir=fifth",
     r"run_training\.py model=hf": f"{FEW} generation.max_prompt_length=1000",

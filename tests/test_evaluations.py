@@ -8,6 +8,7 @@ from tunix_grpo.config import further_tasks
 from tunix_grpo.errors import UserError
 from tunix_grpo.grpo.answering import Answered
 from tunix_grpo.grpo.evaluations import Evaluated, Evaluations, build_evaluations
+from tunix_grpo.rewards.ahead import Ahead, Early
 from tunix_grpo.rewards.base import Reward, Samples
 from tunix_grpo.rewards.scoring import RewardTable
 from tunix_grpo.tasks.base import ExactTask, Question
@@ -37,7 +38,10 @@ class Model:
     def answers(self, requests, sampling):
         return (Answered(request, "<answer>1</answer>", [1], False) for request in requests)
 
-    def reward(self, samples: Samples) -> RewardTable:
+    def ahead(self) -> Ahead:
+        return Ahead([])
+
+    def reward(self, samples: Samples, early: Early | None = None) -> RewardTable:
         return RewardTable([float(len(samples))] * len(samples), {})
 
 

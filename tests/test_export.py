@@ -39,8 +39,8 @@ from tunix_grpo.model.model import Model, load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.record.run_config import write_config
 from tunix_grpo.run.checkpoints import Checkpoints
+from tunix_grpo.run.identity import model_identity
 from tunix_grpo.run.saved_runs import choose_step, open_run
-from tunix_grpo.run.start import model_identity
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS = ("llama", "llama-tied-mha", "qwen2", "qwen3", "gemma3", "gemma3-mha")
@@ -114,7 +114,7 @@ def request(tmp_path: Path, **changes) -> ExportConfig:
         "dtype": "auto",
         "push": None,
         "checkpoint_dir": None,
-        "model": MovedModel(path=None, tokenizer=None, family=None),
+        "model": MovedModel(path=None, tokenizer=None, family=None, run=None),
         "overwrite": False,
         "device": "cpu",
         "jax_cache": None,
@@ -435,7 +435,7 @@ def test_everything_of_a_run_may_have_moved(make_run, tmp_path):
         (tmp_path / name).rename(tmp_path / f"moved-{name}")
 
     changes: dict = {"run": str(tmp_path / "moved-run")}
-    moved = {"path": None, "tokenizer": None, "family": None}
+    moved = {"path": None, "tokenizer": None, "family": None, "run": None}
     for key, place, words in (
         ("checkpoint_dir", "checkpoints", "holds no checkpoint; if they have moved, give checkpoint_dir=DIR"),
         ("path", "base", "model.path=.*/base: no such directory; give .*, model.path=DIR"),

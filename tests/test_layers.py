@@ -22,7 +22,7 @@ FLOORS = (
     ("rewards", "run"),
     ("export", "grpo"),
     ("benchmark", "programs", "record", "sweeps", "tiny"),
-    ("cli", "train", "tunix_plugin"),
+    ("cli", "sft", "train", "tunix_plugin"),
     ("commands",),
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
@@ -121,6 +121,7 @@ def test_the_doorstep_holds_no_code():
 # What is longer, and why.
 LONG = {
     "train": "a run reads top to bottom in one function",
+    "train_on_demonstrations": "the same",
     "generate": "the loop over tokens, whose parts close over the prompts and the weights",
     "forward": "layers in stacks in periods, each a function inside the other",
 }

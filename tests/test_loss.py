@@ -12,7 +12,7 @@ import pytest
 from helpers.models import SHAPES, load, write_model
 from tunix_grpo.decoder.forward import choose_remat, forward, head_logits, text_positions
 from tunix_grpo.decoder.rows import Completions, left_padded
-from tunix_grpo.grpo import loss
+from tunix_grpo.grpo import head_chunks, loss
 from tunix_grpo.grpo.loss import completion_logprobs
 from tunix_grpo.model.config_json import spec_from_config
 
@@ -52,7 +52,7 @@ def plain_logprobs(model, weights, batch: Completions) -> tuple[np.ndarray, np.n
 def test_shared_prompts_and_chunked_head_change_nothing(model, monkeypatch):
     """Value within 1e-5, gradient within 1e-4 of the plain computation (float32, other orders of summation)."""
     monkeypatch.setattr(
-        loss, "_chunk_bytes", lambda: 4 * 97 * 16
+        head_chunks, "_chunk_bytes", lambda: 4 * 97 * 16
     )  # 16 tokens a chunk: several of them, the last one padded
     batch = small_batch()
     params = model.trained
@@ -104,7 +104,7 @@ def compiled_gradient(model, remat: str):
 @pytest.mark.usefixtures("optimised")
 def test_no_array_holds_the_logits_of_all_tokens(wide_model, monkeypatch):
     """In the whole compiled program only the vocabulary's own matrices and one chunk of logits are that wide."""
-    monkeypatch.setattr(loss, "_chunk_bytes", lambda: 4 * 509 * 16)
+    monkeypatch.setattr(head_chunks, "_chunk_bytes", lambda: 4 * 509 * 16)
     program, _ = compiled_gradient(wide_model, "full")
     shapes = {tuple(map(int, dims.split(","))) for dims in re.findall(r"\w+\[([\d,]+)\]", program.as_text())}
     wide = {shape for shape in shapes if 509 in shape}

@@ -15,13 +15,14 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from tunix_grpo.config import benchmark, compare, evaluate, export, generate, load, report, score
+from tunix_grpo.config import benchmark, compare, evaluate, export, generate, load, report, score, sft
 from tunix_grpo.config.loading import Loader
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src"
 Name = tuple[str, str]  # module, and what stands at its top level
 TRAINING: Name = ("tunix_grpo.config.loading", "load")
+DEMONSTRATIONS: Name = ("tunix_grpo.config.sft", "load")
 
 
 class Program(NamedTuple):
@@ -35,6 +36,7 @@ class Program(NamedTuple):
 DOOR: Name = ("tunix_grpo.cli", "run")
 PROGRAMS = {
     "train": Program("config", load, (("tunix_grpo.train", "train"), TRAINING)),
+    "sft": Program("sft", sft.load, (("tunix_grpo.sft", "train_on_demonstrations"), DEMONSTRATIONS)),
     "export": Program(
         "export", export.load, (("tunix_grpo.export.exporting", "export"), ("tunix_grpo.config.export", "load"))
     ),
@@ -75,7 +77,7 @@ PROGRAMS = {
     ),
 }
 OPEN = re.compile(r"(?<=^notes)\.\w+$|(?<=^task\.template_variables)\.\w+$")  # below it the keys are a person's own
-OPENS_RUNS = ("evaluate", "export", "generate", "report", "score")
+OPENS_RUNS = ("train", "sft", "evaluate", "export", "generate", "report", "score")
 TRAINING_KEYS = set(load.settings())
 # Beginnings of sentences that another program than training can reach by name, and why they lead nobody astray there.
 HARMLESS = {
@@ -90,11 +92,12 @@ HARMLESS = {
     "a constant rate ends at its peak": "of a run's config.yaml",
     "no questions; give task.dataset=": "of a run's config.yaml",
     "no model to start from": "of a run's config.yaml",
+    "steps belong to a run; give its folder as model.run=": "of a run's config.yaml",
     "model.path, model.kaggle_id and model.hub_id are all null": "refused with the sentence above",
     # Facts of a run, beside a way out that the program has.
     "format=adapter: {} trained all weights (model.lora_rank=null)": "format=full",
     "model.random_weights=true: the shapes of": "model.path=DIR",
-    "share of groups whose rewards are all equal": "what a number of a run means",
+    "share of groups whose rewards are all equal": "what a number of a run means, or of training alone",
     "no two of them were evaluated on the same questions": "shows a command of another program",
     # What cannot be: the reward of a benchmark has no time limit.
     "reward {}: {} calls that took too long": "no reward of a benchmark has a time limit",
@@ -165,8 +168,8 @@ def reachable(program: str) -> dict[Name, ast.stmt]:
         module, name = waiting.pop()
         if tree(module) is None or (module, name) in found:
             continue
-        if (module, name) == TRAINING and program != "train":
-            continue  # the door takes it where it is not given another
+        if (module, name) in (TRAINING, DEMONSTRATIONS) and (module, name) not in PROGRAMS[program].starts:
+            continue  # the door takes it where it is not given another; what a run has left is read with it
         if name in definitions(module):
             found[module, name] = node = definitions(module)[name]
             waiting += used(module, node)
@@ -233,6 +236,6 @@ def test_messages_are_found_where_they_are():
     train, asked = said("train"), said("generate")
     assert ("config.relations", "task.dataset") in train  # a relation's sentence, reached by way of a table
     assert ("model.sources", "model.path") in train  # a constant that errors share
-    assert ("run.saved_runs", "checkpoint_dir") in asked and ("run.saved_runs", "checkpoint_dir") not in train
+    assert ("programs.generate", "file") in asked and ("programs.generate", "file") not in train
     assert ("run.checkpoints", "checkpoint_dir") in train  # a function that a class calls
     assert SETTING.findall("a=1: b.c=2, not d == 3, f(e=4) or (g=5); see x/h=6") == ["a", "b.c", "e", "g"]

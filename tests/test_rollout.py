@@ -10,7 +10,7 @@ import torch
 
 from helpers.models import write_model
 from helpers.trainer import PAD, STOPS, number_prompts, small_trainer
-from tunix_grpo.grpo.passes import policy_logps
+from tunix_grpo.grpo.passes import whole_logps
 from tunix_grpo.grpo.rollout import greedy_sampling, train_sampling
 from tunix_grpo.model.layout import leaves
 from tunix_grpo.model.tunix_modules import module_with
@@ -83,7 +83,7 @@ def test_sampler_and_trainer_agree(compose, folder, temperature):
     trainer = small_trainer(compose, folder, f"generation.temperature={temperature}")
     rollout = trainer.sample(PROMPTS.ids, sampling(temperature=temperature), 1)
     batch = rollout.batch
-    scored = policy_logps(trainer._form, trainer.params, trainer._frozen, batch)
+    scored = whole_logps(trainer._form, trainer.params, trainer._frozen, batch)
     mask = np.asarray(batch.mask())
     assert np.abs(np.asarray(scored) - np.asarray(rollout.logps))[mask].max() < 1e-4
 
@@ -107,7 +107,8 @@ def test_settings_reach_the_sampler(compose):
     )
     drawn = train_sampling(config)
     assert (drawn.temperature, drawn.top_k, drawn.top_p, drawn.max_tokens, drawn.num_generations) == (0.6, 7, 0.9, 5, 3)
-    assert (greedy_sampling(config).temperature, greedy_sampling(config).num_generations) == (0.0, 1)
+    greedy = greedy_sampling(5)
+    assert (greedy.temperature, greedy.num_generations, greedy.max_tokens) == (0.0, 1, 5)
 
 
 def test_stock_tunix_repeats_its_noise(folder):

@@ -9,6 +9,7 @@ from tunix_grpo.decoder.drawing import Sampling
 from tunix_grpo.grpo.answering import Answered
 from tunix_grpo.grpo.evaluation import Evaluation, Evaluator, batch_size_for
 from tunix_grpo.record.metrics import length_metrics, reward_metrics
+from tunix_grpo.rewards.ahead import Ahead, Early
 from tunix_grpo.rewards.base import Samples
 from tunix_grpo.rewards.scoring import RewardTable
 from tunix_grpo.tasks.base import Question
@@ -94,7 +95,10 @@ class Answers:
             text = "a" * number
             yield Answered(request, text, [*map(ord, text), 1], number > 4)
 
-    def reward(self, samples: Samples) -> RewardTable:
+    def ahead(self) -> Ahead:
+        return Ahead([])
+
+    def reward(self, samples: Samples, early: Early | None = None) -> RewardTable:
         self.order.append("score")
         assert (samples.step, samples.num_generations, samples.max_tokens) == (7, 1, 4)
         assert samples.token_lengths == [len(text) + 1 for text in samples.completions]
@@ -126,17 +130,17 @@ def test_every_question_counts_once_however_they_are_batched(batch_size):
 
 
 def test_answers_are_scored_as_they_come():
-    """Not one by one, which is slow where a reward runs elsewhere, and not at the end, when the device is idle."""
+    """Not one by one, and not at the end, when the device is idle: each batch when the next one is drawn."""
     model = Answers()
     Evaluator(prompts=questions(5), task=EvenIsRight(), sampling=GREEDY, batch_size=2).run(model, 7)
-    assert model.order == ["answer", "answer", "score"] * 2 + ["answer", "score"]
+    assert model.order == ["answer"] * 4 + ["score", "answer", "score", "score"]
 
 
 def test_a_mean_does_not_depend_on_the_order_of_the_answers():
     """In the order in which they come the sum of these is another number in its last digit."""
     worth = {1: 1e16, 2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0}
     model = Answers()
-    model.reward = lambda samples: RewardTable([worth[len(text)] for text in samples.completions], {})
+    model.reward = lambda samples, early=None: RewardTable([worth[len(text)] for text in samples.completions], {})
     result = Evaluator(prompts=questions(5), task=EvenIsRight(), sampling=GREEDY, batch_size=3).run(model, 7)
     assert result.reward == np.mean(list(worth.values()))
     assert result.reward != np.mean([worth[number] for number in (2, 3, 4, 5, 1)])
@@ -144,10 +148,10 @@ def test_a_mean_does_not_depend_on_the_order_of_the_answers():
 
 def test_rows_that_a_reward_has_not_scored_are_left_out_of_its_mean():
     model = Answers()
-    model.reward = lambda samples: RewardTable([9.0] * len(samples), {}, skipped=frozenset({0}))
+    model.reward = lambda samples, early=None: RewardTable([9.0] * len(samples), {}, skipped=frozenset({0}))
     result = Evaluator(prompts=questions(5), task=EvenIsRight(), sampling=GREEDY, batch_size=5).run(model, 7)
     assert (result.accuracy, result.reward, result.truncated) == (2 / 5, 9.0, 1 / 5)
-    model.reward = lambda samples: RewardTable([9.0] * len(samples), {}, skipped=frozenset(range(5)))
+    model.reward = lambda samples, early=None: RewardTable([9.0] * len(samples), {}, skipped=frozenset(range(5)))
     result = Evaluator(prompts=questions(5), task=EvenIsRight(), sampling=GREEDY, batch_size=5).run(model, 7)
     assert (result.accuracy, result.reward) == (2 / 5, None)
     assert "eval/reward" not in result.metrics("eval/")  # 0 could be the best of a run whose rewards are penalties

@@ -20,7 +20,7 @@ from helpers.trainer import arrays, mean_token, number_prompts, put_together, sm
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.grpo.algorithms import Divisors
 from tunix_grpo.grpo.loss import LossInputs
-from tunix_grpo.grpo.passes import accumulate, reference_logps
+from tunix_grpo.grpo.passes import accumulate, token_logps
 from tunix_grpo.grpo.spikes import Limits
 from tunix_grpo.model.model import load_model
 from tunix_grpo.model.sources import resolve_directory
@@ -134,8 +134,8 @@ def test_the_reference_is_computed_while_rewards_are(compose, folder, monkeypatc
     computed = []
 
     def reference(*words):
-        computed.append(reference_logps(*words))
-        return computed[-1]
+        computed.extend(token_logps(*words))
+        return computed[-1:]
 
     def reward(samples):
         deadline = time.monotonic() + 60
@@ -146,7 +146,7 @@ def test_the_reference_is_computed_while_rewards_are(compose, folder, monkeypatc
 
     done = []
     trainer = small_trainer(compose, folder, "grpo.beta=0.1", "training.micro_batch_size=1", reward=reward)
-    monkeypatch.setattr("tunix_grpo.grpo.trainer.reference_logps", reference)
+    monkeypatch.setattr("tunix_grpo.grpo.trainer.token_logps", reference)
     trainer.collect(1, number_prompts(2).batch(ROWS[:2], 4))
     assert done == [True]
 

@@ -36,7 +36,7 @@ def test_minibatches_are_updates_one_after_another(compose, folder):
     whole = small_trainer(compose, folder, "grpo.beta=0.0", "grpo.num_minibatches=2", tx=slow)
     before = arrays(whole.params)
     collected = whole.collect(1, PROMPTS.batch(ROWS, 4))
-    halves = [minibatch[0].part for minibatch in collected.minibatches]
+    halves = [piece.part for ((piece,),) in collected.minibatches]
     assert sorted(np.concatenate([half.prompts for half in halves])) == [0, 1, 2, 3]
     result = whole.update(collected)
     moved = [after - start for after, start in zip(arrays(whole.params), before, strict=True)]
@@ -45,13 +45,11 @@ def test_minibatches_are_updates_one_after_another(compose, folder):
         alone = small_trainer(compose, folder, "grpo.beta=0.0", tx=slow)
         sampled = alone.collect(1, PROMPTS.batch(ROWS[half.prompts], 4))
         there = collected.groups.rollout
-        batch = sampled.minibatches[0][0].completions._replace(
-            tokens=there.batch.tokens[half.rows], lengths=there.batch.lengths[half.rows]
-        )
+        ((piece,),) = sampled.minibatches[0]
+        batch = piece.completions._replace(tokens=there.batch.tokens[half.rows], lengths=there.batch.lengths[half.rows])
         gains = collected.advantages[half.rows]
-        (micro,) = sampled.minibatches[0]
-        part = micro.part._replace(divisors=half.divisors)
-        sampled.minibatches[0][0] = dataclasses.replace(micro, part=part, completions=batch)
+        part = piece.part._replace(divisors=half.divisors)
+        sampled.minibatches[0][0] = [dataclasses.replace(piece, part=part, completions=batch)]
         alone.update(type(sampled)(sampled.sampled, sampled.groups, gains, sampled.minibatches, {}))
         summed = [
             total + after - start for total, after, start in zip(summed, arrays(alone.params), before, strict=True)
@@ -98,7 +96,8 @@ def test_an_update_that_is_not_finite_is_left_out_and_the_others_are_made(compos
     trainer = small_trainer(compose, folder, "grpo.beta=0.0", f"grpo.num_minibatches={minibatches}")
     before = arrays(trainer.params)
     collected = trainer.collect(1, PROMPTS.batch(ROWS[: 2 * minibatches], 4))
-    collected.advantages[collected.minibatches[-1][0].part.rows] = np.nan
+    ((piece,),) = collected.minibatches[-1]
+    collected.advantages[piece.part.rows] = np.nan
     result = trainer.update(collected)
     moved = any((mine != theirs).any() for mine, theirs in zip(arrays(trainer.params), before, strict=True))
     assert moved == (minibatches > 1) == ("loss" in result.metrics)
@@ -165,7 +164,7 @@ def test_groups_without_gradient_are_not_computed_and_change_nothing(compose, fo
         trainer.update(collected)
         after.append((collected, trainer.params))
     assert [len(collected.minibatches[0]) for collected, _ in after] == [1, 2]
-    assert [micro.part.prompts.tolist() for micro in after[1][0].minibatches[0]] == [[2], [3]]
+    assert [piece.part.prompts.tolist() for (piece,) in after[1][0].minibatches[0]] == [[2], [3]]
     assert_same(after[0][1], after[1][1], atol=2e-6)
 
 
@@ -179,10 +178,10 @@ def test_a_group_whose_reward_could_not_be_had_is_left_out_of_the_update(compose
     trainer = small_trainer(compose, folder, "grpo.beta=0.5")
     trainer._rewards = [Reward("mean_token", 1.0, fails_on_the_second, on_error="skip_group")]
     collected = trainer.collect(1, PROMPTS.batch(ROWS[:2], 4))
-    ((micro,),) = collected.minibatches
+    (((piece,),),) = collected.minibatches
     assert collected.groups.rewards.skipped == frozenset({4, 5, 6, 7})
-    assert micro.part.kept.tolist() == [1.0] * 4 + [0.0] * 4
-    assert micro.part.divisors.whole == 4
+    assert piece.part.kept.tolist() == [1.0] * 4 + [0.0] * 4
+    assert piece.part.divisors.whole == 4
 
 
 def by_prompt(useful: set[str]):
@@ -211,7 +210,7 @@ def test_equal_groups_are_replaced_by_fresh_ones(compose, folder):
     assert collected.groups.batch.texts == [first[0], own[1], first[3], second[2]]
     rollout = collected.groups.rollout
     for source, place, number in ((1, 1, 0), (0, 0, 1), (3, 2, 1), (2, 3, 2)):
-        drawn = trainer.draw(order.batch(1, number), 1, number)
+        drawn = trainer.draw(order.batch(1, number), 1, number, trainer.ahead())
         mine, theirs = slice(4 * place, 4 * place + 4), slice(4 * source, 4 * source + 4)
         assert rollout.texts[mine] == (collected.sampled.rollout if number == 0 else drawn).texts[theirs]
         assert (rollout.lengths[mine] == drawn.lengths[theirs]).all()
@@ -222,7 +221,7 @@ def test_equal_groups_are_replaced_by_fresh_ones(compose, folder):
     said = {name: value for name, value in result.metrics.items() if name.startswith("groups/")}
     assert said == {"groups/kept": 1, "groups/replaced": 3, "groups/given_up": 0, "groups/extra_rounds": 2}
     assert result.batch.texts == collected.groups.batch.texts
-    drawn = [trainer.draw(order.batch(1, number), 1, number).lengths.sum() for number in (1, 2)]
+    drawn = [trainer.draw(order.batch(1, number), 1, number, trainer.ahead()).lengths.sum() for number in (1, 2)]
     prompts = 4 * sum(len(ids) for number in (0, 1, 2) for ids in order.batch(1, number).ids)
     # The weights have moved since, but only the first round's length can differ by that, and it is known.
     assert result.num_tokens == prompts + collected.sampled.rollout.lengths.sum() + sum(drawn)
@@ -240,7 +239,7 @@ def test_tokens_of_groups_that_are_given_back_were_generated_too(compose, folder
     settings = ("grpo.beta=0.05", "grpo.replace_equal_groups=true", "grpo.max_extra_rounds=2")
     trainer = small_trainer(compose, folder, *settings, reward=lambda samples: [0.5] * len(samples))
     fresh = [PROMPTS.batch(ROWS[:2] + 2 * number, 4) for number in range(3)]
-    drawn = sum(trainer.draw(batch, 1, number).lengths.sum() for number, batch in enumerate(fresh))
+    drawn = sum(trainer.draw(batch, 1, number, trainer.ahead()).lengths.sum() for number, batch in enumerate(fresh))
     result = trainer.update(trainer.collect(1, fresh[0], fresh.__getitem__))
     assert result.num_drawn == drawn > 2 * result.rollout.lengths.sum()
     metrics = step_metrics(result)
@@ -281,7 +280,7 @@ def test_a_sampler_that_differs_is_measured_and_made_up_for(compose, folder):
     for name, trainer in trainers.items():
         collected = trainer.collect(1, PROMPTS.batch(ROWS[:2], 4))
         for micros in collected.minibatches:  # e times less likely than the trainer says
-            micros[:] = [dataclasses.replace(micro, sampled=micro.sampled - 1.0) for micro in micros]
+            micros[:] = [[dataclasses.replace(piece, sampled=piece.sampled - 1.0)] for (piece,) in micros]
         result = trainer.update(collected)
         assert result.metrics["sampling/sampling_logp_difference/mean"] == pytest.approx(1.0, abs=1e-3)
         after[name] = (result.metrics["grad_norm"], trainer.params)

@@ -24,6 +24,7 @@ from tunix_grpo.config import (
     plugins,
     report,
     score,
+    sft,
     verify_resume,
 )
 from tunix_grpo.config.parts import NamedFunction, OutsideReward, TaskConfig
@@ -45,6 +46,7 @@ class Program(NamedTuple):
 
 PROGRAMS = (
     Program("run_training.py", "config", loading.load, "Training."),
+    Program("scripts/sft.py", "sft", sft.load, "Demonstrations; see [sft.md](sft.md)."),
     Program("scripts/generate.py", "generate", generate.load, "Answers; see [generate.md](generate.md)."),
     Program("scripts/evaluate.py", "evaluate", evaluate.load, "Verdicts; see [evaluation.md](evaluation.md)."),
     Program("scripts/export.py", "export", export.load, "Trained models as files; see [export.md](export.md)."),

@@ -25,7 +25,7 @@ from tunix_grpo.decoder.generation import decode_step, empty_cache
 from tunix_grpo.decoder.joined import apart, joined
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.decoder.sampling import sample
-from tunix_grpo.grpo import loss
+from tunix_grpo.grpo import head_chunks
 from tunix_grpo.grpo.loss import completion_logprobs
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
@@ -126,9 +126,9 @@ def main(directory: str) -> None:
     for name, program, value in (("block", block, seconds[1]), ("full", full, seconds[2])):
         show(f"training.remat={name}", "update, temporaries", none.temporaries / 1e9, program.temporaries / 1e9, "GB")
         show(f"training.remat={name}", "update", seconds[0], value, "s")
-    chunk_bytes, loss._chunk_bytes = loss._chunk_bytes, lambda: 2**40
+    chunk_bytes, head_chunks._chunk_bytes = head_chunks._chunk_bytes, lambda: 2**40
     whole = gradient("block")
-    loss._chunk_bytes = chunk_bytes
+    head_chunks._chunk_bytes = chunk_bytes
     show("the head in chunks", "update, temporaries", whole.temporaries / 1e9, block.temporaries / 1e9, "GB")
     show("the head in chunks", "update", *in_turns(whole, block), "s")
 

@@ -15,12 +15,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from tunix_grpo.config import Config
 from tunix_grpo.config.composing import ANY_TARGET, VERSION_BASE, checked_command_line
 from tunix_grpo.config.given import given_words
 from tunix_grpo.config.hydra_options import hydra_options
 from tunix_grpo.config.loading import Loader
 from tunix_grpo.config.secrets import mask_files, masked_word
+from tunix_grpo.config.sft import RunConfig
 from tunix_grpo.config.sweeps import fixed_keys, job_name
 from tunix_grpo.config.words import command_with
 from tunix_grpo.console.output import keep_output, visible
@@ -136,7 +136,7 @@ class Job(Generic[Schema]):
         """Returns the checked config of a job."""
         with contextlib.chdir(self.started_in):  # paths are relative to it, wherever Hydra starts the job
             config = self.load(cfg)
-        if isinstance(config, Config) and HydraConfig.get().mode == RunMode.MULTIRUN:
+        if isinstance(config, RunConfig) and HydraConfig.get().mode == RunMode.MULTIRUN:
             name = job_name(given_words(), self.fixed)
             config.checkpoint_dir = config.training.checkpoint_dir = job_folder(config.checkpoint_dir, name)
         return config

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tunix_grpo.cli import Outcome, run
-from tunix_grpo.config import Config, load
+from tunix_grpo.config import Config, RunConfig, load
 from tunix_grpo.config import benchmark as benchmark_settings
 from tunix_grpo.config import checkpoints as checkpoints_settings
 from tunix_grpo.config import compare as compare_settings
@@ -16,6 +16,7 @@ from tunix_grpo.config import export as export_settings
 from tunix_grpo.config import generate as generate_settings
 from tunix_grpo.config import report as report_settings
 from tunix_grpo.config import score as score_settings
+from tunix_grpo.config import sft as sft_settings
 from tunix_grpo.config import verify_resume as verify_settings
 from tunix_grpo.config.own_code import may_run_own_code
 from tunix_grpo.config.short_words import gathered, named
@@ -29,6 +30,11 @@ CONF = Path(__file__).with_name("conf").resolve()  # in a checkout it is the fol
 def train() -> int:
     """Trains a language model with GRPO; returns the exit code."""
     return run(_train, config_dir=CONF, load=load)
+
+
+def sft() -> int:
+    """Trains a language model on demonstrations; returns the exit code."""
+    return run(_sft, config_dir=CONF, config_name="sft", load=sft_settings.load)
 
 
 def generate() -> int:
@@ -117,7 +123,17 @@ def _train(config: Config) -> Outcome:
     load_libraries(own_code=may_run_own_code(config))
     from tunix_grpo.train import train
 
-    exit_code = train(config).exit_code
+    return _outcome(config, train(config).exit_code)
+
+
+def _sft(config: sft_settings.SftConfig) -> Outcome:
+    load_libraries(own_code=may_run_own_code(config))
+    from tunix_grpo.sft import train_on_demonstrations
+
+    return _outcome(config, train_on_demonstrations(config).exit_code)
+
+
+def _outcome(config: RunConfig, exit_code: int) -> Outcome:
     if exit_code:  # stopped by a signal: the jobs of a --multirun that would follow are left out
         sys.exit(exit_code)
     metric = config.evaluation.metric

@@ -41,6 +41,7 @@ STREAMS = {
     "question order": Stream(10, "numpy: the order of training questions that the ledger holds equal, by step"),
     "evaluation": Stream(11, "jax: the tokens of sampled answers to held-out questions, by question, sample and token"),
     "bootstrap": Stream(12, "numpy: which questions an interval is resampled from, by the part of the resamples"),
+    "demonstration order": Stream(13, "numpy: the order of demonstrations, anew for every pass"),
     "random weights": Stream(None, "numpy: the weights of a model that no file gives, by tensor"),
     "kernel trial": Stream(None, "numpy: inputs that two forms of attention are compared on; the seed is always 0"),
     "tiny weights": Stream(0, "numpy: what the bundled model starts from"),
@@ -51,7 +52,7 @@ STREAMS = {
     "interruptions": Stream(None, "Python: when a proof of resume stops its trainings"),
     "global state": Stream(None, "Python and numpy: the state that reasoning_gym's data sets draw from unasked"),
 }
-"""Every stream by name. A new one takes the next free number, from 13 on: a number stays with its use for ever."""
+"""Every stream by name. A new one takes the next free number, from 14 on: a number stays with its use for ever."""
 
 
 def generator(stream: str, seed: int, *place: int) -> np.random.Generator:

@@ -27,13 +27,12 @@ from tunix_grpo.grpo.optimizer import build_optimizer, build_schedule
 from tunix_grpo.grpo.spikes import Spikes
 from tunix_grpo.grpo.trainer import Trainer
 from tunix_grpo.model.config_json import read_spec
-from tunix_grpo.model.model import load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.programs.score import score_golds
 from tunix_grpo.record.environment import write_environment
 from tunix_grpo.record.health import Health
 from tunix_grpo.record.ledger import write_ledger
-from tunix_grpo.record.left_out import BadSteps
+from tunix_grpo.record.left_out import BadSteps, completion_lines
 from tunix_grpo.record.metrics import completion_records, step_metrics
 from tunix_grpo.record.notes import Notes
 from tunix_grpo.record.run_config import write_config
@@ -45,14 +44,16 @@ from tunix_grpo.rewards.custom import require_columns
 from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.determinism import ask_for_determinism
 from tunix_grpo.run.devices import CompilationCounter, open_devices
+from tunix_grpo.run.intervals import due
 from tunix_grpo.run.rescue import save_where_possible
+from tunix_grpo.run.runs import this_run
+from tunix_grpo.run.saved_runs import begin, start_model
 from tunix_grpo.run.start import (
     find_start,
     last_saved,
     nothing_to_do,
     save_run,
     saved_ledger,
-    this_run,
     with_date,
 )
 from tunix_grpo.run.stopping import StopRequest
@@ -62,11 +63,6 @@ from tunix_grpo.text.prompt_set import prompt_set, prompt_width
 from tunix_grpo.text.tokenizer import model_tokenizer
 
 _log = logging.getLogger(__name__)
-
-
-def due(step: int, every: int, last_step: int) -> bool:
-    """Says whether something that is done every so many steps, and after the last one, is done after this one."""
-    return step % every == 0 or step == last_step
 
 
 @workers.closed_at_end()
@@ -102,7 +98,8 @@ def train(config: Config) -> Summary:
         # --- where to start ---
         prompts_per_step = config.prompts_per_step(devices.data_parallel)
         total_steps = config.total_steps(len(training_set), devices.data_parallel)
-        run = this_run(config, directory, training_set, prompts_per_step)
+        origin, start = begin(config)
+        run = this_run(config, directory, training_set, prompts_per_step, start)
         state = find_start(checkpoints, saved, run, config, total_steps)
         if done := nothing_to_do(checkpoints, state, config, total_steps):
             _log.info("nothing to do: %s", done)
@@ -113,7 +110,7 @@ def train(config: Config) -> Summary:
         order = prompt_order(config, training_set, heldout_set, prompts_per_step, ledger)
 
         # --- the model, its trainer, its judge ---
-        model = load_model(config.model, directory, devices.mesh, config.seed)
+        model = start_model(config.model, directory, devices.mesh, config.seed, origin)
         schedule = build_schedule(config.optimizer, config.scheduler, total_steps * config.grpo.updates_per_step)
         optimizer = build_optimizer(config.optimizer, schedule)
         width = prompt_width(config.generation.max_prompt_length, training_set, heldout_set)
@@ -141,7 +138,8 @@ def train(config: Config) -> Summary:
         console.start_table(start_rows(config, devices, model, trainer, total_steps, first_step), "tunix-grpo")
 
         # --- the loop ---
-        save = functools.partial(save_run, run=run, state=state, ledger=ledger, metric=config.evaluation.metric)
+        metric = config.evaluation.metric
+        save = functools.partial(save_run, run=run, state=state, ledger=ledger, learner=trainer, metric=metric)
         saving = 0.0  # seconds for checkpoints since the last logged step
         with console.Progress(total_steps, first_step) as progress, StopRequest() as stop, record:
             try:
@@ -160,7 +158,7 @@ def train(config: Config) -> Summary:
                     state.step = step
                     state.num_tokens += result.num_tokens
                     state.update_window = spikes.window
-                    bad_steps.note(step, result)
+                    bad_steps.note(step, result.health, completion_lines(step, result))
                     metrics = {}
                     if due(step, config.training.log_interval_steps, total_steps):
                         metrics = step_metrics(result) | {
@@ -182,27 +180,15 @@ def train(config: Config) -> Summary:
                     ends = stop or evaluations.end()
                     best = evaluations.best_step() == step
                     if ends or best or due(step, config.training.save_interval_steps, total_steps):
-                        saving += save(checkpoints, params=trainer.params, optimizer_state=trainer.optimizer_state)
-                        write_ledger(ledger, training_set, Path(config.output_dir))
+                        saving += save(checkpoints)
+                        write_ledger(ledger, training_set, output)
                     if ends:
                         break
             except UserError as error:  # a reward that fails, numbers that are not finite, a full disk
-                save = functools.partial(save, params=trainer.params, optimizer_state=trainer.optimizer_state)
                 new = state.step >= first_step
-                where = save_where_possible(error, save, checkpoints, Path(config.output_dir)) if new else ""
+                where = save_where_possible(error, save, checkpoints, output) if new else ""
                 raise UserError(f"step {step}: {error}{where}") from error
 
         # --- the end ---
-        early = evaluations.end() if state.step < total_steps else None
-        finished = early is not None or state.step == total_steps
-        summary = Summary(
-            steps=state.step,
-            accuracy_before=state.accuracy_before,
-            accuracy_after=evaluations.accuracy() if finished else None,
-            exit_code=0 if finished else stop.exit_code,
-            early=early,
-        )
-        steps, seconds = state.step - first_step + 1, time.monotonic() - started
-        measured = evaluations.closing_rows(checkpoints.steps())
-        show_summary(summary, steps, seconds, measured, Path(config.output_dir), checkpoints)
-        return summary
+        counts = {"num_steps": state.step - first_step + 1, "seconds": time.monotonic() - started}
+        return show_summary(state, total_steps, evaluations, stop, output, checkpoints, **counts)

@@ -183,13 +183,12 @@ class RolloutEngine(base_rollout.BaseRollout):
         weights = (trained_leaves(self._actor), self._model.frozen)
         rollout = self._sampler.sample(weights, ids, sampling, self._drawn.step)
         self._drawn.lengths = dict(zip(rollout.texts, rollout.lengths.tolist(), strict=True))
-        tokens, logps = jax.device_get((rollout.batch.tokens, rollout.logps))
         return base_rollout.RolloutOutput(
             text=rollout.texts,
             logits=[],
-            tokens=[row[:length] for row, length in zip(tokens, rollout.lengths, strict=True)],
+            tokens=[row[:length] for row, length in zip(rollout.batch.tokens, rollout.lengths, strict=True)],
             left_padded_prompt_tokens=np.asarray(rollout.batch.prompt_tokens),
-            logprobs=[row[:length] for row, length in zip(logps, rollout.lengths, strict=True)],
+            logprobs=[row[:length] for row, length in zip(rollout.logps, rollout.lengths, strict=True)],
         )
 
     def get_per_token_logps(self, prompt_tokens: jax.Array, completion_tokens: jax.Array, **_: object) -> jax.Array:

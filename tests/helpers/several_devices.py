@@ -127,11 +127,11 @@ def steps(case: Case, folder: Path) -> dict[str, Any]:
         gradients = []
 
         def noted(*inputs: Any) -> Any:
-            state, logps = passes.accumulate(*inputs)
+            state, logps = passes.accumulate_pieces(*inputs)
             gradients.append(share(state[0]))
             return state, logps
 
-        trainer_module.accumulate = noted
+        trainer_module.accumulate_pieces = noted
         batch = number_prompts(PROMPTS).batch(range(PROMPTS), GROUP)
         results = [trainer.step(step, batch) for step in (1, 2)]
     return {

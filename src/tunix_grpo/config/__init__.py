@@ -29,6 +29,7 @@ from tunix_grpo.config.schema import (
     TrainerConfig,
     TrainingConfig,
 )
+from tunix_grpo.config.sft import RunConfig, SftConfig
 
 __all__ = [
     "AskedTask",
@@ -46,7 +47,9 @@ __all__ = [
     "Policy",
     "RewardLimits",
     "RewardsConfig",
+    "RunConfig",
     "SchedulerConfig",
+    "SftConfig",
     "TaskConfig",
     "TrackerConfig",
     "TrainerConfig",

@@ -188,6 +188,10 @@ def _evaluation_is_alone(timed: str, peer: str | None) -> str | None:
     return None
 
 
+def _no_run(run: str | None) -> str | None:
+    return "steps take as long whatever was trained before; leave it out" if run is not None else None
+
+
 load = Loader(
     schema=BenchmarkConfig,
     checks=(
@@ -197,6 +201,7 @@ load = Loader(
                 Relation(relations.WEIGHTS, relations.weights_exist),
                 Relation(("model.quantization", "model.lora_rank"), relations.quantized_base_is_frozen),
                 Relation(("timed", "peer"), _evaluation_is_alone),
+                Relation(("model.run",), _no_run),
             ),
         ),
         _peer_can,

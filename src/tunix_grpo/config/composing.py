@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tunix_grpo.config.hydra_options import HydraOptions, hydra_options
 from tunix_grpo.config.loading import Loader, load
 from tunix_grpo.config.overrides import check_words, is_interval, jobs_of, list_groups, normalise, without_sweeps
-from tunix_grpo.config.schema import Config
+from tunix_grpo.config.sft import RunConfig
 from tunix_grpo.errors import ConfigError, one_line
 
 # Hydra 1.3 wants to be told the version whose defaults count; 1.4 has one set of defaults, and warns when told.
@@ -84,7 +84,7 @@ def checked_command_line(words: Sequence[str], config_dir: Path, config_name: st
         if not options.only_shown:
             examined = load.examine(cfg)
             problems += [problem for problem in examined.problems if problem not in problems]
-            if isinstance(examined.config, Config) and not sweep.asked_for:
+            if isinstance(examined.config, RunConfig) and not sweep.asked_for:
                 problems += run_folder_problems(examined.config.output_dir)
     if problems:
         raise ConfigError(problems)

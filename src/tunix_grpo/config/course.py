@@ -2,7 +2,8 @@
 
 # Groups that decide what is learned; all others say where and how a run computes and what it leaves behind.
 COURSE = ("optimizer", "scheduler", "grpo", "generation", "reward", "task", "data")
-_WHOLE_RUNS = ("model", "training", "experiment", "algorithm", "seed")  # what else may decide it
+_OF_DEMONSTRATIONS = ("file", "answer_form", "min_reward", "reward_column", "max_per_question", "prompt_texts")
+_WHOLE_RUNS = ("model", "training", "experiment", "algorithm", "seed", *_OF_DEMONSTRATIONS)  # what else may decide it
 # What of these groups a run may change at every start.
 FREE = frozenset(
     {

@@ -141,7 +141,7 @@ def with_subject(cfg: DictConfig) -> DictConfig:
     if cfg.run is not None:
         run = recorded(str(cfg.run))
         for group in ("task", "reward"):
-            if group not in given:
+            if group not in given and group in run:  # a run on demonstrations has no rewards
                 _take_over(cfg, group, run[group], given)
         _lend(cfg.task, run.task, "task", given)
     cfg.task.validate = False

@@ -19,6 +19,8 @@ class MovedModel:
     """Directory of the tokenizer; null is where it was in training."""
     family: NameOrReference | None = rules.hint("give FILE.py:NAME, or null for the run's own")
     """FILE.py:NAME of a family of your own; null is where it was in training."""
+    run: Path | None = rules.hint("give a run's folder, or null for the run's own")
+    """Folder of the run that the run started from, as model.run in training; null is where it was in training."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)

@@ -90,6 +90,8 @@ def with_model_asked(cfg: DictConfig, of_a_run: Sequence[str] = _OF_A_RUN) -> Di
     moved = {f"model.{name}" for name in PLACES}
     if cfg.run is not None and (named := [key for key in given if key.split(".")[0] == "model" and key not in moved]):
         raise ConfigError([f"run={cfg.run}: the run knows its model; leave out {named[0]}"])
+    if cfg.run is None and OmegaConf.select(cfg, "model.run") is not None:
+        raise ConfigError([f"model.run={cfg.model.run}: it is what a run starts from; give run=DIR, the run to ask"])
     cfg = cfg.copy()
     if cfg.path is not None:
         cfg.model.path = cfg.path
@@ -99,12 +101,18 @@ def with_model_asked(cfg: DictConfig, of_a_run: Sequence[str] = _OF_A_RUN) -> Di
             OmegaConf.update(run, key, OmegaConf.select(cfg, key))
         if "model.path" in given:
             run.model.revision = None  # of the hub's files, which are not read
-        for key in of_a_run:
+        for key in filter(lambda key: _is_in(run, key), of_a_run):
             # A task chosen by name has a system prompt and variables of its own, but no day.
             given_already = any(word in (key, key.split(".")[0]) or word.startswith(f"{key}.") for word in given)
             if not given_already or (key == "task.date" and key not in given):
                 OmegaConf.update(cfg, key, OmegaConf.select(run, key), merge=False, force_add=True)
     return cfg
+
+
+def _is_in(cfg: DictConfig, key: str) -> bool:
+    """Says whether a config has a key: the settings of a run on demonstrations lack those of sampling."""
+    group, _, name = key.rpartition(".")
+    return name in (OmegaConf.select(cfg, group) if group else cfg)
 
 
 def recorded(run: str) -> DictConfig:

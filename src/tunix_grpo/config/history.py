@@ -5,15 +5,16 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from tunix_grpo.config import plugins
-from tunix_grpo.config.loading import load
+from tunix_grpo.config import plugins, sft
+from tunix_grpo.config.loading import Examined, load
 from tunix_grpo.config.open_groups import as_written
 from tunix_grpo.config.parts import RewardsConfig, TaskConfig
 from tunix_grpo.config.relations import ERRORS, check_relations
-from tunix_grpo.errors import UserError
+from tunix_grpo.config.run_files import read_run_file
+from tunix_grpo.config.schema import Config
+from tunix_grpo.config.sft import SftConfig
 from tunix_grpo.files import Json
 
 # Every setting that was added after runs had been made, with what the program did before it had the setting.
@@ -22,6 +23,8 @@ BEFORE: dict[str, Json] = {
     "model.family": None,  # config.json alone told the family
     "model.kaggle_id": None,
     "model.quantization": None,
+    "model.run": None,
+    "model.step": "latest",
     "generation.max_rows": None,
     "task.template_variables": None,
     "training.deterministic": False,
@@ -88,9 +91,7 @@ BEFORE: dict[str, Json] = {
 # What any reward may lack, with what the program did before rewards had it.
 OF_A_REWARD: dict[str, Json] = {"on_error": "stop", "on_timeout": "stop", "per": "auto", "messages": False}
 # The keys of a run's model that say where its files are: these may have moved since.
-PLACES = ("path", "tokenizer", "family")
-# Without one of these it is not the config of a run.
-_GROUPS = ("model", "training", "generation", "task", "tracker")
+PLACES = ("path", "tokenizer", "family", "run")
 
 
 # Reads the settings of a run whose own files, such as the task's, are not needed any more.
@@ -101,6 +102,20 @@ load_recorded = replace(
     remarks=(),
     open_groups={"task": as_written(TaskConfig), "reward": as_written(RewardsConfig)},
 )
+# The same for a run of scripts/sft.py.
+load_recorded_sft = replace(
+    sft.load, complete=load_recorded.complete, checks=(), remarks=(), open_groups={"task": as_written(TaskConfig)}
+)
+
+
+def examine_recorded(cfg: DictConfig) -> Examined[Config] | Examined[SftConfig]:
+    """Checks the settings of a run, of training or of scripts/sft.py, as `read_run_config` returns them."""
+    return load_recorded_sft.examine(cfg) if is_sft(cfg) else load_recorded.examine(cfg)
+
+
+def is_sft(cfg: DictConfig) -> bool:
+    """Says whether a run's settings are those of scripts/sft.py."""
+    return "grpo" not in cfg
 
 
 def read_run_config(folder: Path, key: str = "run") -> DictConfig:
@@ -112,26 +127,13 @@ def read_run_config(folder: Path, key: str = "run") -> DictConfig:
     Raises:
         UserError: the folder is not that of a run.
     """
-    file = folder / "config.yaml"
-    if not folder.is_dir():
-        raise UserError(
-            f"{key}={folder}: no such folder; give the folder of a run, such as outputs/tunix-grpo/DATE/TIME"
-        )
-    if not file.is_file():
-        raise UserError(f"{key}={folder}: it holds no config.yaml; give the folder of a run")
-    try:
-        content = yaml.safe_load(file.read_text())
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict) or not all(isinstance(content.get(name), dict) for name in _GROUPS):
-        raise UserError(f"{file}: it is not the config of a run; give the folder of a run")
-    return with_former_values(OmegaConf.create(content))
+    return with_former_values(OmegaConf.create(read_run_file(folder, key)))
 
 
 def with_former_values(cfg: DictConfig) -> DictConfig:
     """Returns the config of an old run with a value for every setting that is younger than it."""
     cfg = cfg.copy()
-    for key in BEFORE.keys() & set(load.settings()):
+    for key in BEFORE.keys() & set((sft.load if is_sft(cfg) else load).settings()):
         group, _, name = key.rpartition(".")
         inside = OmegaConf.select(cfg, group) if group else cfg
         if inside is None and group.removeprefix("reward.") in plugins.REWARDS:

@@ -15,6 +15,7 @@ from tunix_grpo.config import open_groups, relations
 from tunix_grpo.config.algorithm import with_epsilon_as_given
 from tunix_grpo.config.further_tasks import with_common_keys
 from tunix_grpo.config.open_groups import OpenGroup, extended
+from tunix_grpo.config.origins import with_origin
 from tunix_grpo.config.schema import Config
 from tunix_grpo.config.sentences import Entry, schema_entries, sentence, unusual, value_keys
 from tunix_grpo.config.wandb_variables import with_wandb_variables
@@ -86,7 +87,7 @@ class Loader(Generic[Schema]):
         except ConfigError as error:
             return Examined(None, error.problems, [])
         problems: dict[str, str] = {}
-        known = None if self.strict else {key for key, _ in schema_entries(self.schema)}
+        known = None if self.strict else self._read()
         content = plain(cfg, problems, known)
         schema = self._closed(content, problems)
         entries = dict(schema_entries(schema))
@@ -113,6 +114,11 @@ class Loader(Generic[Schema]):
         """Returns the dotted key of every setting that holds a value."""
         inside = [f"{group}.{key}" for group, opened in self.open_groups.items() for key in opened.known()]
         return [*value_keys(self.schema), *inside]
+
+    def _read(self) -> set[str]:
+        """Returns the keys that the program reads; of an open group the group itself."""
+        keys = (key for key, _ in schema_entries(self.schema))
+        return {key for key in keys if "." not in key or key.partition(".")[0] not in self.open_groups}
 
     def _closed(self, content: dict[str, object], problems: dict[str, str]) -> type:
         """Returns the schema with the keys that the open groups have for this content."""
@@ -197,7 +203,7 @@ def leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:
 
 load = Loader(
     schema=Config,
-    complete=lambda cfg: with_common_keys(with_epsilon_as_given(with_wandb_variables(cfg))),
+    complete=lambda cfg: with_common_keys(with_epsilon_as_given(with_origin(with_wandb_variables(cfg)))),
     checks=(
         partial(relations.check_relations, relations.ERRORS),
         relations.check_rewards,

@@ -32,6 +32,11 @@ def weights_exist(path: str | None, hub_id: str | None, kaggle_id: str | None) -
     return None
 
 
+def step_of_a_run(step: str, run: str | None) -> str | None:
+    """Checks that a step to start from is that of a run."""
+    return "steps belong to a run; give its folder as model.run=DIR" if step != "latest" and run is None else None
+
+
 def quantized_base_is_frozen(quantization: str | None, lora_rank: int | None) -> str | None:
     """Checks that quantized weights are not to be trained themselves."""
     if quantization is not None and lora_rank is None:
@@ -121,22 +126,30 @@ def enough_heldout(num_evaluated: int, num_questions: int | None, fraction: floa
 
 
 CUSTOM_REWARD = Relation(("reward.custom.path", "reward.custom.function"), custom_reward_complete)
-ERRORS = (
+# Of every run that trains, on whatever.
+TRAINING = (
     Relation(WEIGHTS, weights_exist),
+    Relation(("model.step", "model.run"), step_of_a_run),
     Relation(("model.quantization", "model.lora_rank"), quantized_base_is_frozen),
-    CUSTOM_REWARD,
     Relation(("task.name", "task.path", "task.dataset"), data_exists),
     Relation(("scheduler.name", "scheduler.final_ratio"), constant_schedule),
+)
+ERRORS = (
+    *TRAINING,
+    CUSTOM_REWARD,
     Relation(("grpo.delta", "grpo.epsilon", "grpo.epsilon_high"), delta_above_the_clip),
     Relation(("reward.overlong.max_length", "reward.overlong.cache", MAX_TOKENS), penalty_fits),
+)
+TRAINING_REMARKS = (
+    Relation(("model.revision", "model.path"), revision_is_read),
+    Relation(("model.revision", "model.kaggle_id"), revision_is_of_the_hub),
+    Relation(("evaluation.num_questions", "task.num_questions", "task.heldout_fraction"), enough_heldout),
 )
 WARNINGS = (
     Relation(("generation.temperature",), warm_enough),
     Relation(("generation.top_k",), wide_enough),
     Relation(("reward.overlong.max_length", MAX_TOKENS), penalty_is_reached),
-    Relation(("model.revision", "model.path"), revision_is_read),
-    Relation(("model.revision", "model.kaggle_id"), revision_is_of_the_hub),
-    Relation(("evaluation.num_questions", "task.num_questions", "task.heldout_fraction"), enough_heldout),
+    *TRAINING_REMARKS,
 )
 
 

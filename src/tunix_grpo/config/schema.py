@@ -26,6 +26,7 @@ from tunix_grpo.config.rules import (
     Number,
     Path,
     Seed,
+    Step,
     Values,
     Whole,
 )
@@ -62,6 +63,11 @@ class ModelConfig:
     """Type of the frozen attention and MLP weights under LoRA (QLoRA): nf4, int8; null keeps them as they are."""
     family: NameOrReference | None = rules.hint("give FILE.py:NAME of a family of your own, or null")
     """Family of the model, also FILE.py:NAME of one of your own; null goes by model_type in config.json."""
+    run: Path | None = rules.hint("give a run's folder, such as outputs/tunix-grpo/2026-01-31/12-00-00, or null")
+    """Folder of another run, of training or of scripts/sft.py: its trained weights are the start and the reference; it
+    says which model that is. null starts from the model's own weights."""
+    step: Step
+    """Step of `run` that is the start: a saved step, or latest, or best: the one with the highest evaluation.metric."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)

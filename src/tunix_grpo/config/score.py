@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from tunix_grpo.config import open_groups, relations, rules
 from tunix_grpo.config.given import given_keys
-from tunix_grpo.config.history import read_run_config
+from tunix_grpo.config.history import is_sft, read_run_config
 from tunix_grpo.config.loading import VERBATIM, Loader
 from tunix_grpo.config.parts import RewardsConfig
 from tunix_grpo.config.relations import Relation
@@ -63,6 +63,8 @@ def with_run(cfg: DictConfig) -> DictConfig:
         run = read_run_config(Path(rules.absolute(str(cfg.run))))
     except UserError as error:
         raise ConfigError([str(error)]) from error
+    if is_sft(run):
+        raise ConfigError([f"run={cfg.run}: it is a run of scripts/sft.py, which samples nothing; give file=FILE"])
     given, cfg = given_keys(), cfg.copy()
     if not any(key.split(".")[0] == "reward" for key in given):
         OmegaConf.update(cfg, "reward", run.reward, merge=False)

@@ -23,8 +23,8 @@ class BatchConfig:
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
-class TrainingConfig(BatchConfig):
-    """How long, in which batches and where a run trains. All intervals count steps."""
+class LengthConfig(BatchConfig):
+    """How long, in which batches and where a run trains, on whatever. All intervals count steps."""
 
     num_batches: Whole | None = rules.number(
         minimum=1, hint="null means one pass over the task's training set", usual=(10, 100_000)
@@ -49,12 +49,9 @@ class TrainingConfig(BatchConfig):
     resume: Literal["auto", "changed", "never", "must"]
     """auto continues from the newest checkpoint if there is one and it was made with the same settings, changed also
     with others, never refuses a used folder, must refuses an empty one."""
-    first_look: Look
-    """What the completions of step 1 show before any update, and what later steps show: warn says it and goes on, stop
-    ends the run where step 1 shows that nothing can be learned, off says nothing."""
     max_bad_steps: Count
     """Steps in a row whose loss or gradient is not finite, after which the run stops, 1 or more. Such an update is left
-    out, and the step's completions are set aside in left_out/ of the run folder."""
+    out, and what the step trained on is set aside in left_out/ of the run folder."""
     spikes: Literal["off", "report", "skip"]
     """What is done about a loss or a gradient norm far above those of the last 128 updates: nothing, a warning, or the
     update is left out too."""
@@ -67,3 +64,12 @@ class TrainingConfig(BatchConfig):
     """Seed of everything random, 0 to 2**32 - 1."""
     device: Device
     """cuda, cpu, tpu, or auto for the best one present."""
+
+
+@dataclass(kw_only=True, slots=True, config=GROUP)
+class TrainingConfig(LengthConfig):
+    """How long, in which batches and where a run trains. All intervals count steps."""
+
+    first_look: Look
+    """What the completions of step 1 show before any update, and what later steps show: warn says it and goes on, stop
+    ends the run where step 1 shows that nothing can be learned, off says nothing."""

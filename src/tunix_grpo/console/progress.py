@@ -26,6 +26,7 @@ _SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
 }
 _FURTHER = re.compile(r"eval/([^/]+)/accuracy")  # on a further task, which a line calls by its name
 _ON_BAR = ("reward", "eval/accuracy", "kl")
+_OF_A_STEP = {"reward", "loss", "step_time"}  # one of them is in what a step logs, none in what an evaluation does
 
 
 class Progress:
@@ -106,10 +107,10 @@ class Progress:
     def _line(self, new: Mapping[str, float]) -> str:
         """Returns one plain line; after an evaluation the line shows the metrics of the evaluation only."""
         width = len(str(self._total_steps))
-        described = _described(self._shown, _SHOWN) if "reward" in new else _described(new, new)
+        described = _described(self._shown, _SHOWN) if _OF_A_STEP & new.keys() else _described(new, new)
         parts = [f"step {self._step:>{width}}/{self._total_steps}", *described]
         pace = self._seconds_per_step()
-        if pace is not None and "reward" in new:
+        if pace is not None and _OF_A_STEP & new.keys():
             parts += [f"{format_duration(pace)}/step", f"left {self._time_left()}"]
         return "  ".join(parts)
 

@@ -52,6 +52,10 @@ class Drawn(NamedTuple):
         """Returns bool[B], the rows that lack a stop token and are shorter than their limit."""
         return ~self.stopped & (self.lengths < limits)
 
+    def cut(self, width: int) -> Drawn:
+        """Returns the first tokens of the rows, `width` of each."""
+        return self._replace(tokens=self.tokens[:, :width], logps=self.logps[:, :width])
+
 
 class DrawRule(NamedTuple):
     """What a draw obeys, the same for all rows.

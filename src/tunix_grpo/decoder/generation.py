@@ -1,4 +1,7 @@
-"""Token-by-token generation as one compiled program: prompts in, completions and their log-probabilities out.
+"""Token-by-token generation: prompts in, completions and their log-probabilities out.
+
+`generate` is all of it as one program. Its parts, `first_tokens` and `drawn_until`, are programs of their own where the
+host wants to look at the rows in between.
 
 Each prompt is encoded once and its G completions share its keys and values. What stays the same for all tokens is
 prepared before the loop: the projections that share an input are joined, and the caches hold no more slots than the
@@ -25,9 +28,27 @@ from tunix_grpo.decoder.joined import joined
 from tunix_grpo.decoder.layer import Weights, embed, finish_layer, qkv, rms_norm, rotary_angles
 from tunix_grpo.decoder.spec import DecoderSpec, layer_places
 
-# Tokens between two looks at whether all rows have stopped. A GPU gives its answer to the host each time it is asked.
+# See `block_of_device`. A GPU gives its answer to the host each time it is asked.
 _BLOCK = {"cpu": 1}
 _ACCELERATOR_BLOCK = 32
+
+
+class Growing(NamedTuple):
+    """Completions that are being drawn, all at the same token.
+
+    Attributes:
+        t: int32[], tokens so far of every row that goes on.
+        prompts: P of them, each shared by B / P rows.
+        keys: key[B], what each row draws from.
+        ends: int32[] or int32[B], tokens that a row may have.
+    """
+
+    t: jax.Array
+    drawn: Drawn
+    cache: Cache
+    prompts: Prompts
+    keys: jax.Array
+    ends: jax.Array
 
 
 def generate(
@@ -57,38 +78,102 @@ def generate(
         block: tokens between two looks at whether all rows have stopped; None: what suits the device.
         limits: int32[B], tokens of each row, at most config.max_tokens; None: that many.
     """
+    rule = DrawRule(config, tuple(stop_ids), pad_id)
+    block = block or block_of_device()
+    steps = padded_steps(config.max_tokens, block)
+    weights, growing = first_tokens(
+        spec, weights, prompt_tokens, prompt_valid, keys, rule, steps, attention_form=attention_form, limits=limits
+    )
+    for slots in cache_sizes(steps):
+        growing = with_room(spec, growing, slots)
+        growing = drawn_until(spec, weights, growing, rule, min(slots, steps), block)
+    return growing.drawn.cut(config.max_tokens)
+
+
+def block_of_device() -> int:
+    """Returns the tokens between two looks at whether all rows have stopped, as they suit the device."""
+    return _BLOCK.get(jax.default_backend(), _ACCELERATOR_BLOCK)
+
+
+def padded_steps(max_tokens: int, block: int) -> int:
+    """Returns how many tokens are drawn behind the first one at the most: whole blocks."""
+    return -(-(max_tokens - 1) // block) * block
+
+
+def first_tokens(
+    spec: DecoderSpec,
+    weights: Weights,
+    prompt_tokens: jax.Array,
+    prompt_valid: jax.Array,
+    keys: jax.Array,
+    rule: DrawRule,
+    steps: int,
+    *,
+    attention_form: str,
+    limits: jax.Array | None = None,
+) -> tuple[Weights, Growing]:
+    """Encodes the prompts and draws the first token of every completion.
+
+    Args:
+        steps: see `padded_steps`.
+
+    Returns:
+        the weights as the further tokens read them, and the completions, their cache without a slot.
+    """
     hidden, prompts = prefill(spec, weights, prompt_tokens, prompt_valid, attention_form)
     # The joined copy is made when the prompts are done, so that it and the prompts' activations share memory.
     hidden, prompts, weights = jax.lax.optimization_barrier((hidden, prompts, weights))
     weights = joined(spec, weights)
-    block = block or _BLOCK.get(jax.default_backend(), _ACCELERATOR_BLOCK)
-    steps = -(-(config.max_tokens - 1) // block) * block
-    rule = DrawRule(config, tuple(stop_ids), pad_id)
+    config = rule.config
+    rows = prompt_tokens.shape[0] * config.num_generations
     ends = jnp.int32(config.max_tokens) if limits is None else limits
+    hidden = jnp.repeat(hidden, config.num_generations, axis=0)
+    drawn = Drawn(*map(layouts.rows, no_tokens(rows, steps + 1, rule.pad_id)))
+    drawn = with_next(rule, drawn, head_logits(weights, hidden), keys, 0, ends)
+    return weights, Growing(jnp.int32(1), drawn, empty_cache(spec, rows, 0, hidden.dtype), prompts, keys, ends)
 
-    def draw(hidden: jax.Array, t: jax.Array | int, drawn: Drawn) -> Drawn:
-        return with_next(rule, drawn, head_logits(weights, hidden), keys, t, ends)
+
+def drawn_until(
+    spec: DecoderSpec, weights: Weights, growing: Growing, rule: DrawRule, last: jax.Array | int, block: int
+) -> Growing:
+    """Draws tokens up to the one of index `last`, or until all rows have stopped.
+
+    Args:
+        weights: as `first_tokens` gives them.
+        growing: with `last` slots or more.
+        block: tokens between two looks at whether all rows have stopped; `last` is a multiple of it.
+    """
 
     def next_token(_: int, carry: tuple) -> tuple:
         t, drawn, cache = carry
         token = jax.lax.dynamic_slice_in_dim(drawn.tokens, t - 1, 1, axis=1)[:, 0]
-        hidden, cache = decode_step(spec, weights, token, t - 1, cache, prompts)
-        return t + 1, draw(hidden, t, drawn), cache
+        hidden, cache = decode_step(spec, weights, token, t - 1, cache, growing.prompts)
+        return t + 1, with_next(rule, drawn, head_logits(weights, hidden), growing.keys, t, growing.ends), cache
 
-    rows = prompt_tokens.shape[0] * config.num_generations
-    drawn = no_tokens(rows, steps + 1, pad_id)
-    drawn = draw(jnp.repeat(hidden, config.num_generations, axis=0), 0, Drawn(*map(layouts.rows, drawn)))
-    carry = (jnp.int32(1), drawn, empty_cache(spec, rows, 0, hidden.dtype))
-    for slots in cache_sizes(steps):
-        last = min(slots, steps)
-        carry = (*carry[:2], grown(spec, carry[2], slots))
-        carry = jax.lax.while_loop(
-            lambda carry, last=last: (carry[0] <= last) & jnp.any(carry[1].going_on(ends)),
-            lambda carry: jax.lax.fori_loop(0, block, next_token, carry),
-            carry,
-        )
-    drawn = carry[1]
-    return drawn._replace(tokens=drawn.tokens[:, : config.max_tokens], logps=drawn.logps[:, : config.max_tokens])
+    t, drawn, cache = jax.lax.while_loop(
+        lambda carry: (carry[0] <= last) & jnp.any(carry[1].going_on(growing.ends)),
+        lambda carry: jax.lax.fori_loop(0, block, next_token, carry),
+        growing[:3],
+    )
+    return growing._replace(t=t, drawn=drawn, cache=cache)
+
+
+def with_room(spec: DecoderSpec, growing: Growing, slots: int) -> Growing:
+    """Returns the completions with a cache of `slots` slots; see `cache.grown`."""
+    return growing._replace(cache=grown(spec, growing.cache, slots))
+
+
+def with_rows(growing: Growing, rows: jax.Array) -> Growing:
+    """Returns some of the completions, at the indices int32[b], each with its prompt beside it."""
+    group = len(growing.keys) // len(growing.prompts.valid)
+
+    def taken(array: jax.Array, rows: jax.Array) -> jax.Array:
+        return layouts.cached(array[rows]) if array.ndim == 4 else layouts.rows(array[rows])
+
+    prompts = jax.tree.map(lambda array: taken(array, rows // group), growing.prompts)
+    drawn, cache, keys = jax.tree.map(lambda array: taken(array, rows), (growing.drawn, growing.cache, growing.keys))
+    ends = growing.ends if jnp.ndim(growing.ends) == 0 else taken(growing.ends, rows)
+    return Growing(growing.t, drawn, cache, prompts, keys, ends)
 
 
 def prefill(

@@ -7,14 +7,16 @@ completion tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+Array = TypeVar("Array", jax.Array, np.ndarray)  # on the device or on the host
 
-class Completions(NamedTuple):
+
+class Completions(NamedTuple, Generic[Array]):
     """Prompts with their completions, as the model sees them.
 
     Attributes:
@@ -22,18 +24,20 @@ class Completions(NamedTuple):
         prompt_valid: bool[P, S].
         tokens: int32[B, T], padded on the right.
         lengths: int32[B], the end-of-turn token included.
+        prompt: int32[B], which of its device's prompts each row has; None: row i has prompt i // G.
     """
 
-    prompt_tokens: jax.Array
-    prompt_valid: jax.Array
-    tokens: jax.Array
-    lengths: jax.Array
+    prompt_tokens: Array
+    prompt_valid: Array
+    tokens: Array
+    lengths: Array
+    prompt: Array | None = None
 
     def mask(self) -> jax.Array:
         """Returns bool[B, T], True for the tokens that belong to the completion."""
         return jnp.arange(self.tokens.shape[1]) < self.lengths[:, None]
 
-    def rows(self, prompts: np.ndarray, rows: np.ndarray) -> Completions:
+    def rows(self, prompts: np.ndarray, rows: np.ndarray) -> Completions[Array]:
         """Returns the prompts at the indices int[p], and the completions at int[b]."""
         of_prompts = self.prompt_tokens[prompts], self.prompt_valid[prompts]
         return Completions(*of_prompts, self.tokens[rows], self.lengths[rows])

@@ -139,6 +139,9 @@ def _require_fitting(run: SavedRun, wanted: str) -> None:
         raise UserError(f"format=adapter: {run.folder} trained all weights (model.lora_rank=null); give format=full")
     if wanted == "full" and lora:
         raise UserError(f"format=full: {run.folder} trained an adapter; give format=merged or format=adapter")
+    if wanted == "adapter" and run.config.model.run is not None:
+        other = f"{run.folder} started from the weights of another run"
+        raise UserError(f"format=adapter: {other}, for which there is no base; give format=merged")
     if wanted == "gguf" and importlib.util.find_spec("gguf") is None:
         raise UserError("format=gguf: gguf is not installed; run pip install 'tunix-grpo[gguf]'")
 

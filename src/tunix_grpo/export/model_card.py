@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from tunix_grpo import __version__
-from tunix_grpo.config import Config
+from tunix_grpo.config import Config, RunConfig
 from tunix_grpo.run.saved_runs import SavedRun
 
 MARK = "Written by `scripts/export.py` of tunix-grpo"
@@ -57,7 +57,7 @@ def model_card(run: SavedRun, step: int, *, place: str, kind: str, check: str) -
     parts = [
         _front_matter(run.config, kind),
         f"# {name}",
-        f"{what} {base}, trained with GRPO on the task `{run.config.task.name}`, {step} steps"
+        f"{what} {base}, {_training(run.config)}, {step} steps"
         + (f", LoRA of rank {model.lora_rank}." if model.lora_rank is not None else ", all weights."),
         "## Scores",
         _scores(run, step),
@@ -68,6 +68,12 @@ def model_card(run: SavedRun, step: int, *, place: str, kind: str, check: str) -
         f"{MARK} {__version__}. {check}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _training(config: RunConfig) -> str:
+    if isinstance(config, Config):
+        return f"trained with GRPO on the task `{config.task.name}`"
+    return f"trained on demonstrations for the task `{config.task.name}`"
 
 
 def portable(settings: Mapping[str, object]) -> dict[str, object]:
@@ -84,7 +90,7 @@ def portable(settings: Mapping[str, object]) -> dict[str, object]:
     return kept
 
 
-def _base(config: Config) -> str:
+def _base(config: RunConfig) -> str:
     model = config.model
     if model.path is not None:
         return f"`{model.name}`"
@@ -94,12 +100,13 @@ def _base(config: Config) -> str:
     return f"[{model.hub_id}](https://huggingface.co/{model.hub_id}){at}"
 
 
-def _front_matter(config: Config, kind: str) -> str:
+def _front_matter(config: RunConfig, kind: str) -> str:
     """Returns what the hub reads of a card."""
     content: dict[str, object] = {"library_name": _LIBRARIES[kind]}
     if config.model.path is None and config.model.kaggle_id is None:
         content["base_model"] = config.model.hub_id
-    content |= {"pipeline_tag": "text-generation", "tags": ["grpo", "tunix-grpo"]}
+    way = "grpo" if isinstance(config, Config) else "sft"
+    content |= {"pipeline_tag": "text-generation", "tags": [way, "tunix-grpo"]}
     return f"---\n{yaml.safe_dump(content, sort_keys=False)}---"
 
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tunix_grpo.decoder.cache import Cache, cache_sizes, grown
-from tunix_grpo.decoder.drawing import DrawRule, Sampling
+from tunix_grpo.decoder.drawing import Drawn, DrawRule, Sampling
 from tunix_grpo.decoder.joined import joined
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import left_padded
@@ -190,23 +190,28 @@ class _Drawing:
 
     def _take_out(self) -> list[Completion]:
         """Waits for the tokens that are on their way; frees the rows that have ended, and returns what is in them."""
-        drawn = self._slots.drawn
-        self._lengths, stopped = (np.array(each) for each in jax.device_get((drawn.lengths, drawn.stopped)))
-        rows = np.flatnonzero(self._busy() & (stopped | (self._lengths >= self._limit)))
-        if len(rows) == 0:
-            return []
-        tokens, logps = jax.device_get((drawn.tokens, drawn.logps))
-        ended = [
-            Completion(
-                int(self._owner[row]),
-                tokens[row, : self._lengths[row]],
-                logps[row, : self._lengths[row]],
-                bool(stopped[row]),
-            )
-            for row in rows
-        ]
-        self._owner[rows] = -1
+        self._lengths, ended = taken_out(self._slots.drawn, self._owner, self._limit)
         return ended
+
+
+def taken_out(drawn: Drawn, owner: np.ndarray, limits: np.ndarray) -> tuple[np.ndarray, list[Completion]]:
+    """Waits for the tokens that are on their way; returns int[R], the rows' lengths, and what has ended.
+
+    Args:
+        drawn: R rows.
+        owner: int[R], the place of each row's prompt; -1 of a row that is free, which those that have ended become.
+        limits: int[R], tokens that a row may have.
+    """
+    lengths, stopped = (np.array(each) for each in jax.device_get((drawn.lengths, drawn.stopped)))
+    rows = np.flatnonzero((owner >= 0) & (stopped | (lengths >= limits)))
+    ended: list[Completion] = []
+    if len(rows):
+        tokens, logps = jax.device_get((drawn.tokens, drawn.logps))
+        for row in rows:
+            length = lengths[row]
+            ended.append(Completion(int(owner[row]), tokens[row, :length], logps[row, :length], bool(stopped[row])))
+    owner[rows] = -1
+    return lengths, ended
 
 
 def _prompts_at_once(prompts: Sequence[Sequence[int]], newcomers: int, data_parallel: int) -> int:

@@ -6,13 +6,14 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from tunix_grpo.decoder.drawing import Sampling
 from tunix_grpo.grpo.answering import Answered, Answerer, Request
+from tunix_grpo.rewards.ahead import Ahead, Early
 from tunix_grpo.rewards.base import Samples
 from tunix_grpo.rewards.scoring import RewardTable
 from tunix_grpo.tasks.base import Task
@@ -49,7 +50,9 @@ class Answering(Protocol):
 
     def answerer(self, rows: int, width: int | None = None) -> Answerer: ...
 
-    def reward(self, samples: Samples) -> RewardTable: ...
+    def ahead(self) -> Ahead: ...
+
+    def reward(self, samples: Samples, early: Early | None = None) -> RewardTable: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +101,9 @@ class Evaluator:
         requests = [Request(number, 0, prompt) for number, prompt in enumerate(self.prompts.ids)]
         answers = model.answerer(self.batch_size, self.width).answers(requests, self.sampling)
         judged: dict[int, _Judged] = {}
-        while answered := list(itertools.islice(answers, self.batch_size)):
-            judged |= self._judged(model, answered, step)
+        ahead = model.ahead()
+        for answered in behind(answers, self.batch_size, lambda one: self._ask(ahead, one, step)):
+            judged |= self._judged(model, answered, step, ahead)
         # In the order of the questions: a mean depends on it in its last digit.
         each = [judged[number] for number in range(len(self.prompts))]
         rewards = [one.reward for one in each if one.reward is not None]
@@ -110,7 +114,13 @@ class Evaluator:
             seconds=time.perf_counter() - begun,
         )
 
-    def _judged(self, model: Answering, answered: list[Answered], step: int) -> dict[int, _Judged]:
+    def _ask(self, ahead: Ahead, one: Answered, step: int) -> None:
+        """Has slow rewards asked about an answer while others are drawn."""
+        if self.rewarded:
+            samples = samples_of([one], self.prompts, self.task, max_tokens=self.sampling.max_tokens, step=step)
+            ahead.add(one.request.question, samples)
+
+    def _judged(self, model: Answering, answered: list[Answered], step: int, ahead: Ahead) -> dict[int, _Judged]:
         """Returns what answers are worth, by question."""
         numbers = [one.request.question for one in answered]
         samples = samples_of(answered, self.prompts, self.task, max_tokens=self.sampling.max_tokens, step=step)
@@ -118,12 +128,31 @@ class Evaluator:
         right = [self.task.score(text, asked) == 1.0 for text, asked in pairs]
         rewards: list[float | None] = [None] * len(answered)
         if self.rewarded:
-            table = model.reward(samples)
+            table = model.reward(samples, ahead.values(numbers))
             rewards = [None if row in table.skipped else value for row, value in enumerate(table.total)]
         return {
             number: _Judged(is_right, reward, one.truncated)
             for number, is_right, reward, one in zip(numbers, right, rewards, answered, strict=True)
         }
+
+
+def behind(
+    answers: Iterator[Answered], batch_size: int, ended: Callable[[Answered], object]
+) -> Iterator[list[Answered]]:
+    """Yields answers in batches, each when the next one is drawn, so that what takes time is done in the meantime.
+
+    Args:
+        ended: is told of each answer at once.
+    """
+    before: list[Answered] = []
+    while some := list(itertools.islice(answers, batch_size)):
+        for one in some:
+            ended(one)
+        if before:
+            yield before
+        before = some
+    if before:
+        yield before
 
 
 def samples_of(

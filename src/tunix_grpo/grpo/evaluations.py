@@ -10,7 +10,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
-from tunix_grpo.config import Config, further_tasks
+from tunix_grpo.config import RunConfig, further_tasks
 from tunix_grpo.errors import UserError
 from tunix_grpo.grpo.evaluation import Answering, Evaluator, batch_size_for
 from tunix_grpo.grpo.rollout import greedy_sampling
@@ -112,7 +112,7 @@ class Evaluations:
         return values_of(self.rows, self.metric)
 
 
-def further_prompts(config: Config, tokenizer: Tokenizer) -> dict[str, Evaluated]:
+def further_prompts(config: RunConfig, tokenizer: Tokenizer) -> dict[str, Evaluated]:
     """Builds the tasks of `evaluation.tasks`, and the prompts of their held-out questions.
 
     Raises:
@@ -128,7 +128,7 @@ def further_prompts(config: Config, tokenizer: Tokenizer) -> dict[str, Evaluated
 
 
 def build_evaluations(
-    config: Config,
+    config: RunConfig,
     rows: list[Row],
     own: Evaluated,
     further: Mapping[str, Evaluated],
@@ -150,7 +150,7 @@ def build_evaluations(
     Raises:
         UserError: evaluations are judged by rewards that cannot score the task.
     """
-    settings, sampling = config.evaluation, greedy_sampling(config)
+    settings, sampling = config.evaluation, greedy_sampling(config.generation.max_generation_steps)
     size = batch_size_for(settings.batch_size, len(own.prompts), data_parallel)
     evaluators = [Evaluator(prompts=own.prompts, task=own.task, sampling=sampling, batch_size=size)]
     for name, each in further.items():

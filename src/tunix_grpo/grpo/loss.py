@@ -10,19 +10,21 @@ completion tokens, V vocabulary, D embed_dim.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.attention import PLAIN
-from tunix_grpo.decoder.forward import forward, head, text_positions
+from tunix_grpo.decoder.forward import Segment, forward, text_positions
 from tunix_grpo.decoder.layer import Weights
-from tunix_grpo.decoder.matmul import product
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.grpo.algorithms import Divisors, Objective, Tokens, importance_weights
+from tunix_grpo.grpo.head_chunks import Measure, head_in_chunks, logps_and_entropies, logps_and_hits
+
+Prompts: TypeAlias = tuple[jax.Array, jax.Array]  # tokens int32[P, S], padded on the left; bool[P, S], which are real
 
 
 class LossSums(NamedTuple):
@@ -67,11 +69,36 @@ class LossInputs(NamedTuple):
     sampled_logps: jax.Array | None = None
 
 
+class Prefix(NamedTuple):
+    """What completions see of their prompts.
+
+    Attributes:
+        hidden: float[P, D], hidden states of the prompts' last tokens.
+        keys: of the prompts, as `Segment` has them.
+        values: the same.
+    """
+
+    hidden: jax.Array
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
+
+
+def prompt_prefix(
+    spec: DecoderSpec, weights: Weights, prompts: Prompts, *, attention_form: str = PLAIN, remat: str = "none"
+) -> Prefix:
+    """Returns what completions see of their prompts."""
+    tokens, valid = prompts
+    run = functools.partial(forward, spec, weights, attention_form=attention_form, remat=remat)
+    hidden, segment = run(tokens, text_positions(valid), valid)
+    return Prefix(hidden[:, -1], segment.keys, segment.values)
+
+
 def completion_logprobs(
     spec: DecoderSpec,
     weights: Weights,
     batch: Completions,
     temperature: float,
+    prefix: Prefix | None = None,
     *,
     attention_form: str = PLAIN,
     remat: str = "none",
@@ -83,24 +110,82 @@ def completion_logprobs(
 
     Args:
         temperature: of the sampling; at 0 the model's own distribution is meant.
+        prefix: of the batch's prompts; None: they run first.
         attention_form: as `attention.attend` takes it.
         remat: as `decoder.forward` takes it.
     """
-    run = functools.partial(forward, spec, weights, attention_form=attention_form, remat=remat)
+    form = {"attention_form": attention_form, "remat": remat}
+    return _of_tokens(spec, weights, batch, temperature or 1.0, logps_and_entropies, prefix, **form)
+
+
+def completion_hits(
+    spec: DecoderSpec, weights: Weights, batch: Completions, *, attention_form: str = PLAIN, remat: str = "none"
+) -> tuple[jax.Array, jax.Array]:
+    """Returns float32[B, T] log-probabilities of the completions' tokens, and 1 where a token is the likeliest, else 0.
+
+    What lies behind a completion's end is meaningless and must be masked. The arguments are those of
+    `completion_logprobs`.
+    """
+    form = {"attention_form": attention_form, "remat": remat}
+    return _of_tokens(spec, weights, batch, 1.0, logps_and_hits, None, **form)
+
+
+def _of_tokens(
+    spec: DecoderSpec,
+    weights: Weights,
+    batch: Completions,
+    temperature: float,
+    measure: Measure,
+    prefix: Prefix | None,
+    *,
+    attention_form: str,
+    remat: str,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns what is measured of each completion token's logits, two of float32[B, T]."""
+    if prefix is None:
+        prefix = prompt_prefix(spec, weights, batch[:2], attention_form=attention_form, remat=remat)
+    hidden, seen = _seen_by_rows(prefix, batch)
     rows, length = batch.tokens.shape
-    group = rows // batch.prompt_tokens.shape[0]
-    prompt_positions = text_positions(batch.prompt_valid)
-    hidden, prefix = run(batch.prompt_tokens, prompt_positions, batch.prompt_valid)
+    group = rows // len(hidden)
     # A completion's first token is predicted by its prompt's last one, the others by their predecessors.
-    predicting = jnp.repeat(hidden[:, -1:], group, axis=0)
+    predicting = jnp.repeat(hidden[:, None], group, axis=0)
     if length > 1:
-        start = jnp.repeat(prompt_positions[:, -1:] + 1, group, axis=0)
-        hidden, _ = run(batch.tokens[:, :-1], start + jnp.arange(length - 1), batch.mask()[:, :-1], prefix)
+        start = jnp.repeat(seen.positions[:, -1:] + 1, group, axis=0)
+        positions = start + jnp.arange(length - 1)
+        run = functools.partial(forward, spec, weights, attention_form=attention_form, remat=remat)
+        hidden, _ = run(batch.tokens[:, :-1], positions, batch.mask()[:, :-1], seen)
         predicting = jnp.concatenate([predicting, hidden], axis=1)
     predicting = layouts.rows(predicting)
     flat = predicting.reshape(rows * length, -1)
-    logps, entropies = _head_in_chunks(weights, flat, batch.tokens.reshape(-1), temperature or 1.0, spec.vocab_size)
-    return layouts.rows(logps.reshape(rows, length)), layouts.rows(entropies.reshape(rows, length))
+    first, second = head_in_chunks(
+        weights, flat, batch.tokens.reshape(-1), temperature, spec.vocab_size, measure=measure
+    )
+    return layouts.rows(first.reshape(rows, length)), layouts.rows(second.reshape(rows, length))
+
+
+def _seen_by_rows(prefix: Prefix, batch: Completions) -> tuple[jax.Array, Segment]:
+    """Returns float[M, D], the prompts' last hidden states, and the prompts: M is P, or B where rows say theirs."""
+    hidden, keys, values = prefix
+    positions, valid = text_positions(batch.prompt_valid), batch.prompt_valid
+    if batch.prompt is not None:
+        devices = layouts.devices(layouts.FSDP)
+        of_device = len(hidden) // devices
+        # A product with ones and zeros, and not an index: backward that is a product too, and no scattering. Rows find
+        # their prompts on their own device.
+        choice = jax.nn.one_hot(batch.prompt.reshape(devices, -1), of_device, dtype=hidden.dtype)
+
+        def chosen(x: jax.Array, axis: int) -> jax.Array:
+            x = x.reshape(*x.shape[:axis], devices, of_device, *x.shape[axis + 1 :])
+            ends = "abc"[:axis], "wxyz"[: x.ndim - axis - 2]
+            form = f"drp,{ends[0]}dp{ends[1]}->{ends[0]}dr{ends[1]}"
+            x = jnp.einsum(form, choice.astype(x.dtype), x, precision=jax.lax.Precision.HIGHEST)
+            return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+
+        hidden = chosen(hidden, 0)
+        keys, values = (tuple(chosen(x, 2) for x in stacks) for stacks in (keys, values))
+        # float32 holds such small integers exactly
+        positions, valid = (chosen(x.astype(jnp.float32), 0).astype(x.dtype) for x in (positions, valid))
+    return hidden, Segment(keys, values, positions, valid)
 
 
 def grpo_loss(logps: jax.Array, entropies: jax.Array, inputs: LossInputs, objective: Objective) -> LossSums:
@@ -165,66 +250,3 @@ def _token_kl(log_ratio: jax.Array, policy_ratio: jax.Array, estimator: str) -> 
         return 0.5 * jnp.square(log_ratio)
     k3 = jnp.exp(log_ratio) - log_ratio - 1.0
     return k3 * policy_ratio if estimator == "unbiased" else k3
-
-
-def _chunk_bytes() -> int:
-    """Returns how many bytes of float32 logits are held at once.
-
-    A CPU's caches like few. A GPU reads the whole head for each chunk, and wants fewer chunks.
-    """
-    return 2**25 if jax.default_backend() == "cpu" else 2**27
-
-
-def _head_in_chunks(
-    weights: Weights, hidden: jax.Array, targets: jax.Array, temperature: float, vocab_size: int
-) -> tuple[jax.Array, jax.Array]:
-    """Returns float32[N] log-probabilities of the targets and entropies, from float[N, D] hidden states.
-
-    A chunk has as many tokens of every data-parallel device, so that all of them work on each.
-    """
-    count = hidden.shape[0]
-    parts = layouts.devices(layouts.FSDP)
-    parts = parts if count % parts == 0 else 1
-    part_axes, vocab_axes = layouts.chunk_axes(vocab_size)
-    axes = (None, vocab_axes) if parts == 1 else (part_axes, None, vocab_axes)
-    of_part = count // parts
-    chunk = max(16, min(of_part, _chunk_bytes() // (4 * vocab_size)))
-    chunks = -(-of_part // chunk)
-
-    def cut(x: jax.Array) -> jax.Array:
-        """[N, ...] -> [chunks, chunk, ...], or [chunks, parts, chunk, ...] of several parts."""
-        if parts == 1:
-            x = jnp.pad(x, ((0, chunks * chunk - count), *((0, 0),) * (x.ndim - 1)))
-            return x.reshape(chunks, chunk, *x.shape[1:])
-        x = x.reshape(parts, of_part, *x.shape[1:])
-        x = jnp.pad(x, ((0, 0), (0, chunks * chunk - of_part), *((0, 0),) * (x.ndim - 2)))
-        return layouts.laid(jnp.moveaxis(x.reshape(parts, chunks, chunk, *x.shape[2:]), 1, 0), None, layouts.FSDP)
-
-    def whole(x: jax.Array) -> jax.Array:
-        """What `cut` has cut."""
-        if parts == 1:
-            return x.reshape(-1)[:count]
-        return jnp.moveaxis(x, 0, 1).reshape(parts, -1)[:, :of_part].reshape(-1)
-
-    matrix = layouts.laid(head(weights), vocab_axes)  # once, before the loop
-
-    @jax.checkpoint
-    def of_chunk(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        hidden, targets = inputs
-        logits = layouts.laid(product(hidden, matrix, True), *axes) / temperature
-        normaliser = jax.nn.logsumexp(logits, axis=-1)
-        logps = _picked(logits, targets) - normaliser
-        fixed = jax.lax.stop_gradient(logits - normaliser[..., None])
-        return logps, -jnp.sum(jnp.exp(fixed) * fixed, axis=-1)
-
-    logps, entropies = jax.lax.map(of_chunk, (cut(hidden), cut(targets)))
-    return whole(logps), whole(entropies)
-
-
-def _picked(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Returns float32[..., T], the logits of the targets among float32[..., T, V]."""
-    if layouts.devices(layouts.VOCABULARY) == 1:
-        return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    # A gather would look into the vocabularies of other devices, and scatter backward.
-    is_target = jnp.arange(logits.shape[-1]) == targets[..., None]
-    return jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)

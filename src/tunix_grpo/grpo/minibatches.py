@@ -38,6 +38,11 @@ class Part(NamedTuple):
         """
         return jax.device_put((gains[self.rows], self.kept, self.divisors))
 
+    def some(self, rows: np.ndarray) -> Part:
+        """Returns the part's rows at the indices int[r], with all its prompts."""
+        divisors = Divisors(self.divisors.per_row[rows], self.divisors.whole)
+        return Part(self.prompts, self.rows[rows], self.kept[rows], divisors)
+
 
 def minibatch_order(num_prompts: int, num_minibatches: int, seed: int, step: int) -> list[np.ndarray]:
     """Returns the prompts of each minibatch, dealt out by (seed, step); a single one has them in their own order."""

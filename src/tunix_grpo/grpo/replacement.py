@@ -11,12 +11,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Protocol
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tunix_grpo.decoder.rows import Completions, rows_of
 from tunix_grpo.grpo.rollout import Rollout
+from tunix_grpo.rewards.ahead import Ahead
 from tunix_grpo.rewards.correctness import CORRECTNESS
 from tunix_grpo.rewards.scoring import RewardTable
 from tunix_grpo.tasks.base import Task
@@ -27,9 +26,11 @@ from tunix_grpo.text.prompt_set import Batch
 class Sampling(Protocol):
     """What draws and scores completions: a `Trainer`."""
 
-    def draw(self, batch: Batch, step: int, extra_round: int) -> Rollout: ...
+    def ahead(self) -> Ahead: ...
 
-    def groups(self, batch: Batch, rollout: Rollout, step: int) -> Groups: ...
+    def draw(self, batch: Batch, step: int, extra_round: int, ahead: Ahead) -> Rollout: ...
+
+    def groups(self, batch: Batch, rollout: Rollout, step: int, ahead: Ahead) -> Groups: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,30 +118,20 @@ def replace_equal_groups(
     for extra_round in range(1, max_rounds + 1):
         if not groups.equal.any():
             break
-        batch = fresh(extra_round)
-        rollout = trainer.draw(batch, step, extra_round)
-        groups = groups.improved_by(trainer.groups(batch, rollout, step))
+        batch, ahead = fresh(extra_round), trainer.ahead()
+        rollout = trainer.draw(batch, step, extra_round, ahead)
+        groups = groups.improved_by(trainer.groups(batch, rollout, step, ahead))
     return groups
 
 
 def _rollout_with(old: Rollout, fresh: Rollout, source: np.ndarray, rows: np.ndarray) -> Rollout:
     """Returns the prompts `source` int[P] and the rows int[B], counted over both rollouts, one behind the other."""
-    batch, logps = _taken((old.batch, old.logps), (fresh.batch, fresh.logps), source, rows)
     texts, token_ids = old.texts + fresh.texts, old.token_ids + fresh.token_ids
+    both = Completions(*(np.concatenate(pair) for pair in zip(old.batch[:4], fresh.batch[:4], strict=True)))
     return Rollout(
-        batch,
-        np.concatenate([old.lengths, fresh.lengths])[rows],
+        both.rows(source, rows),
         np.concatenate([old.truncated, fresh.truncated])[rows],
         [texts[row] for row in rows],
         [token_ids[row] for row in rows],
-        logps,
+        np.concatenate([old.logps, fresh.logps])[rows],
     )
-
-
-@jax.jit
-def _taken(
-    old: tuple[Completions, jax.Array], fresh: tuple[Completions, jax.Array], source: np.ndarray, rows: np.ndarray
-) -> tuple[Completions, jax.Array]:
-    both = jax.tree.map(lambda *parts: jnp.concatenate(parts), old, fresh)
-    batch, logps = both
-    return batch.rows(source, rows), logps[rows]

@@ -1,8 +1,8 @@
 """Rollouts: prompts in, completions out, on the decoder that also trains.
 
-`decoder.generation.generate` draws all rows at once, in one compiled program; an `Engine` where there are more than
-may be drawn at once. Row i of step s draws from key (seed, stream, s, i), so that two runs with one seed are equal, a
-resumed run continues with the same numbers, and both ways give the same completions.
+Short completions are drawn by one program (`decoder.generation.generate`), longer ones in stages, and more than may be
+drawn at once by an `Engine`. Row i of step s draws from key (seed, stream, s, i), so that two runs with one seed are
+equal, a resumed run continues with the same numbers, and all ways give the same completions.
 """
 
 from __future__ import annotations
@@ -20,15 +20,19 @@ import numpy as np
 from tunix_grpo import seeds
 from tunix_grpo.config import GenerationConfig, TrainerConfig
 from tunix_grpo.decoder import layouts
-from tunix_grpo.decoder.drawing import Drawn, Sampling
+from tunix_grpo.decoder.drawing import Drawn, DrawRule, Sampling
 from tunix_grpo.decoder.generation import generate
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import Completions, left_padded
 from tunix_grpo.grpo.answering import Answerer, SlotAnswerer
 from tunix_grpo.grpo.engine import Asked, Completion, Engine
+from tunix_grpo.grpo.stages import SHORT, Start, completions_in_stages
 from tunix_grpo.model.gathering import Gathering
 from tunix_grpo.model.layout import LeafTree
 from tunix_grpo.model.model import Model, ModelForm
+from tunix_grpo.rewards.base import Samples
+from tunix_grpo.tasks.base import Task
+from tunix_grpo.text.prompt_set import Batch
 
 
 def train_sampling(config: TrainerConfig) -> Sampling:
@@ -47,16 +51,9 @@ def sampling_of(generation: GenerationConfig, num_generations: int) -> Sampling:
     )
 
 
-class Generates(Protocol):
-    """Settings that say how many tokens an answer may have."""
-
-    @property
-    def generation(self) -> GenerationConfig: ...
-
-
-def greedy_sampling(config: Generates) -> Sampling:
-    """Returns how evaluation answers are drawn."""
-    return Sampling(num_generations=1, max_tokens=config.generation.max_generation_steps, temperature=0.0)
+def greedy_sampling(max_tokens: int) -> Sampling:
+    """Returns how evaluation answers of at most so many tokens are drawn."""
+    return Sampling(num_generations=1, max_tokens=max_tokens, temperature=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,20 +61,47 @@ class Rollout:
     """Completions of P prompts, G of each.
 
     Attributes:
-        batch: token ids and lengths, on the device.
-        lengths: int[B] on the host, the stop token included.
+        batch: token ids and lengths, on the host.
         truncated: bool[B], no stop token within max_tokens.
         texts: the completions without special tokens.
         token_ids: the completions, the stop token included.
-        logps: float32[B, T] on the device, the log-probability of each token when it was drawn.
+        logps: float32[B, T] on the host, the log-probability of each token when it was drawn.
     """
 
-    batch: Completions
-    lengths: np.ndarray
+    batch: Completions[np.ndarray]
     truncated: np.ndarray
     texts: list[str]
     token_ids: list[list[int]]
-    logps: jax.Array
+    logps: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int32[B], tokens of each completion, the stop token included."""
+        return self.batch.lengths
+
+
+def samples_of(
+    batch: Batch, drawn: Sequence[tuple[int, str, list[int]]], task: Task, step: int, max_tokens: int
+) -> Samples:
+    """Returns completions of a batch as rewards take them: all of it, or some, each a group of its own.
+
+    Args:
+        drawn: row, text and tokens of each.
+        step: that they belong to.
+        max_tokens: that a completion may have.
+    """
+    places = [row // batch.num_generations for row, _, _ in drawn]
+    return Samples(
+        prompts=[batch.texts[place] for place in places],
+        completions=[text for _, text, _ in drawn],
+        questions=[batch.questions[place] for place in places],
+        task=task,
+        token_lengths=[len(ids) for _, _, ids in drawn],
+        step=step,
+        num_generations=batch.num_generations if len(drawn) == len(batch) * batch.num_generations else 1,
+        max_tokens=max_tokens,
+        token_ids=[ids for _, _, ids in drawn],
+    )
 
 
 def row_keys(seed: int, step: int, rows: int, extra_round: int = 0) -> jax.Array:
@@ -106,61 +130,10 @@ class RowTokenizer(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True)
-class Drawing:
-    """Completions that the device draws."""
+class Ended(Protocol):
+    """What is told of completions while others are still drawn."""
 
-    prompt_tokens: jax.Array
-    prompt_valid: jax.Array
-    drawn: Drawn
-    tokenizer: RowTokenizer
-
-    def rollout(self) -> Rollout:
-        """Returns the completions when they are drawn."""
-        drawn = self.drawn
-        tokens, lengths, stopped = jax.device_get((drawn.tokens, drawn.lengths, drawn.stopped))
-        # The stop token is trained, but it is not text.
-        ends = lengths - stopped
-        texts = [self.tokenizer.decode(row[:end]) for row, end in zip(tokens, ends, strict=True)]
-        token_ids = [row[:length].tolist() for row, length in zip(tokens, lengths, strict=True)]
-        batch = Completions(self.prompt_tokens, self.prompt_valid, drawn.tokens, drawn.lengths)
-        return Rollout(batch, lengths, ~stopped, texts, token_ids, drawn.logps)
-
-
-@dataclasses.dataclass(frozen=True)
-class SlotDrawing:
-    """Completions that are drawn in fewer rows than there are of them.
-
-    Attributes:
-        completions: as they end.
-        count: how many.
-        width: tokens of the longest that there may be.
-        sharding: of a rollout's rows.
-    """
-
-    prompt_tokens: jax.Array
-    prompt_valid: jax.Array
-    completions: Iterator[Completion]
-    count: int
-    width: int
-    tokenizer: RowTokenizer
-    sharding: jax.sharding.NamedSharding
-
-    def rollout(self) -> Rollout:
-        """Draws the completions; their texts are read while the device draws the next ones."""
-        tokens = np.full((self.count, self.width), self.tokenizer.pad_id(), np.int32)
-        logps = np.zeros((self.count, self.width), np.float32)
-        lengths, truncated = np.zeros(self.count, np.int32), np.ones(self.count, bool)
-        texts, token_ids = [""] * self.count, [[] for _ in range(self.count)]
-        for done in self.completions:
-            row, length = done.place, len(done.tokens)
-            tokens[row, :length], logps[row, :length] = done.tokens, done.logps
-            lengths[row], truncated[row] = length, not done.stopped
-            texts[row] = self.tokenizer.decode(done.tokens[: length - done.stopped].tolist())
-            token_ids[row] = done.tokens.tolist()
-        on_device = jax.device_put((tokens, lengths, logps), self.sharding)
-        batch = Completions(self.prompt_tokens, self.prompt_valid, *on_device[:2])
-        return Rollout(batch, lengths, truncated, texts, token_ids, on_device[2])
+    def __call__(self, row: int, text: str, token_ids: list[int]) -> object: ...
 
 
 # Of the module, not of a sampler, so that the jobs of a sweep in one process share what is compiled.
@@ -193,6 +166,19 @@ def completions_drawn(
     )
 
 
+def _completions_at_once(
+    form: ModelForm, mesh: jax.sharding.Mesh, start: Start, rule: DrawRule
+) -> Iterator[Completion]:
+    """Yields the completions, each by its row, when all are drawn."""
+    (trained, frozen), *asked = start[:4]
+    with layouts.on(mesh):
+        drawn = completions_drawn(
+            form, trained, frozen, *asked, rule.config, stop_ids=rule.stop_ids, pad_id=rule.pad_id, limits=start.limits
+        )
+    for row, (tokens, logps, length, stopped) in enumerate(zip(*jax.device_get(drawn), strict=True)):
+        yield Completion(row, tokens[:length], logps[:length], bool(stopped))
+
+
 class Sampler:
     """Draws completions with whatever weights it is given."""
 
@@ -215,53 +201,68 @@ class Sampler:
         self._form = model.form
         self._tokenizer = tokenizer
         self._gathering = Gathering(model, mesh)
-        self._mesh, self._home = self._gathering.mesh, mesh
+        self._mesh = self._gathering.mesh
         self._width = prompt_width
         self._seed = seed
         self._max_rows = max_rows
 
     def sample(
-        self, weights: tuple[LeafTree, Weights], prompts: Sequence[Sequence[int]], config: Sampling, step: int
-    ) -> Rollout:
-        """Draws completions; see `start`."""
-        return self.start(weights, prompts, config, step).rollout()
-
-    def start(
         self,
         weights: tuple[LeafTree, Weights],
         prompts: Sequence[Sequence[int]],
         config: Sampling,
         step: int,
         extra_round: int = 0,
-    ) -> Drawing | SlotDrawing:
-        """Sets the drawing of completions going, which the host need not wait for where all fit.
+        ended: Ended | None = None,
+    ) -> Rollout:
+        """Draws completions.
 
         Args:
             weights: the trained leaves and what stays, as `Model` holds them.
             prompts: token ids, each at most `prompt_width` long.
             step: the step that the random numbers belong to.
             extra_round: which further batch of the step it is, from 1; 0 is its own.
+            ended: is told of each completion as soon as it has ended; the device draws on in the meantime.
         """
-        tokens, valid = left_padded(prompts, self._width, self._tokenizer.pad_id())
-        by_rows = jax.sharding.PartitionSpec("fsdp")
-        sharding, home = (jax.sharding.NamedSharding(mesh, by_rows) for mesh in (self._mesh, self._home))
+        asked = left_padded(prompts, self._width, self._tokenizer.pad_id())
         rows = len(prompts) * config.num_generations
         keys = row_keys(self._seed, step, rows, extra_round)
         weights = self._gathering.weights(weights)
         if self._max_rows is not None and rows > self._max_rows:
             of_rows = [prompt for prompt in prompts for _ in range(config.num_generations)]
-            completions = self._engine(self._max_rows).completions(
-                weights, Asked(of_rows, np.asarray(jax.random.key_data(keys))), config
-            )
-            tokens, valid = jax.device_put((tokens, valid), home)
-            return SlotDrawing(tokens, valid, completions, rows, config.max_tokens, self._tokenizer, home)
-        tokens, valid, keys = jax.device_put((tokens, valid, keys), sharding)
-        stops, pad_id = tuple(self._tokenizer.stop_ids), self._tokenizer.pad_id()
-        with layouts.on(self._mesh):
-            drawn = completions_drawn(self._form, *weights, tokens, valid, keys, config, stop_ids=stops, pad_id=pad_id)
-        if self._mesh != self._home:
-            tokens, valid, drawn = jax.device_put((tokens, valid, drawn), home)
-        return Drawing(tokens, valid, drawn, self._tokenizer)
+            again = Asked(of_rows, np.asarray(jax.random.key_data(keys)))
+            completions = self._engine(self._max_rows).completions(weights, again, config)
+        else:
+            by_rows = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec("fsdp"))
+            start = Start(weights, *jax.device_put((*asked, keys), by_rows))
+            rule = DrawRule(config, tuple(self._tokenizer.stop_ids), self._tokenizer.pad_id())
+            drawing = completions_in_stages if config.max_tokens > SHORT else _completions_at_once
+            completions = drawing(self._form, self._mesh, start, rule)
+        return self._collected(asked, completions, rows, config.max_tokens, ended)
+
+    def _collected(
+        self,
+        asked: tuple[np.ndarray, np.ndarray],
+        completions: Iterator[Completion],
+        count: int,
+        width: int,
+        ended: Ended | None,
+    ) -> Rollout:
+        """Returns `count` completions of up to `width` tokens, when they are drawn."""
+        tokens = np.full((count, width), self._tokenizer.pad_id(), np.int32)
+        logps = np.zeros((count, width), np.float32)
+        lengths, truncated = np.zeros(count, np.int32), np.ones(count, bool)
+        texts, token_ids = [""] * count, [[] for _ in range(count)]
+        for done in completions:
+            row, length = done.place, len(done.tokens)
+            tokens[row, :length], logps[row, :length] = done.tokens, done.logps
+            lengths[row], truncated[row] = length, not done.stopped
+            # The stop token is trained, but it is not text.
+            texts[row] = self._tokenizer.decode(done.tokens[: length - done.stopped].tolist())
+            token_ids[row] = done.tokens.tolist()
+            if ended is not None:
+                ended(row, texts[row], token_ids[row])
+        return Rollout(Completions(*asked, tokens, lengths), truncated, texts, token_ids, logps)
 
     def answerer(self, weights: tuple[LeafTree, Weights], rows: int, width: int | None = None) -> Answerer:
         """Returns what answers questions with these weights.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from typing import TypeAlias
 
 import jax
 import numpy as np
@@ -20,8 +21,8 @@ from tunix_grpo.text.prompt_set import Batch
 
 
 @dataclasses.dataclass(frozen=True)
-class MicroBatch:
-    """A part of a step on the devices.
+class Piece:
+    """Rows of a micro batch on the devices, those that run together.
 
     Attributes:
         part: which rows of the step it holds.
@@ -35,6 +36,9 @@ class MicroBatch:
     reference: jax.Array | None
 
 
+MicroBatch: TypeAlias = list[Piece]
+
+
 @dataclasses.dataclass(frozen=True)
 class Collected:
     """The completions of a step and what they are worth, before any update.
@@ -43,7 +47,7 @@ class Collected:
         sampled: prompts, completions and rewards as they were sampled first.
         groups: those that are trained on; the same, unless equal groups were replaced.
         advantages: float32[B].
-        minibatches: of each update of a pass the micro batches.
+        minibatches: of each update of a pass the micro batches, each in pieces of alike length.
         timings: seconds by the names of `record.metrics.METRICS`.
     """
 

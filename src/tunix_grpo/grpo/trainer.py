@@ -11,12 +11,11 @@ What differs from the GRPO paper (arXiv:2402.03300) and from stock Tunix, in one
 
 from __future__ import annotations
 
-import functools
+import itertools
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -26,23 +25,25 @@ from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.grpo.advantages import Advantages, advantage_of
 from tunix_grpo.grpo.algorithms import AGGREGATIONS, objective_of
 from tunix_grpo.grpo.answering import Answerer
+from tunix_grpo.grpo.buckets import cut_by_length, say_new
+from tunix_grpo.grpo.learner import Learner
 from tunix_grpo.grpo.loss import LossInputs, sampling_difference
 from tunix_grpo.grpo.minibatches import Part, cut_step, minibatch_order
-from tunix_grpo.grpo.passes import PassForm, accumulate, policy_logps, reference_logps
+from tunix_grpo.grpo.passes import PassForm, accumulate_pieces, token_logps
 from tunix_grpo.grpo.replacement import Groups, replace_equal_groups, right_answers
-from tunix_grpo.grpo.rollout import Rollout, RowTokenizer, Sampler, train_sampling
+from tunix_grpo.grpo.rollout import Rollout, RowTokenizer, Sampler, samples_of, train_sampling
 from tunix_grpo.grpo.spikes import Limits, Spikes
-from tunix_grpo.grpo.step import Clock, Collected, MicroBatch, StepResult, UpdateHealth
-from tunix_grpo.grpo.updates import Update, apply_gradient, laid_out, no_sums, update_health, update_metrics
-from tunix_grpo.model.layout import LeafTree
+from tunix_grpo.grpo.step import Clock, Collected, MicroBatch, Piece, StepResult, UpdateHealth
+from tunix_grpo.grpo.updates import Update, no_gradient, update_health, update_metrics
 from tunix_grpo.model.model import Model
+from tunix_grpo.rewards.ahead import Ahead, Early
 from tunix_grpo.rewards.base import Reward, Samples
 from tunix_grpo.rewards.scoring import RewardTable, score_completions
 from tunix_grpo.tasks.base import Task
 from tunix_grpo.text.prompt_set import Batch
 
 
-class Trainer:
+class Trainer(Learner):
     """Runs GRPO steps. Holds the trained parameters and the optimizer's state between them."""
 
     def __init__(
@@ -66,7 +67,8 @@ class Trainer:
             count_right: asks the task which completions are right, where no reward does.
             spikes: knows the updates before; None: none is compared.
         """
-        self._config, self._mesh, self._model, self._task, self._rewards = config, mesh, model, task, rewards
+        super().__init__(model, optimizer, mesh)
+        self._config, self._mesh, self._task, self._rewards = config, mesh, task, rewards
         self.spikes = spikes or Spikes("off", 1.0)
         self._sampling, self._asked = train_sampling(config), task if count_right else None
         weights = {reward.name: reward.weight for reward in rewards}
@@ -78,47 +80,22 @@ class Trainer:
         self.remat = choose_remat(config.training.remat, model.spec, tokens, model.dtype)
         rows = config.generation.max_rows
         self._sampler = Sampler(model, tokenizer, mesh, prompt_width=prompt_width, seed=config.seed, max_rows=rows)
-        self._frozen = model.frozen
-        # Laid out for good, so that an update can reuse their memory and is compiled once.
-        self.params, params_layout = laid_out(model.trained, mesh)
-        self.optimizer_state, optimizer_layout = laid_out(optimizer.init(self.params), mesh)
+        self._known_sizes: set[tuple[int, int]] = set()  # of pieces, whose programs are compiled
         self._form = PassForm(model.form, self._objective, config.generation.temperature, self.remat)
-        apply = jax.jit(
-            apply_gradient,
-            static_argnums=0,
-            donate_argnums=(1, 2),
-            out_shardings=(params_layout, optimizer_layout, None, None),
-        )
-        self._apply = functools.partial(apply, optimizer)
 
-    def restore(self, params: LeafTree, optimizer_state: optax.OptState) -> None:
-        """Continues from saved parameters and optimizer state."""
-        self.params, self.optimizer_state = params, optimizer_state
+    def ahead(self) -> Ahead:
+        """Returns what asks slow rewards about completions while others are drawn."""
+        return Ahead(self._rewards)
 
-    def parameter_counts(self) -> tuple[int, int]:
-        """Returns (trained, all) parameters; adapters count in both."""
-        trained, frozen = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (self.params, self._frozen))
-        return trained, trained + frozen
+    def reward(self, samples: Samples, early: Early | None = None) -> RewardTable:
+        """Returns what completions are worth; see `score_completions`."""
+        return score_completions(self._rewards, samples, early)
 
-    def reward(self, samples: Samples) -> RewardTable:
-        """Returns what completions are worth."""
-        return score_completions(self._rewards, samples)
-
-    def groups(self, batch: Batch, rollout: Rollout, step: int) -> Groups:
+    def groups(self, batch: Batch, rollout: Rollout, step: int, ahead: Ahead) -> Groups:
         """Returns completions that are trained on, with what they are worth."""
-        rewards = self.reward(
-            Samples(
-                prompts=batch.per_completion(batch.texts),
-                completions=rollout.texts,
-                questions=batch.per_completion(batch.questions),
-                task=self._task,
-                token_lengths=rollout.lengths.tolist(),
-                step=step,
-                num_generations=batch.num_generations,
-                max_tokens=self._sampling.max_tokens,
-                token_ids=rollout.token_ids,
-            )
-        )
+        rows = range(len(rollout.texts))
+        drawn = list(zip(rows, rollout.texts, rollout.token_ids, strict=True))
+        rewards = self.reward(samples_of(batch, drawn, self._task, step, self._sampling.max_tokens), ahead.values(rows))
         outcomes = right_answers(batch, rollout, rewards, self._asked)
         return Groups(batch, rollout, rewards, self._advantages.equal(rewards, batch.num_generations), outcomes)
 
@@ -130,10 +107,15 @@ class Trainer:
         """Returns what answers questions with the current weights; see `Sampler.answerer`."""
         return self._sampler.answerer((self.params, self._frozen), rows, width)
 
-    def draw(self, batch: Batch, step: int, extra_round: int = 0) -> Rollout:
-        """Samples the completions of a batch that is trained on; see `Sampler.start`."""
+    def draw(self, batch: Batch, step: int, extra_round: int, ahead: Ahead) -> Rollout:
+        """Samples the completions of a batch that is trained on; see `Sampler.sample`."""
+
+        def ended(row: int, text: str, token_ids: list[int]) -> None:
+            one = [(row, text, token_ids)]
+            ahead.add(row, samples_of(batch, one, self._task, step, self._sampling.max_tokens))
+
         weights = self.params, self._frozen
-        return self._sampler.start(weights, batch.ids, self._sampling, step, extra_round).rollout()
+        return self._sampler.sample(weights, batch.ids, self._sampling, step, extra_round, ended)
 
     def step(self, step: int, batch: Batch) -> StepResult:
         """Runs one step whole: `collect`, then `update`."""
@@ -151,12 +133,13 @@ class Trainer:
             UserError: a reward fails.
         """
         clock, grpo = Clock(), self._config.grpo
-        rollout = self.draw(batch, step)
+        ahead = self.ahead()
+        rollout = self.draw(batch, step, 0, ahead)
         clock.lap("timing/rollout")
         minibatches = None
         if grpo.beta > 0 and fresh is None:  # dispatched first: the device works while the host computes rewards
             minibatches = self._cut(step, rollout)
-        sampled = groups = self.groups(batch, rollout, step)
+        sampled = groups = self.groups(batch, rollout, step, ahead)
         clock.lap("timing/reward")
         if fresh is not None:
             groups = replace_equal_groups(self, sampled, fresh, step, grpo.max_extra_rounds)
@@ -164,7 +147,7 @@ class Trainer:
         gains = self._advantages.of(groups.rewards, batch.num_generations)
         if minibatches is None or groups.rewards.skipped:
             minibatches = self._cut(step, groups.rollout, gains, groups.rewards.skipped)
-        jax.block_until_ready([micro.reference for micros in minibatches for micro in micros])
+        jax.block_until_ready([piece.reference for piece in _pieces(minibatches)])
         clock.lap("timing/reference")
         return Collected(sampled, groups, gains, minibatches, clock.laps)
 
@@ -207,13 +190,21 @@ class Trainer:
         return [[self._micro_batch(rollout, part) for part in minibatch] for minibatch in parts]
 
     def _micro_batch(self, rollout: Rollout, part: Part) -> MicroBatch:
-        batch, sampled = rollout.batch, rollout.logps
-        if len(part.prompts) < batch.prompt_tokens.shape[0]:
-            batch, sampled = batch.rows(part.prompts, part.rows), sampled[part.rows]
-        batch = jax.device_put(batch, self._sharding)
-        weights, with_kl = self._model.reference, self._config.grpo.beta > 0
-        reference = reference_logps(self._form, weights, batch) if with_kl else None
-        return MicroBatch(part, batch, sampled, reference)
+        """Puts a micro batch on the devices, in pieces of alike length, and dispatches the reference."""
+        lengths, shape = rollout.lengths[part.rows], rollout.batch.prompt_tokens.shape
+        cut = cut_by_length(lengths, shape[1], self._sampling, self._mesh.shape["fsdp"])
+        say_new(cut, self._known_sizes)
+        parts = [part.some(rows) for rows, _, _ in cut]
+        batches, sampled = [], []
+        for of_rows, (_, prompt, width) in zip(parts, cut, strict=True):
+            batch = rollout.batch.rows(part.prompts, of_rows.rows)
+            batch = batch._replace(tokens=batch.tokens[:, :width], prompt=prompt)
+            batches.append(jax.device_put(batch, self._sharding))
+            sampled.append(jax.device_put(rollout.logps[of_rows.rows, :width], self._sharding))
+        references: Sequence[jax.Array | None] = [None] * len(cut)
+        if self._config.grpo.beta > 0:
+            references = token_logps(self._form, None, self._model.reference, batches)
+        return list(map(Piece, parts, batches, sampled, references))
 
     def _update(self, done: Collected) -> tuple[dict[str, float], UpdateHealth]:
         """Runs the optimizer updates of a step and returns their metrics, and which of them were no good."""
@@ -226,10 +217,9 @@ class Trainer:
                 old[index] = old[index] or logps
                 updates.append(update)
             passes.append(updates)
-        micros = [micro for minibatch in done.minibatches for micro in minibatch]
         differences = [
-            sampling_difference(trained, micro.sampled, micro.completions)
-            for micro, trained in zip(micros, [logps for minibatch in old for logps in minibatch], strict=True)
+            sampling_difference(trained, piece.sampled, piece.completions)
+            for piece, trained in zip(_pieces(done.minibatches), itertools.chain(*old), strict=True)
         ]
         passes, differences = jax.device_get((passes, differences))
         health = update_health(passes, self.spikes)
@@ -237,38 +227,46 @@ class Trainer:
         return health.metrics() | metrics, health
 
     def _old_logps(self, done: Collected) -> list[list[jax.Array]]:
-        """Returns, by minibatch and micro batch, log-probabilities under the weights that sampled.
+        """Returns, by minibatch and piece, log-probabilities under the weights that sampled.
 
         Empty for the first minibatch, whose own first pass gives them; the weights have moved when the others' turn
         comes.
         """
-        weights = self.params, self._frozen
-        return [
-            [policy_logps(self._form, *weights, micro.completions) for micro in minibatch] if index else []
-            for index, minibatch in enumerate(done.minibatches)
-        ]
+        old: list[list[jax.Array]] = [[]]
+        for minibatch in done.minibatches[1:]:
+            batches = [[piece.completions for piece in micro] for micro in minibatch]
+            of_micros = [token_logps(self._form, self.params, self._frozen, pieces) for pieces in batches]
+            old.append(list(itertools.chain(*of_micros)))
+        return old
 
     def _one_update(
         self, done: Collected, minibatch: list[MicroBatch], old: list[jax.Array], limits: Limits
     ) -> tuple[Update, list[jax.Array]]:
-        """Makes an optimizer update; returns its numbers, and the log-probabilities of each micro batch before it.
+        """Makes an optimizer update; returns its numbers, and the log-probabilities of each piece before it.
 
         Args:
-            old: of each micro batch, log-probabilities under the weights that sampled; empty: these weights sampled.
+            old: of each piece, log-probabilities under the weights that sampled; empty: these weights sampled.
             limits: of an update that is made.
         """
-        several = self._config.training.gradient_accumulation_steps > 1
-        state: Any = jax.tree.map(jnp.zeros_like, (self.params, no_sums())) if several else None
-        logps = []
-        for index, micro in enumerate(minibatch):
-            gains, kept, divisors = micro.part.loss_inputs(done.advantages)
-            sampled = micro.sampled if self._objective.importance != "none" else None
-            before = old[index] if old else None
-            inputs = LossInputs(micro.completions, gains, kept, divisors, micro.reference, before, sampled)
-            state, trained = accumulate(self._form, self.params, self._frozen, state, inputs)
-            logps.append(trained)
+        several = self._config.training.gradient_accumulation_steps > 1 or any(len(micro) > 1 for micro in minibatch)
+        state: Any = no_gradient(self.params, self._mesh) if several else None
+        before, logps = iter(old), []
+        for micro in minibatch:
+            inputs = [self._loss_inputs(done, piece, next(before, None)) for piece in micro]
+            state, trained = accumulate_pieces(self._form, self.params, self._frozen, state, inputs)
+            logps += trained
         gradient, sums = state
         self.params, self.optimizer_state, norm, made = self._apply(
             self.params, self.optimizer_state, gradient, sums.loss, limits
         )
         return Update(sums, norm, made), logps
+
+    def _loss_inputs(self, done: Collected, piece: Piece, old: jax.Array | None) -> LossInputs:
+        gains, kept, divisors = piece.part.loss_inputs(done.advantages)
+        sampled = piece.sampled if self._objective.importance != "none" else None
+        return LossInputs(piece.completions, gains, kept, divisors, piece.reference, old, sampled)
+
+
+def _pieces(minibatches: list[list[MicroBatch]]) -> list[Piece]:
+    """Returns the pieces of a step, in the order in which they run."""
+    return [piece for minibatch in minibatches for micro in minibatch for piece in micro]

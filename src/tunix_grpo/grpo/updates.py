@@ -15,6 +15,7 @@ import optax
 from tunix_grpo.grpo.loss import LossSums
 from tunix_grpo.grpo.spikes import Limits, Spikes
 from tunix_grpo.grpo.step import UpdateHealth
+from tunix_grpo.model.layout import LeafTree
 
 Tree = TypeVar("Tree")
 
@@ -68,9 +69,11 @@ def laid_out(tree: Tree, mesh: jax.sharding.Mesh) -> tuple[Tree, object]:
     return jax.device_put(tree, layouts), layouts
 
 
-def no_sums() -> LossSums:
-    """Returns LossSums of zeros."""
-    return LossSums(*(jnp.zeros(()) for _ in LossSums._fields))
+def no_gradient(params: LeafTree, mesh: jax.sharding.Mesh) -> tuple[LeafTree, LossSums]:
+    """Returns zeros that lie as the programs of an update leave their sums, so that none is compiled twice."""
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding), params)
+    return zeros, LossSums(*(jnp.zeros((), device=replicated) for _ in LossSums._fields))
 
 
 def update_health(passes: Sequence[Sequence[Update]], spikes: Spikes) -> UpdateHealth:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,8 @@ from tunix_grpo.model.loading import random_weights, stored_weights
 from tunix_grpo.model.lora import new_adapters
 from tunix_grpo.model.placing import place_leaves, place_stacks, trained_specs, without_fsdp
 from tunix_grpo.model.quantization import quantize_projection
+
+Source: TypeAlias = Callable[[], Iterator[tuple[Leaf, Sequence[Array]]]]  # each leaf with the decoder's arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,24 +135,32 @@ class Model:
         return leaf.of_decoder([qwix.dequantize(a) if isinstance(a, qwix.QArray) else a for a in arrays])
 
 
-def load_model(config: ModelConfig, directory: Path, mesh: jax.sharding.Mesh, seed: int) -> Model:
+def load_model(
+    config: ModelConfig, directory: Path, mesh: jax.sharding.Mesh, seed: int, source: Source | None = None
+) -> Model:
     """Loads the weights of a resolved model directory and makes them trainable.
 
     Trained parameters are float32 whatever the dtype of the computation: at RL learning rates a bfloat16 parameter
     does not move.
 
+    Args:
+        source: gives the weights in place of the directory's files, each time that it is called.
+
     Raises:
         UserError: an unsupported model, or weights that do not fit config.json.
     """
-    model = load_frozen(config, directory, mesh, seed)
+    model = load_frozen(config, directory, mesh, seed, source)
     if config.lora_rank is None:
-        trained = place_leaves(model.spec, _source(config, model.spec, directory, seed), mesh, jnp.dtype(jnp.float32))
+        weights = source() if source is not None else _source(config, model.spec, directory, seed)
+        trained = place_leaves(model.spec, weights, mesh, jnp.dtype(jnp.float32))
         return dataclasses.replace(model, trained=trained)
     trained = new_adapters(model.spec, rank=config.lora_rank, targets=config.lora_target_modules, seed=seed, mesh=mesh)
     return dataclasses.replace(model, trained=trained, lora_scale=config.lora_alpha / config.lora_rank)
 
 
-def load_frozen(config: ModelConfig, directory: Path, mesh: jax.sharding.Mesh, seed: int) -> Model:
+def load_frozen(
+    config: ModelConfig, directory: Path, mesh: jax.sharding.Mesh, seed: int, source: Source | None = None
+) -> Model:
     """Loads the weights as they are, in the dtype of the computation, with nothing to train: to answer questions.
 
     Raises:
@@ -157,11 +168,11 @@ def load_frozen(config: ModelConfig, directory: Path, mesh: jax.sharding.Mesh, s
     """
     spec = read_spec(directory, config.family)
     dtype = _dtype(config.dtype)
-    source = _source(config, spec, directory, seed)
+    weights = source() if source is not None else _source(config, spec, directory, seed)
     quantize = (
         None if config.quantization is None else functools.partial(quantize_projection, qtype=config.quantization)
     )
-    return Model(spec, directory, {}, place_stacks(spec, source, mesh, dtype, quantize), 0.0, dtype)
+    return Model(spec, directory, {}, place_stacks(spec, weights, mesh, dtype, quantize), 0.0, dtype)
 
 
 def _source(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tunix_grpo.config import Config
+from tunix_grpo.config import RunConfig
 from tunix_grpo.config.plugins import Reporting, resolve
 from tunix_grpo.errors import UserError
 from tunix_grpo.record.tracker import CompletionRecord, TrackerError
@@ -13,7 +13,7 @@ _METHODS = ("log_metrics", "log_completions", "close")
 class CustomTracker:
     """Passes the record on to the user's tracker; whatever the user's tracker raises ends this copy, not the run."""
 
-    def __init__(self, reference: str, config: Config) -> None:
+    def __init__(self, reference: str, config: RunConfig) -> None:
         """Makes the user's tracker from the run's folder and settings.
 
         Args:

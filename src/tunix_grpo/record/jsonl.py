@@ -24,12 +24,16 @@ class JsonlTracker:
     written stops the run with a UserError, because all other trackers only hold copies of these files.
     """
 
-    def __init__(self, output_dir: Path, *, resume_step: int) -> None:
-        """Opens both files, which keep only lines of steps up to `resume_step` (0: none)."""
+    def __init__(self, output_dir: Path, *, resume_step: int, completions: bool = True) -> None:
+        """Opens both files, which keep only lines of steps up to `resume_step` (0: none).
+
+        Args:
+            completions: False where the run samples none; then there is no file of them.
+        """
         with disk_errors(output_dir):
             output_dir.mkdir(parents=True, exist_ok=True)
-        self._files = [continued(output_dir / name, resume_step) for name in ("metrics.jsonl", "completions.jsonl")]
-        self._metrics, self._completions = self._files
+        self._metrics = continued(output_dir / "metrics.jsonl", resume_step)
+        self._completions = continued(output_dir / "completions.jsonl", resume_step) if completions else None
 
     def log_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Writes one line: `step` first, then the metrics in the order given."""
@@ -37,12 +41,15 @@ class JsonlTracker:
 
     def log_completions(self, step: int, records: list[CompletionRecord]) -> None:
         """Writes one line per completion."""
-        append(self._completions, "".join(to_line(dataclasses.asdict(r)) for r in records))
+        assert self._completions is not None or not records
+        if self._completions is not None:
+            append(self._completions, "".join(to_line(dataclasses.asdict(r)) for r in records))
 
     def close(self, *, failed: bool = False) -> None:
         """Closes both files."""
-        for file in self._files:
-            file.close()
+        self._metrics.close()
+        if self._completions is not None:
+            self._completions.close()
 
 
 class HistoryTracker:

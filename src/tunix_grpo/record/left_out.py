@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 
 from tunix_grpo.errors import UserError
@@ -18,7 +18,8 @@ from tunix_grpo.record.metrics import completion_records
 from tunix_grpo.record.notes import Note, Notes
 
 if TYPE_CHECKING:
-    from tunix_grpo.grpo.step import StepResult
+    from tunix_grpo.grpo.step import StepResult, UpdateHealth
+    from tunix_grpo.grpo.supervised import SupervisedResult
 
 FOLDER = "left_out"  # in the run's folder
 
@@ -39,23 +40,25 @@ class BadSteps:
         self._most, self._folder, self._notes = most, output_dir / FOLDER, notes
         self._in_a_row = 0
 
-    def note(self, step: int, result: StepResult) -> None:
+    def note(self, step: int, health: UpdateHealth, trained_on: Iterable[Mapping[str, object]]) -> None:
         """Looks at a step.
+
+        Args:
+            trained_on: what it trained on, a line of a file each; read only where it is set aside.
 
         Raises:
             UserError: it is the last of too many bad ones; what was learned before is untouched.
         """
-        health = result.health
         for words in health.spikes:
             self._say(step, "spike", f"{words}{'; its update is left out' if health.left_out else ''}")
         self._in_a_row = self._in_a_row + 1 if health.not_finite else 0
         if not health.not_finite:
             return
         path = self._folder / f"step_{step}.jsonl"
-        set_aside(path, step, result)
+        set_aside(path, trained_on)
         left_out = (
             f"the loss or the gradient is not a finite number in {health.not_finite} update(s), which are left out; "
-            f"the completions are in {path}"
+            f"what the step trained on is in {path}"
         )
         if self._in_a_row >= self._most:
             rows = "" if self._most == 1 else f", as in the {self._most - 1} step(s) before"
@@ -67,25 +70,33 @@ class BadSteps:
         self._notes.add(Note(step=step, where=f"step {step}", level="warning", name=name, sentence=sentence))
 
 
-def set_aside(path: Path, step: int, result: StepResult) -> None:
-    """Writes the completions of a step as completions.jsonl has them, with the token ids and log-probabilities.
-
-    What is not finite is null.
-    """
-    rollout, batch = result.rollout, result.batch
-    prompts = batch.per_completion(batch.ids)
-    logps = np.asarray(jax.device_get(rollout.logps), np.float64)
+def set_aside(path: Path, lines: Iterable[Mapping[str, object]]) -> None:
+    """Writes lines as JSON, whole; what is not finite is null."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as written, written.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            for row, record in enumerate(completion_records(step, result)):
-                ids = rollout.token_ids[row]
-                line = dataclasses.asdict(record) | {
-                    "prompt_token_ids": list(prompts[row]),
-                    "token_ids": ids,
-                    "sampled_logps": logps[row, : len(ids)].tolist(),
-                }
+            for line in lines:
                 file.write(to_line({name: _without_infinities(value) for name, value in line.items()}))
+
+
+def completion_lines(step: int, result: StepResult) -> Iterator[dict[str, object]]:
+    """Yields the completions of a step as completions.jsonl has them, with the token ids and log-probabilities."""
+    rollout, batch = result.rollout, result.batch
+    prompts = batch.per_completion(batch.ids)
+    logps = rollout.logps.astype(np.float64)
+    for row, record in enumerate(completion_records(step, result)):
+        ids = rollout.token_ids[row]
+        yield dataclasses.asdict(record) | {
+            "prompt_token_ids": list(prompts[row]),
+            "token_ids": ids,
+            "sampled_logps": logps[row, : len(ids)].tolist(),
+        }
+
+
+def demonstration_lines(step: int, result: SupervisedResult) -> Iterator[dict[str, object]]:
+    """Yields the demonstrations of a step, as token ids."""
+    for prompt, completion in zip(result.prompts, result.completions, strict=True):
+        yield {"step": step, "prompt_token_ids": prompt, "token_ids": completion}
 
 
 def _without_infinities(value: object) -> object:

@@ -49,7 +49,9 @@ METRICS: dict[str, str] = {
     "groups/given_up": "groups of equal rewards that are left after grpo.max_extra_rounds",
     "groups/extra_rounds": "further batches of prompts that were sampled in the step",
     "task/level": "level of the questions that the step asked; absent where questions have none",
-    "loss": "GRPO loss; near 0 is normal, the reward is what to watch",
+    "loss": "GRPO loss; near 0 is normal, the reward is what to watch. Of scripts/sft.py: mean negative log-likelihood "
+    "of the step's completion tokens, in nats",
+    "mean_token_accuracy": "share of the completion tokens that are the likeliest at their place; of scripts/sft.py",
     "grad_norm": "global norm of the gradient before clipping",
     "updates/left_out": "updates of the step that were left out, for a loss or gradient that is not finite or a spike; "
     "absent without one",

@@ -5,18 +5,18 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from tunix_grpo.config import Config
+from tunix_grpo.config import RunConfig
 from tunix_grpo.config.secrets import without_secrets
 from tunix_grpo.errors import UserError, one_line
 from tunix_grpo.files import whole_file
 
 
-def public_config(config: Config) -> dict[str, object]:
+def public_config(config: RunConfig) -> dict[str, object]:
     """Returns the config as nested dicts, with anything that looks like a secret masked."""
     return without_secrets(dataclasses.asdict(config))
 
 
-def write_config(config: Config, output_dir: str | Path) -> Path:
+def write_config(config: RunConfig, output_dir: str | Path) -> Path:
     """Writes the resolved config to `<output_dir>/config.yaml` and returns its path.
 
     Raises:

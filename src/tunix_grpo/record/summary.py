@@ -6,14 +6,17 @@ import dataclasses
 from pathlib import Path
 
 from tunix_grpo import console
-from tunix_grpo.config import Config, further_tasks
+from tunix_grpo.config import Config, RunConfig, SftConfig, further_tasks
 from tunix_grpo.config.algorithm import in_words
-from tunix_grpo.grpo.trainer import Trainer
+from tunix_grpo.grpo.evaluations import Evaluations
+from tunix_grpo.grpo.learner import Learner
 from tunix_grpo.model.model import Model
 from tunix_grpo.model.undivided import undivided
 from tunix_grpo.record.earlier import RECORD
 from tunix_grpo.run.checkpoints import Checkpoints, tree_bytes
 from tunix_grpo.run.devices import Devices
+from tunix_grpo.run.start import RunState
+from tunix_grpo.run.stopping import StopRequest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,27 +39,17 @@ class Summary:
 
 
 def start_rows(
-    config: Config, devices: Devices, model: Model, trainer: Trainer, total_steps: int, first_step: int
+    config: Config, devices: Devices, model: Model, trainer: Learner, total_steps: int, first_step: int
 ) -> list[tuple[str, str]]:
     """Returns the start table: what will run, on what, and what it will leave on the disk."""
     training, group = config.training, config.grpo.num_generations
-    trained, total = trainer.parameter_counts()
-    how = "all weights" if config.model.lora_rank is None else f"LoRA rank {config.model.lora_rank}"
     micro = training.gradient_accumulation_steps * config.grpo.num_minibatches
     prompts = config.prompts_per_step(devices.data_parallel)
     completions = config.completions_per_step(devices.data_parallel)
-    size = tree_bytes((trainer.params, trainer.optimizer_state))
-    kept = _kept_checkpoints(config, total_steps, first_step)
-    best, most = ("", kept) if kept != training.max_to_keep else (" and the best", kept + 1)
-    further = further_tasks(config.evaluation.tasks)
-    steps = f"{total_steps:,}" if first_step == 1 else f"{first_step:,} to {total_steps:,} (resumed)"
     return [
-        ("device", devices.kind),
-        *_whole_everywhere(devices, model),
-        ("model", f"{config.model.name} ({model.spec.family}, {model.dtype.name})"),
-        ("parameters", f"{console.format_count(trained)} trained ({how}) of {console.format_count(total)}"),
+        *_model_rows(config, devices, model, trainer),
         ("task", config.task.name),
-        *([("evaluated on", f"{', '.join([config.task.name, *further])}")] if further else []),
+        *_evaluation_rows(config),
         ("algorithm", in_words(config.grpo, config.reward.normalisation)),
         ("prompts per step", f"{prompts}"),
         ("completions per step", f"{completions} ({group} per prompt)"),
@@ -65,6 +58,56 @@ def start_rows(
             f"{micro} of {training.micro_batch_size * group} completions per device",
         ),
         ("updates per step", f"{config.grpo.updates_per_step}"),
+        *_disk_rows(config, trainer, total_steps, first_step),
+    ]
+
+
+def sft_start_rows(
+    config: SftConfig,
+    devices: Devices,
+    model: Model,
+    trainer: Learner,
+    demonstrations: int,
+    total_steps: int,
+    first_step: int,
+) -> list[tuple[str, str]]:
+    """Returns the start table of a run on demonstrations."""
+    training = config.training
+    return [
+        *_model_rows(config, devices, model, trainer),
+        ("demonstrations", f"{demonstrations:,} of {config.file or f'the task {config.task.name}'}"),
+        ("held-out questions", f"of the task {config.task.name}"),
+        *_evaluation_rows(config),
+        ("demonstrations per step", f"{config.demonstrations_per_step(devices.data_parallel)}"),
+        ("micro batches per step", f"{training.gradient_accumulation_steps} of {training.micro_batch_size} per device"),
+        *_disk_rows(config, trainer, total_steps, first_step),
+    ]
+
+
+def _model_rows(config: RunConfig, devices: Devices, model: Model, trainer: Learner) -> list[tuple[str, str]]:
+    trained, total = trainer.parameter_counts()
+    how = "all weights" if config.model.lora_rank is None else f"LoRA rank {config.model.lora_rank}"
+    start = [] if config.model.run is None else [("starts from", f"{config.model.run}, step {config.model.step}")]
+    return [
+        ("device", devices.kind),
+        *_whole_everywhere(devices, model),
+        ("model", f"{config.model.name} ({model.spec.family}, {model.dtype.name})"),
+        *start,
+        ("parameters", f"{console.format_count(trained)} trained ({how}) of {console.format_count(total)}"),
+    ]
+
+
+def _evaluation_rows(config: RunConfig) -> list[tuple[str, str]]:
+    further = further_tasks(config.evaluation.tasks)
+    return [("evaluated on", f"{', '.join([config.task.name, *further])}")] if further else []
+
+
+def _disk_rows(config: RunConfig, trainer: Learner, total_steps: int, first_step: int) -> list[tuple[str, str]]:
+    size = tree_bytes((trainer.params, trainer.optimizer_state))
+    kept = _kept_checkpoints(config, total_steps, first_step)
+    best, most = ("", kept) if kept != config.training.max_to_keep else (" and the best", kept + 1)
+    steps = f"{total_steps:,}" if first_step == 1 else f"{first_step:,} to {total_steps:,} (resumed)"
+    return [
         ("steps", steps),
         (
             "checkpoints",
@@ -84,7 +127,7 @@ def _whole_everywhere(devices: Devices, model: Model) -> list[tuple[str, str]]:
     return [("on every device", f"{', '.join(whole)}: not divided by {axes}")]
 
 
-def _kept_checkpoints(config: Config, total_steps: int, first_step: int) -> int:
+def _kept_checkpoints(config: RunConfig, total_steps: int, first_step: int) -> int:
     training = config.training
     saved = {step for step in range(first_step, total_steps + 1) if step % training.save_interval_steps == 0}
     saves = len(saved | {total_steps})
@@ -92,26 +135,38 @@ def _kept_checkpoints(config: Config, total_steps: int, first_step: int) -> int:
 
 
 def show_summary(
-    summary: Summary,
-    num_steps: int,
-    seconds: float,
-    evaluations: list[tuple[str, str]],
+    state: RunState,
+    total_steps: int,
+    evaluations: Evaluations,
+    stop: StopRequest,
     output: Path,
     checkpoints: Checkpoints,
-) -> None:
-    """Shows what a run came to and what it has left behind.
+    *,
+    num_steps: int,
+    seconds: float,
+) -> Summary:
+    """Shows what a run came to and what it has left behind; returns what it came to.
 
     Args:
+        output: the run's folder.
         num_steps: steps that the run has taken since this start.
         seconds: that have passed since this start.
-        evaluations: what else they have shown, by what it is called.
     """
-    title = "Training finished"
+    early = evaluations.end() if state.step < total_steps else None
+    finished = early is not None or state.step == total_steps
+    summary = Summary(
+        steps=state.step,
+        accuracy_before=state.accuracy_before,
+        accuracy_after=evaluations.accuracy() if finished else None,
+        exit_code=0 if finished else stop.exit_code,
+        early=early,
+    )
+    title, rows = "Training finished", evaluations.closing_rows(checkpoints.steps())
     if summary.exit_code:
         title = f"Training stopped after step {summary.steps}"
     elif summary.early is not None:
         title = f"Training finished early, after step {summary.steps}"
-        evaluations = [*evaluations, ("ended early", f"{summary.early} (evaluation.patience)")]
+        rows = [*rows, ("ended early", f"{summary.early} (evaluation.patience)")]
     written = [(name, output / name) for name in RECORD if (output / name).exists()]
     console.closing_summary(
         title=title,
@@ -119,6 +174,7 @@ def show_summary(
         accuracy_after=summary.accuracy_after,
         num_steps=num_steps,
         seconds=seconds,
-        evaluations=evaluations,
+        evaluations=rows,
         paths=[*written, ("checkpoints", checkpoints.root)],
     )
+    return summary

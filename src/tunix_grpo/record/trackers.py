@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tunix_grpo.config import Config
+from tunix_grpo.config import Config, RunConfig
 from tunix_grpo.errors import one_line
 from tunix_grpo.record.curve import CurveTracker
 from tunix_grpo.record.custom import CustomTracker
@@ -93,7 +93,7 @@ class TrackerGroup:
 
 
 def build_trackers(
-    config: Config, *, resume_step: int, wandb_run_id: str | None = None, trackio_run: str | None = None
+    config: RunConfig, *, resume_step: int, wandb_run_id: str | None = None, trackio_run: str | None = None
 ) -> TrackerGroup:
     """Opens the trackers that the config selects, in `config.output_dir`; another run's record there is moved aside.
 
@@ -113,7 +113,8 @@ def build_trackers(
     with disk_errors(output_dir):
         make_room(output_dir, history, resume_step)
     over_all_starts = HistoryTracker(history, output_dir, resume_step=resume_step)
-    local = JsonlTracker(output_dir, resume_step=resume_step)
+    samples = isinstance(config, Config)
+    local = JsonlTracker(output_dir, resume_step=resume_step, completions=samples)
     copies: dict[str, Tracker] = {}
     run_ids = {"wandb": wandb_run_id, "trackio": trackio_run}
     for name, build in TRACKERS.items():
@@ -134,7 +135,7 @@ def build_trackers(
 # The libraries are loaded where they are used: wandb takes half a second.
 
 
-def _tensorboard(config: Config, resume_step: int, run_id: str | None) -> Tracker:
+def _tensorboard(config: RunConfig, resume_step: int, run_id: str | None) -> Tracker:
     from tunix_grpo.record.tensorboard import TensorBoardTracker
 
     return TensorBoardTracker(
@@ -142,7 +143,7 @@ def _tensorboard(config: Config, resume_step: int, run_id: str | None) -> Tracke
     )
 
 
-def _wandb(config: Config, resume_step: int, run_id: str | None) -> Tracker:
+def _wandb(config: RunConfig, resume_step: int, run_id: str | None) -> Tracker:
     try:
         from tunix_grpo.record.wandb import WandbTracker
     except Exception as error:  # a damaged installation, a variable that makes no sense
@@ -150,13 +151,13 @@ def _wandb(config: Config, resume_step: int, run_id: str | None) -> Tracker:
     return WandbTracker(config, run_id=run_id)
 
 
-def _trackio(config: Config, resume_step: int, run_id: str | None) -> Tracker:
+def _trackio(config: RunConfig, resume_step: int, run_id: str | None) -> Tracker:
     from tunix_grpo.record.trackio import TrackioTracker
 
     return TrackioTracker(config, run_id=run_id)
 
 
-TRACKERS: dict[str, Callable[[Config, int, str | None], Tracker]] = {
+TRACKERS: dict[str, Callable[[RunConfig, int, str | None], Tracker]] = {
     "tensorboard": _tensorboard,
     "wandb": _wandb,
     "trackio": _trackio,

@@ -12,7 +12,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from tunix_grpo.config import Config
+from tunix_grpo.config import RunConfig
 from tunix_grpo.errors import one_line
 from tunix_grpo.record.run_config import public_config
 from tunix_grpo.record.tracker import Cell, CompletionRecord, TrackerError, as_row, spread
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 class TrackioTracker:
     """Logs metrics, and completions as a table, to one trackio run."""
 
-    def __init__(self, config: Config, *, run_id: str | None) -> None:
+    def __init__(self, config: RunConfig, *, run_id: str | None) -> None:
         """Starts a run, or goes on with the one that is called `run_id`.
 
         A new run without a name is called after its folder, `2026-01-31/12-30-00`. The variables of trackio, such as

@@ -17,7 +17,7 @@ from typing import Any
 
 import wandb
 
-from tunix_grpo.config import Config
+from tunix_grpo.config import RunConfig
 from tunix_grpo.config.given import given_keys
 from tunix_grpo.errors import one_line
 from tunix_grpo.record.completion_tables import CompletionTables
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 class WandbTracker:
     """Logs metrics and completion tables to one W&B run."""
 
-    def __init__(self, config: Config, *, run_id: str | None) -> None:
+    def __init__(self, config: RunConfig, *, run_id: str | None) -> None:
         """Starts the run, or goes on with `run_id`; files go to `<output_dir>/wandb`, or where WANDB_DIR says.
 
         A new run without a name is called after its folder, `2026-01-31/12-30-00`. Whatever a variable of wandb's own

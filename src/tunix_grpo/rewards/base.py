@@ -140,6 +140,9 @@ class Reward:
         unit: what is called again, where a batch fails, to find the completions that it fails on.
         limits_itself: the function keeps to `Samples.deadline` however it hangs, so that no thread is needed; one of
             the package says so by an attribute of that name.
+        by_row: the function waits for something else, and what it gives for a completion depends on no other one; so it
+            may be asked about some while others are still drawn. One of the package says so by an attribute of that
+            name.
         events: failures so far, by kind.
     """
 
@@ -152,4 +155,5 @@ class Reward:
     on_timeout: Policy = "stop"
     unit: Literal["completion", "group"] = "completion"
     limits_itself: bool = False
+    by_row: bool = False
     events: Counter[str] = field(default_factory=Counter, compare=False)

@@ -18,6 +18,9 @@ from tunix_grpo.errors import UserError
 from tunix_grpo.rewards.base import Reward
 from tunix_grpo.rewards.custom import outside_reward, user_reward
 
+# What a function of the package says of itself; see `Reward`.
+_OF_A_FUNCTION = ("columns", "limits_itself", "by_row")
+
 
 def build_rewards(config: RewardsConfig) -> list[Reward]:
     """Builds the selected rewards: the package's, those from outside, the user's functions, `reward.custom` last.
@@ -51,6 +54,6 @@ def _build(name: str, settings: WeightedReward, workers: int) -> Reward:
             common = {each.name for each in fields(WeightedReward)}
             own = {each.name: getattr(settings, each.name) for each in fields(settings) if each.name not in common}
             function = build(**own)
-            needs, alone = getattr(function, "columns", ()), getattr(function, "limits_itself", False)
-            reward = Reward(name, settings.weight, function, needs, limits_itself=alone)
+            known = {each: getattr(function, each) for each in _OF_A_FUNCTION if hasattr(function, each)}
+            reward = Reward(name, settings.weight, function, **known)
     return replace(reward, **{each.name: getattr(settings, each.name) for each in fields(RewardLimits)})

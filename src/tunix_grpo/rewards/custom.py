@@ -82,7 +82,8 @@ def user_reward(name: str, settings: UserReward, path: str | None, function: str
         place = {"path": path, "function": function, "setting": setting}
         called = IsolatedFunction(here, {**place, "per": settings.per, "messages": settings.messages}, workers)
     unit = "group" if here.unit == "group" else "completion"
-    return Reward(name, settings.weight, called, here.columns, unit=unit, limits_itself=settings.isolate)
+    by_row = settings.isolate and here.unit == "completion"
+    return Reward(name, settings.weight, called, here.columns, unit=unit, limits_itself=settings.isolate, by_row=by_row)
 
 
 def outside_reward(name: str, settings: OutsideReward, workers: int) -> Reward:

@@ -133,6 +133,7 @@ class Judge:
     """
 
     limits_itself = True
+    by_row = True
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ class MathReward:
     """1.0 for each completion whose answer is the gold answer, else 0.0."""
 
     limits_itself = True  # what judges is killed at the deadline
+    by_row = True
 
     def __init__(self, grader: MathGrader) -> None:
         """Takes what judges."""

@@ -29,6 +29,7 @@ class PythonTests:
     """Scores completions by running their code against the tests of their rows."""
 
     limits_itself = True
+    by_row = True
 
     def __init__(self, sandbox: Sandbox, columns: Columns, *, where: Where, partial: bool, most: int | None) -> None:
         """Takes the sandbox, and what the settings say of code, tests and the score."""

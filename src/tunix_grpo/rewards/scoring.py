@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tunix_grpo.rewards.ahead import Early
 from tunix_grpo.rewards.base import Failure, Policy, Reward, RewardError, Samples, Scored
 from tunix_grpo.rewards.calling import outcomes
 from tunix_grpo.rewards.values import LARGEST, shown
@@ -53,18 +54,19 @@ class RewardTable:
         )
 
 
-def score_completions(rewards: Sequence[Reward], samples: Samples) -> RewardTable:
+def score_completions(rewards: Sequence[Reward], samples: Samples, early: Early | None = None) -> RewardTable:
     """Scores a batch of completions with every reward.
 
     Args:
         rewards: at least one.
         samples: B completions.
+        early: values that rewards have given already, by row; see `Ahead`.
 
     Raises:
         RewardError: a reward fails whose failures stop the run, or a total is larger than LARGEST.
     """
     skipped: set[int] = set()
-    scored = {reward.name: _values(reward, samples, skipped) for reward in rewards}
+    scored = {reward.name: _values(reward, samples, skipped, (early or {}).get(reward.name, {})) for reward in rewards}
     parts = {name: [each.value for each in column] for name, column in scored.items()}
     total = [_total(rewards, parts, row) for row in range(len(samples))]
     for row, value in enumerate(total):
@@ -76,14 +78,17 @@ def score_completions(rewards: Sequence[Reward], samples: Samples) -> RewardTabl
     return RewardTable(total, parts, _extras(scored), frozenset(skipped), _events(rewards))
 
 
-def _values(reward: Reward, samples: Samples, skipped: set[int]) -> list[Scored]:
+def _values(reward: Reward, samples: Samples, skipped: set[int], early: Mapping[int, Scored | Failure]) -> list[Scored]:
     """Returns a reward's values, with what its policies put in the place of failures.
 
     Args:
         skipped: gets the rows of the groups that are left out.
+        early: values that there are already, by row.
     """
     values = []
-    for row, outcome in enumerate(outcomes(reward, samples)):
+    missing = [row for row in range(len(samples)) if row not in early]
+    later = dict(zip(missing, outcomes(reward, samples.rows(missing)) if missing else (), strict=True))
+    for row, outcome in sorted({**early, **later}.items()):
         if isinstance(outcome, Failure):
             policy = reward.on_error if outcome.kind == "error" else reward.on_timeout
             _note(reward, outcome, policy, samples, row)

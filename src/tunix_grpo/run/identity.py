@@ -7,9 +7,9 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from tunix_grpo.config import Config, ModelConfig, RewardsConfig, selected_rewards
+from tunix_grpo.config import Config, ModelConfig, RewardsConfig, RunConfig, SftConfig, selected_rewards
 from tunix_grpo.config.course import COURSE, FREE, FREE_OF_A_REWARD
 from tunix_grpo.config.history import former_of_a_reward
 from tunix_grpo.config.rules import BUNDLED
@@ -17,21 +17,55 @@ from tunix_grpo.files import Json
 from tunix_grpo.text.prompt_set import PromptSet
 
 # What says where a model comes from. Moved files are the same model, so these are not compared: they name it again.
-_SOURCE = ("path", "kaggle_id", "hub_id", "revision", "tokenizer", "family", "random_weights")
+_SOURCE = ("path", "kaggle_id", "hub_id", "revision", "tokenizer", "family", "random_weights", "run", "step")
 _REWARD_FILES = (("judge", "prompt_file"), ("json_schema", "path"))
+PROGRAM = "program"  # of an identity: the one that trained, where it is not run_training.py
 _EDGE = 1 << 16  # bytes of a weight file that are read at either end to tell it from another
 
 
-def identity(config: Config, model_directory: Path, prompts: PromptSet, prompts_per_step: int) -> dict[str, Json]:
-    """Returns what makes a run this run, beside its settings: by content, not by the names of files."""
-    return model_identity(config, model_directory) | {
-        "seed": config.seed,
-        "task": config.task.name,
-        "task prompts": content_digest("\0".join(prompts.texts).encode()),
+def identity(
+    config: Config, model_directory: Path, prompts: PromptSet, prompts_per_step: int, start: str | None = None
+) -> dict[str, Json]:
+    """Returns what makes a run this run, beside its settings: by content, not by the names of files.
+
+    Args:
+        prompts: of training.
+        start: digest of the trained weights that it starts from; None where it starts from the model's own.
+    """
+    return model_identity(config, model_directory, start) | {
+        **_asked(config, prompts),
         "prompts per step": prompts_per_step,
         "grpo.num_generations": config.grpo.num_generations,
         **reward_files(config.reward),
     }
+
+
+def sft_identity(
+    config: SftConfig,
+    model_directory: Path,
+    heldout: PromptSet,
+    demonstrations: str,
+    per_step: int,
+    start: str | None = None,
+) -> dict[str, Json]:
+    """Returns the same of a run on demonstrations.
+
+    Args:
+        heldout: all prompts that the task holds out; an evaluation may ask fewer.
+        demonstrations: digest of their tokens.
+        per_step: D.
+    """
+    return model_identity(config, model_directory, start) | {
+        PROGRAM: "sft",
+        **_asked(config, heldout),
+        "demonstrations": demonstrations,
+        "demonstrations per step": per_step,
+    }
+
+
+def _asked(config: RunConfig, prompts: PromptSet) -> dict[str, Json]:
+    digest = content_digest("\0".join(prompts.texts).encode())
+    return {"seed": config.seed, "task": config.task.name, "task prompts": digest}
 
 
 def reward_files(rewards: RewardsConfig) -> dict[str, Json]:
@@ -55,12 +89,13 @@ class NamesModel(Protocol):
     def seed(self) -> int: ...
 
 
-def model_identity(config: NamesModel, model_directory: Path) -> dict[str, Json]:
+def model_identity(config: NamesModel, model_directory: Path, start: str | None = None) -> dict[str, Json]:
     """Returns what saved parameters belong to: without it they mean nothing."""
     random = config.model.random_weights
     return {
         "model": config.model.name,
         "model weights": _weights_digest(model_directory, random=random),
+        "model.run": start,
         "model.dtype": config.model.dtype,
         "model.lora_rank": config.model.lora_rank,
         "model.lora_alpha": config.model.lora_alpha if config.model.lora_rank is not None else None,
@@ -69,26 +104,32 @@ def model_identity(config: NamesModel, model_directory: Path) -> dict[str, Json]
     } | ({"seed": config.seed} if random else {})
 
 
-def model_source(config: Config) -> dict[str, Json]:
+def model_source(config: RunConfig) -> dict[str, Json]:
     """Returns the settings that say where the model comes from."""
     return {f"model.{name}": getattr(config.model, name) for name in _SOURCE}
 
 
-def settings(config: Config) -> dict[str, Json]:
-    """Returns the settings that decide what is learned, apart from the model's and from task.date."""
-    flat = {
-        f"{group}.{key}": value for group in COURSE for key, value in dataclasses.asdict(getattr(config, group)).items()
-    }
+def settings(config: RunConfig) -> dict[str, Json]:
+    """Returns the settings that decide what is learned, apart from the model's and from task.date.
+
+    Those of a run on demonstrations are of fewer groups.
+    """
+    groups = {group: dataclasses.asdict(getattr(config, group)) for group in COURSE if hasattr(config, group)}
+    del groups["task"]["name"], groups["task"]["date"]  # `identity` has the name, and the prompts show the date
+    if isinstance(config, Config):
+        groups["reward"] = _of_rewards(groups["reward"])
+    flat = {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
     flat["training.deterministic"] = config.training.deterministic
-    del flat["task.name"], flat["task.date"]  # `identity` has the name, and the prompts show the date
-    del flat["reward.limits"]  # each reward has what it has of them
-    functions = flat["reward.functions"].items()
-    flat["reward.functions"] = {name: _of_a_reward(f"reward.functions.{name}", each) for name, each in functions}
-    return {
-        key: _of_a_reward(key, value) if key.startswith("reward.") and key != "reward.functions" else value
-        for key, value in flat.items()
-        if key not in FREE
-    }
+    return {key: value for key, value in flat.items() if key not in FREE}
+
+
+def _of_rewards(rewards: dict[str, Any]) -> dict[str, Json]:
+    """Returns what is compared of the group `reward`; each reward has what it has of its limits."""
+    del rewards["limits"]
+    functions = rewards.pop("functions").items()
+    compared = {key: _of_a_reward(f"reward.{key}", value) for key, value in rewards.items()}
+    compared["functions"] = {name: _of_a_reward(f"reward.functions.{name}", value) for name, value in functions}
+    return compared
 
 
 def _of_a_reward(setting: str, value: Json) -> Json:

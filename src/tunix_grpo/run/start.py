@@ -7,20 +7,21 @@ import datetime
 import logging
 import math
 import time
-from pathlib import Path
+from typing import Protocol, TypeVar
 
-from tunix_grpo.config import Config
+from tunix_grpo.config import Config, RunConfig, SftConfig
 from tunix_grpo.config.history import with_former_entries
 from tunix_grpo.config.words import assignment
 from tunix_grpo.errors import NotContinued, UserError
-from tunix_grpo.files import Json
 from tunix_grpo.run.checkpoints import Checkpoints, differences
 from tunix_grpo.run.evaluated import Row, best_first, early_end, logged_evaluations, values_of
-from tunix_grpo.run.identity import identity, model_identity, model_source, settings, without_folders
+from tunix_grpo.run.identity import PROGRAM
 from tunix_grpo.run.places import HISTORY, free_folder
+from tunix_grpo.run.runs import Run
 from tunix_grpo.text.ledger import Ledger
 from tunix_grpo.text.prompt_set import PromptSet
 
+Settings = TypeVar("Settings", Config, SftConfig)
 _log = logging.getLogger(__name__)
 _QUESTIONS = "task prompts"  # of a run's identity
 _ANOTHER_FOLDER = (
@@ -55,50 +56,11 @@ class RunState:
     evaluations: list[Row] = dataclasses.field(default_factory=list)
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What a checkpoint says of the run that made it.
+class Learned(Protocol):
+    """What trains, with what it has learned up to now."""
 
-    Attributes:
-        identity: what makes it this run: by content, not by the names of files.
-        settings: those that decide what is learned.
-        source: the settings that say where the model comes from; empty in checkpoints of versions up to 0.1.
-        belongs: keys of `identity` without which saved parameters mean nothing.
-    """
-
-    identity: dict[str, Json]
-    settings: dict[str, Json]
-    source: dict[str, Json]
-    belongs: frozenset[str] = frozenset()
-
-    def saved(self) -> dict[str, Json]:
-        """Returns what goes into a checkpoint."""
-        return {"identity": self.identity, "settings": self.settings, "source": self.source}
-
-    def differences(self, saved: Run) -> dict[str, str]:
-        """Returns key -> `key: then -> now` for all that differs from what a checkpoint says."""
-        then = with_former_entries(saved.settings, self.settings)
-        now = self.settings
-        if not any(key.startswith("task.") for key in saved.settings):  # versions up to 0.1 saved the prompts alone
-            now = {key: value for key, value in now.items() if not key.startswith("task.")}
-        then |= with_former_entries(saved.identity, self.identity)
-        return differences(without_folders(then), without_folders(now | self.identity))
-
-
-def this_run(config: Config, directory: Path, prompts: PromptSet, prompts_per_step: int) -> Run:
-    """Returns what a run with these settings is.
-
-    Args:
-        directory: the model's.
-        prompts: of training.
-        prompts_per_step: P.
-    """
-    return Run(
-        identity(config, directory, prompts, prompts_per_step),
-        settings(config),
-        model_source(config),
-        frozenset(model_identity(config, directory)),
-    )
+    params: object
+    optimizer_state: object
 
 
 def last_saved(checkpoints: Checkpoints) -> tuple[Run, RunState] | None:
@@ -113,14 +75,14 @@ def last_saved(checkpoints: Checkpoints) -> tuple[Run, RunState] | None:
     return Run(saved["identity"], saved["settings"], saved.get("source", {})), state
 
 
-def with_date(config: Config, saved: tuple[Run, RunState] | None) -> Config:
+def with_date(config: Settings, saved: tuple[Run, RunState] | None) -> Settings:
     """Returns the settings with the day that chat templates are told: given, that of the checkpoint, or today."""
     date = config.task.date or (saved[1].date if saved else None) or datetime.date.today().isoformat()
     return dataclasses.replace(config, task=dataclasses.replace(config.task, date=date))
 
 
 def find_start(
-    checkpoints: Checkpoints, saved: tuple[Run, RunState] | None, run: Run, config: Config, total_steps: int
+    checkpoints: Checkpoints, saved: tuple[Run, RunState] | None, run: Run, config: RunConfig, total_steps: int
 ) -> RunState:
     """Returns the state to start from: that of the newest valid checkpoint, or a fresh one.
 
@@ -145,6 +107,8 @@ def find_start(
             )
         return RunState(total_steps=total_steps, date=config.task.date)
     before, state = saved
+    if before.identity.get(PROGRAM) != run.identity.get(PROGRAM):
+        raise _of_another_program(checkpoints, before)
     changes = run.differences(before)
     if _QUESTIONS in changes and state.date != config.task.date:
         changes |= differences({"task.date": state.date}, {"task.date": config.task.date})
@@ -164,7 +128,7 @@ def find_start(
     return dataclasses.replace(state, total_steps=total_steps, date=config.task.date, evaluations=evaluations)
 
 
-def nothing_to_do(checkpoints: Checkpoints, state: RunState, config: Config, total_steps: int) -> str | None:
+def nothing_to_do(checkpoints: Checkpoints, state: RunState, config: RunConfig, total_steps: int) -> str | None:
     """Returns in words why a run has no step to do, or None."""
     if state.step >= total_steps:
         return f"{checkpoints.root} already holds step {state.step} of {total_steps}"
@@ -197,24 +161,34 @@ def save_run(
     checkpoints: Checkpoints,
     run: Run,
     state: RunState,
-    ledger: Ledger,
-    params: object,
-    optimizer_state: object,
+    ledger: Ledger | None,
+    learner: Learned,
     metric: str,
 ) -> float:
     """Saves the state of the last full step; returns the seconds that it took.
 
     Args:
+        ledger: of the questions; None where a run does not choose any.
         metric: what evaluations are judged by; the best of the saved steps stays.
     """
     begun = time.perf_counter()
-    content = run.saved() | {"state": dataclasses.asdict(state), "ledger": ledger.saved()}
+    content = run.saved() | {"state": dataclasses.asdict(state), "ledger": None if ledger is None else ledger.saved()}
     best = best_first(values_of(state.evaluations, metric))
-    checkpoints.save(state.step, params, optimizer_state, content, best)
+    checkpoints.save(state.step, learner.params, learner.optimizer_state, content, best)
     return time.perf_counter() - begun
 
 
 # --- the refusal ---
+
+
+def _of_another_program(checkpoints: Checkpoints, before: Run) -> NotContinued:
+    """Returns what is said where supervised training meets GRPO's checkpoints, or the other way round."""
+    made = "scripts/sft.py" if before.identity.get(PROGRAM) == "sft" else "run_training.py"
+    return NotContinued(
+        f"the checkpoints in {checkpoints.root} were made by {made}; give {_ANOTHER_FOLDER}, and model.run=RUN, the "
+        "run's folder, to start from its weights",
+        {"start afresh": [assignment("checkpoint_dir", free_folder(checkpoints.folder))]},
+    )
 
 
 def _refusal(
@@ -223,7 +197,7 @@ def _refusal(
     state: RunState,
     run: Run,
     changes: dict[str, str],
-    config: Config,
+    config: RunConfig,
     total_steps: int,
 ) -> NotContinued:
     """Returns what differs, and the settings that go on all the same or start afresh."""
@@ -251,11 +225,12 @@ def _words_of_the_model(before: Run, run: Run, changes: dict[str, str]) -> list[
     words = []
     for key in sorted(changes.keys() & run.belongs):
         value = with_former_entries(before.identity, run.identity).get(key)
-        if key == "model weights":
+        if key in ("model weights", "model.run"):
             source = before.source
             if not source:
                 return None
-            words += [assignment(key, source[key]) for key in source if source[key] != run.source.get(key)]
+            own = [assignment(key, source[key]) for key in source if source[key] != run.source.get(key)]
+            words += [word for word in own if word not in words]
         elif key == "model":
             words.append(assignment("model.name", value))
         elif value is not None or key in ("model.lora_rank", "model.quantization"):  # else without a meaning: no LoRA

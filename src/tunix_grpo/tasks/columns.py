@@ -11,7 +11,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from tunix_grpo.tasks.text_rows import BadRowError, Row, shorten
 
@@ -110,23 +110,41 @@ def read_asked(value: object, column: str) -> Asked:
     value = _turns_of_text(value, column)
     if isinstance(value, str) and value.strip():
         return Asked(value.strip(), None, None)
-    if not isinstance(value, list) or not value or not all(isinstance(turn, Mapping) for turn in value):
+    if not is_conversation(value):
         raise BadRowError(f"{column} is not a text but {shorten(value)}")
-    turns = [_turn(turn, column) for turn in value]
+    turns = read_turns(value, column)
     answer = turns.pop()["content"] if turns[-1]["role"] == "assistant" else None
     if not turns or turns[-1]["role"] != "user":
         raise BadRowError(f"{column} does not end with a turn of the user (an answer may follow it)")
-    if any(turn["role"] == "system" for turn in turns[1:]):
-        raise BadRowError(f"{column} has a system message behind the first turn")
     question = turns[-1]["content"].strip()
     if not question:
         raise BadRowError(f"{column} ends with an empty turn of the user")
     return Asked(question, tuple(turns) if len(turns) > 1 else None, answer)
 
 
+def is_conversation(value: object) -> TypeGuard[list[Mapping[str, Any]]]:
+    """Says whether a value is a list of turns."""
+    return isinstance(value, list) and bool(value) and all(isinstance(turn, Mapping) for turn in value)
+
+
+def read_turns(value: object, column: str) -> list[dict[str, str]]:
+    """Returns a conversation as turns of role and text; a text may hold it as JSON.
+
+    Raises:
+        BadRowError: it is none, or has a system message behind the first turn.
+    """
+    found = _turns_of_text(value, column)
+    if not is_conversation(found):
+        raise BadRowError(f"{column} is not a list of messages but {shorten(found)}")
+    turns = [_turn(turn, column) for turn in found]
+    if any(turn["role"] == "system" for turn in turns[1:]):
+        raise BadRowError(f"{column} has a system message behind the first turn")
+    return turns
+
+
 def last_text(value: object) -> Any:
     """Returns the text of the last turn of a conversation, as TRL's completions are; any other value as it is."""
-    if isinstance(value, list) and value and all(isinstance(turn, Mapping) for turn in value):
+    if is_conversation(value):
         return _turn(value[-1], "the answer")["content"]
     return value
 

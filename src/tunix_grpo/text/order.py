@@ -104,14 +104,17 @@ def prompt_order(
     )
 
 
-def step_indices(step: int, size: int, prompts_per_step: int, seed: int) -> np.ndarray:
+def step_indices(step: int, size: int, prompts_per_step: int, seed: int, stream: str = "training order") -> np.ndarray:
     """Returns int64[P], the indices of step `step` (from 1) into a set of `size`.
 
     Steps read one endless sequence: pass after pass over the set, each in an order of its own.
+
+    Args:
+        stream: of the random numbers, see `seeds.py`; its places are the passes.
     """
     places = np.arange((step - 1) * prompts_per_step, step * prompts_per_step)
     passes, offsets = places // size, places % size
-    orders = {p: seeds.generator("training order", seed, int(p)).permutation(size) for p in np.unique(passes)}
+    orders = {p: seeds.generator(stream, seed, int(p)).permutation(size) for p in np.unique(passes)}
     return np.array([orders[p][offset] for p, offset in zip(passes, offsets, strict=True)])
 
 

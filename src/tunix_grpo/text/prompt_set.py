@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from tunix_grpo.config import AskedTask, GenerationConfig, TaskConfig
+from tunix_grpo.config import AskedTask, TaskConfig
 from tunix_grpo.errors import UserError, shortened
 from tunix_grpo.text.prompts import chat_messages, system_prompt_text
 from tunix_grpo.text.tokenizer import Tokenizer
@@ -92,6 +92,11 @@ class PromptSet:
         """Returns the longest prompt's length in tokens."""
         return max(len(ids) for ids in self.ids)
 
+    def first(self, count: int) -> PromptSet:
+        """Returns at most so many prompts, those that stand first."""
+        kept = self.questions[:count], self.texts[:count], self.ids[:count]
+        return PromptSet(*kept, self.dropped, self.unknown)
+
     def batch(self, rows: Sequence[int] | np.ndarray, num_generations: int) -> Batch:
         """Returns the prompts at the indices int[P], to be answered G times each."""
         return Batch(
@@ -131,6 +136,11 @@ def build_prompts(
     return PromptSet([k[0] for k in kept], [k[1] for k in kept], [k[2] for k in kept], dropped, unknown)
 
 
+class _PromptLength(Protocol):
+    @property
+    def max_prompt_length(self) -> int: ...
+
+
 class AsksQuestions(Protocol):
     """Settings that say how questions become prompts."""
 
@@ -138,7 +148,7 @@ class AsksQuestions(Protocol):
     def task(self) -> TaskConfig: ...
 
     @property
-    def generation(self) -> GenerationConfig: ...
+    def generation(self) -> _PromptLength: ...
 
 
 def prompt_set(

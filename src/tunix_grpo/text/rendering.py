@@ -7,6 +7,7 @@ counts whose text has everything that the user and the system say.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -84,12 +85,29 @@ class Renderer:
         except UserError:
             return ""
 
-    def _apply(self, messages: Messages) -> str:
+    def turn_end(self) -> str:
+        """Returns what the template writes behind what the model says; nothing where it does not work."""
+        if self._tokenizer.chat_template is None and "chat_template" not in self._variables:
+            return ""
+        turns = [{"role": "user", "content": _MARK}, {"role": "assistant", "content": _MARK}]
+        for form in (_as_it_is, _in_parts):
+            with contextlib.suppress(UserError):
+                _, found, end = self._apply(form(turns), answered=True).rpartition(_MARK)
+                if found:
+                    return end
+        return ""
+
+    def answer(self, content: str) -> str:
+        """Returns what the model is to say behind a prompt: white space around it is the template's."""
+        plain = self._tokenizer.chat_template is None and "chat_template" not in self._variables
+        return f" {content.strip()}" if plain else content.strip()
+
+    def _apply(self, messages: Messages, *, answered: bool = False) -> str:
         from jinja2 import TemplateError
 
         try:
             return self._tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=True, tokenize=False, **self._clock, **self._variables
+                list(messages), add_generation_prompt=not answered, tokenize=False, **self._clock, **self._variables
             )
         except Exception as error:  # a template is a program: it may divide by zero
             kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__}: "

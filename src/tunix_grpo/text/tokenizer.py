@@ -83,6 +83,25 @@ class Tokenizer:
         """
         return self._encode(text)
 
+    def encode_completion(self, text: str) -> list[int]:
+        """Returns the ids of a completion as the model is to draw it: without BOS, with the token that ends a turn.
+
+        Raises:
+            UserError: the text is none, as half a surrogate pair is no character.
+        """
+        return [*self._plain_ids(text), self.end_id]
+
+    def answer_text(self, content: str) -> str:
+        """Returns the completion that says something behind the prompt of a conversation."""
+        return self._renderer.answer(content)
+
+    @functools.cached_property
+    def end_id(self) -> int:
+        """The stop token that ends the model's turn: that of the chat template, else the tokenizer's own."""
+        behind = self._plain_ids(self._renderer.turn_end())
+        own = [*(token for token in behind if token in self.stop_ids), self._tokenizer.eos_token_id]
+        return next((token for token in own if token in self.stop_ids), self.stop_ids[0])
+
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of a completion, without the tokens that frame texts; see `_frame`."""
         kept = [token for token in map(int, ids) if token not in self._frame]
@@ -124,10 +143,8 @@ class Tokenizer:
         """
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         if backend is None:
-            raise UserError(
-                f"{self._tokenizer.name_or_path}: its tokenizer has no tokenizer.json; give model.tokenizer=DIR of one "
-                "that has"
-            )
+            place = self._tokenizer.name_or_path
+            raise UserError(f"{place}: its tokenizer has no tokenizer.json; give model.tokenizer=DIR of one that has")
         return json.loads(backend.to_str())
 
     @functools.cached_property
@@ -153,6 +170,12 @@ class Tokenizer:
             ) from error
 
     def _encode(self, text: str) -> list[int]:
+        ids = self._plain_ids(text)
+        if self.adds_bos and ids[:1] != [self._tokenizer.bos_token_id]:
+            ids = [self._tokenizer.bos_token_id, *ids]
+        return ids
+
+    def _plain_ids(self, text: str) -> list[int]:
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -161,10 +184,7 @@ class Tokenizer:
                 f"a text holds {half}, half of a character (a surrogate pair): "
                 f"{text[max(0, error.start - 20) : error.start + 20]!r}; write the whole one"
             ) from error
-        ids = self._ids(text, add_special_tokens=False)
-        if self.adds_bos and ids[:1] != [self._tokenizer.bos_token_id]:
-            ids = [self._tokenizer.bos_token_id, *ids]
-        return ids
+        return self._ids(text, add_special_tokens=False)
 
 
 def load_tokenizer(

@@ -64,6 +64,8 @@ def answer_questions(
         lora_target_modules="all",
         quantization=None,
         family=None,
+        run=None,
+        step="latest",
     )
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("fsdp", "tp"))
     model = load_model(config, directory, mesh, seed=0)

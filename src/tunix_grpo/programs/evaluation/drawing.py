@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from tunix_grpo.config.evaluate import EvaluateConfig
 from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.grpo.answering import Answered, Answerer, Request
-from tunix_grpo.grpo.evaluation import batch_size_for, samples_of
+from tunix_grpo.grpo.evaluation import batch_size_for, behind, samples_of
 from tunix_grpo.grpo.rollout import Sampler, greedy_sampling, sampling_of
 from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.model import Model
@@ -20,7 +19,8 @@ from tunix_grpo.programs.evaluation.asked import Asked, asked_of
 from tunix_grpo.programs.evaluation.report import Detail
 from tunix_grpo.programs.evaluation.results import Result, result_of
 from tunix_grpo.programs.evaluation.subjects import Subject, file_name
-from tunix_grpo.rewards.base import Reward
+from tunix_grpo.rewards.ahead import Ahead
+from tunix_grpo.rewards.base import Reward, Samples
 from tunix_grpo.rewards.format import EXACT, format_score
 from tunix_grpo.rewards.scoring import score_completions
 from tunix_grpo.run.devices import Devices, open_devices
@@ -110,8 +110,13 @@ class Room:
         news = _News(f"{subject.name} on {asked.name}", total, total - left)
         for greedy, requests in missing.items():
             drawn = answerer.answers(requests, self._sampling(greedy=greedy))
-            while some := list(itertools.islice(drawn, self._config.evaluation.batch_size)):
-                answers.add(self._scored(some, asked, prompts, greedy=greedy))
+            ahead = Ahead(self._rewards)
+
+            def ask(one: Answered, ahead: Ahead = ahead) -> None:
+                ahead.add(_name(one), self._samples([one], asked))
+
+            for some in behind(drawn, self._config.evaluation.batch_size, ask):
+                answers.add(self._scored(some, asked, prompts, ahead, greedy=greedy))
                 news.add(len(some))
 
     def _answerer(self, subject: Subject, asked: Asked, total: int) -> Answerer:
@@ -128,16 +133,20 @@ class Room:
         return sampler.answerer((model.trained, model.frozen), rows)
 
     def _sampling(self, *, greedy: bool) -> Sampling:
-        return greedy_sampling(self._config) if greedy else sampling_of(self._config.generation, 1)
+        generation = self._config.generation
+        return greedy_sampling(generation.max_generation_steps) if greedy else sampling_of(generation, 1)
+
+    def _samples(self, answered: Sequence[Answered], asked: Asked) -> Samples:
+        most = self._config.generation.max_generation_steps
+        return samples_of(answered, asked.prompts, asked.task, max_tokens=most)
 
     def _scored(
-        self, answered: Sequence[Answered], asked: Asked, prompts: Mapping[str, str], *, greedy: bool
+        self, answered: Sequence[Answered], asked: Asked, prompts: Mapping[str, str], ahead: Ahead, *, greedy: bool
     ) -> Iterable[Line]:
         """Returns answers with what they are worth; as in a run's evaluations each is a group of its own."""
         places = [each.request.question for each in answered]
-        most = self._config.generation.max_generation_steps
-        samples = samples_of(answered, asked.prompts, asked.task, max_tokens=most)
-        table = score_completions(self._rewards, samples)
+        samples = self._samples(answered, asked)
+        table = score_completions(self._rewards, samples, ahead.values(list(map(_name, answered))))
         for row, (each, place) in enumerate(zip(answered, places, strict=True)):
             score = asked.task.score(each.text, samples.questions[row])
             form = None if asked.form is None else format_score(each.text, asked.form, samples.prompts[row]) == EXACT
@@ -170,3 +179,7 @@ class _News:
         if time.monotonic() - self._said >= _SECONDS_BETWEEN_NEWS:
             self._said = time.monotonic()
             _log.info("%s: %d of %d answers", self._what, self._done, self._total)
+
+
+def _name(answered: Answered) -> tuple[int, int]:
+    return answered.request.question, answered.request.sample

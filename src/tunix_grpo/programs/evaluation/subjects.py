@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import re
 from collections.abc import Sequence
@@ -15,11 +16,12 @@ from tunix_grpo.config.evaluate import EvaluateConfig, model_option
 from tunix_grpo.config.history import PLACES
 from tunix_grpo.errors import UserError
 from tunix_grpo.files import Json
+from tunix_grpo.model.merging import merged_leaves
 from tunix_grpo.model.model import Model, load_frozen
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.programs.evaluation.answers import EVALUATION
 from tunix_grpo.run.identity import content_digest, model_identity
-from tunix_grpo.run.saved_runs import SavedRun, choose_step, load_trained, open_run
+from tunix_grpo.run.saved_runs import Origin, SavedRun, choose_step, find_origin, load_trained, open_run
 from tunix_grpo.run.step_files import MANIFEST
 
 BASE = "base"
@@ -35,7 +37,8 @@ class Subject:
         model: its settings.
         seed: of random weights.
         directory: of its Hugging Face files.
-        run, step: where its trained weights are; None: it is as its files say.
+        run, step: where its trained weights are; None: it is as its files say, or as `origin` left it.
+        origin: what its run has started from, of another run; None: what its files say.
     """
 
     name: str
@@ -44,10 +47,14 @@ class Subject:
     directory: Path
     run: SavedRun | None = None
     step: int | None = None
+    origin: Origin | None = None
 
     def identity(self) -> dict[str, Json]:
         """Returns what its answers belong to."""
         found = model_identity(self, self.directory)
+        del found["model.run"]  # answers of models that have started from no run need not say so
+        if self.origin is not None:
+            found["model.run"] = self.origin.digest()
         if self.run is not None:
             manifest = self.run.checkpoints.root / str(self.step) / MANIFEST
             found |= {"step": self.step, "checkpoint": content_digest(manifest.read_bytes())}
@@ -57,6 +64,10 @@ class Subject:
         """Loads its weights."""
         if self.run is not None and self.step is not None:
             return load_trained(self.run, self.step, mesh)
+        if self.origin is not None:
+            trained = load_trained(self.origin.run, self.origin.step, mesh)
+            source = functools.partial(merged_leaves, trained)
+            return load_frozen(self.model, self.directory, mesh, self.seed, source)
         return load_frozen(self.model, self.directory, mesh, self.seed)
 
 
@@ -85,7 +96,7 @@ def baseline_of(config: EvaluateConfig, subjects: Sequence[Subject]) -> Subject 
         return None
     run = subjects[0].run
     if wanted == BASE and run is not None:
-        return _untrained(BASE, run.config.model, run.config.seed)
+        return dataclasses.replace(_untrained(BASE, run.config.model, run.config.seed), origin=subjects[0].origin)
     place = Path(wanted).expanduser().absolute()
     if place.is_file():
         return place
@@ -124,6 +135,7 @@ def _untrained(name: str, model: ModelConfig, seed: int) -> Subject:
 def _of_run(run: SavedRun, steps: Sequence[int], names: str) -> list[Subject]:
     model, seed = run.config.model, run.config.seed
     where = {"model": model, "seed": seed, "directory": resolve_directory(model), "run": run}
+    where["origin"] = find_origin(model)
     return [Subject(name=names.format(step), step=step, **where) for step in steps]
 
 

@@ -18,7 +18,9 @@ MOST_POINTS = 1500
 """Points of a line; where more were logged, each is the mean of several."""
 ACCURACY = re.compile(r"eval/(?:[^/]+/)?accuracy")
 """Metrics that are shares of held-out questions."""
-PERCENT = re.compile(rf"{ACCURACY.pattern}|.*(?:ratio|truncated|frac_reward_zero_std)|clip_ratio/.*")
+PERCENT = re.compile(
+    rf"{ACCURACY.pattern}|.*(?:ratio|truncated|frac_reward_zero_std|mean_token_accuracy)|clip_ratio/.*"
+)
 
 
 class Points(NamedTuple):

@@ -15,9 +15,9 @@ ABSENT = ""
 _LEFT_OUT = ("output_dir", "checkpoint_dir", "training.checkpoint_dir", "jax_cache", "seed", "device")
 
 
-def default_settings() -> dict[str, object]:
-    """Returns dotted key -> value of a training without a word on its command line."""
-    return {key: value for key, value in leaves(public_config(default_config())) if key}
+def default_settings(main: str = "config") -> dict[str, object]:
+    """Returns dotted key -> value of a run without a word on its command line, by its main config."""
+    return {key: value for key, value in leaves(public_config(default_config(main))) if key}
 
 
 def other_than_defaults(settings: Mapping[str, object], defaults: Mapping[str, object]) -> list[tuple[str, str, str]]:

@@ -45,6 +45,11 @@ class RunRecord:
         return "/".join(self.folder.resolve().parts[-2:])
 
     @property
+    def main(self) -> str:
+        """The main config of the program that made it: `sft` of scripts/sft.py, else `config`."""
+        return "config" if any(key.startswith("grpo.") for key in self.settings) else "sft"
+
+    @property
     def last_step(self) -> int:
         """The last step that was logged."""
         return max(self.metrics, default=0)

@@ -61,7 +61,7 @@ def head_of(run: RunRecord, completions: Packed) -> dict[str, object]:
         "title": run.name,
         "state": run.state(),
         "facts": facts_of(run),
-        "settings": other_than_defaults(run.settings, default_settings()),
+        "settings": other_than_defaults(run.settings, default_settings(run.main)),
         "evaluated": evaluations_of(run),
         "notes": run.notes,
         "charts": charts_of(run),
