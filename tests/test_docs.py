@@ -33,6 +33,7 @@ NOT_HERE = {
     r"^make (cuda|tpu|preflight)": "downloads jax for an accelerator",
     r"^make tensorboard": "serves until it is stopped",
     r"^pip install": "downloads packages",
+    r"format=gguf": "llama.cpp has no name for the tokenizer of the bundled model",
     r"peer=trl": "TRL is no dependency",
     r"reward\.(judge|http)\.": "asks a service that is not here",
     r"model=gemma3|run_training\.py$": "downloads Gemma 3",

@@ -39,6 +39,7 @@ from tunix_grpo.record.summary import Summary, show_summary, start_rows
 from tunix_grpo.rewards.builders import build_rewards
 from tunix_grpo.rewards.custom import require_columns
 from tunix_grpo.run.checkpoints import Checkpoints
+from tunix_grpo.run.determinism import ask_for_determinism
 from tunix_grpo.run.devices import CompilationCounter, open_devices
 from tunix_grpo.run.intervals import due
 from tunix_grpo.run.rescue import save_where_possible
@@ -73,6 +74,7 @@ def train(config: Config) -> Summary:
     if config.task.validate:
         score_golds(config.reward, validate_task(config.task, config.seed), config.generation.max_generation_steps)
         return Summary(steps=0, accuracy_before=None, accuracy_after=None)
+    ask_for_determinism(config.training.deterministic)
     devices = open_devices(config.device, config.mesh, config.jax_cache)
     compilations = CompilationCounter()
     with Checkpoints(config.checkpoint_dir, config.training.max_to_keep) as checkpoints:
