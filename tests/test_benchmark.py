@@ -263,7 +263,7 @@ def test_settings_reach_another_process():
         (["peer=foo"], "peer=foo: must be one of trl, tunix"),
         (["steps=0"], "steps=0: must be at least 1; null chooses by device"),
         (["warmup=-1"], "warmup=-1: must be at least 0"),
-        (["step=3"], "step=3: unknown setting; did you mean steps?"),
+        (["stepss=3"], "stepss=3: unknown setting; did you mean steps?"),
         (["training.num_batches=3"], "training.num_batches=3: unknown setting"),
         (["model=hf"], "no model to start from"),
         (
