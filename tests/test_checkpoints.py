@@ -16,7 +16,7 @@ import optax
 import pytest
 
 from tunix_grpo.errors import UserError
-from tunix_grpo.run.checkpoints import Checkpoints, differences, tree_bytes
+from tunix_grpo.run.checkpoints import Checkpoints, differences
 from tunix_grpo.run.step_files import MANIFEST
 
 RUN = {"identity": {"seed": 42}, "state": {"step": 3, "accuracy_before": None}}
@@ -328,10 +328,6 @@ def test_differences_name_key_and_values():
         "rank: null -> 4",
         'task: "gsm8k" -> "jsonl"',
     ]
-
-
-def test_tree_bytes():
-    assert tree_bytes({"a": jnp.zeros((2, 3)), "b": [jnp.zeros(5, jnp.bfloat16), jnp.int32(1)]}) == 24 + 10 + 4
 
 
 def test_size_is_what_the_disk_holds(checkpoints):

@@ -7,7 +7,7 @@ import pytest
 from tunix_grpo.config import further_tasks
 from tunix_grpo.errors import UserError
 from tunix_grpo.grpo.answering import Answered
-from tunix_grpo.grpo.evaluations import Evaluated, Evaluations, build_evaluations
+from tunix_grpo.grpo.evaluations import Evaluated, Evaluations, HeldOut, build_evaluations
 from tunix_grpo.rewards.ahead import Ahead, Early
 from tunix_grpo.rewards.base import Reward, Samples
 from tunix_grpo.rewards.scoring import RewardTable
@@ -56,7 +56,7 @@ class Place:
 
 
 def built(config, own: Evaluated, rewards=(), **further: Evaluated) -> Evaluations:
-    return build_evaluations(config, [], own, further, rewards, width=16, data_parallel=1)
+    return build_evaluations(config, [], HeldOut(own, further), rewards, width=16, data_parallel=1)
 
 
 def test_every_task_is_asked_and_all_is_handed_on_together(compose):
@@ -83,6 +83,16 @@ def test_every_task_is_asked_and_all_is_handed_on_together(compose):
     }
     assert evaluations.rows == [{"step": 7, **metrics}]
     assert evaluations.accuracy() == 1.0
+
+
+@pytest.mark.parametrize(("asked_before", "kept"), [(0, False), (1, False), (2, False), (3, True)])
+def test_an_evaluation_that_is_cut_off_leaves_nothing(compose, asked_before, kept):
+    """It is asked between the batches: twice within the first task, once before the second, never after the last."""
+    config = compose(*HARD, "evaluation.batch_size=2", "generation.max_prompt_length=100")
+    evaluations = built(config, asked("own", [3] * 5), hard=asked("hard", [3]))
+    place, answers = Place(), iter([False] * asked_before + [True])
+    assert evaluations.run(Model(), 7, place, stop=lambda: next(answers)) is kept
+    assert (len(evaluations.rows), len(place.heard)) == (kept, kept)
 
 
 def test_a_task_without_what_the_rewards_read_is_measured_without_them(compose, caplog):

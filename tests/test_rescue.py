@@ -20,8 +20,8 @@ ERRORS = {
     ("error", "full", "saved", "words"),
     [
         ("reward", [], "usual", ""),
-        ("reward", ["usual"], "run/checkpoints", "; no room in {usual}; {rescued}"),
-        ("reward", ["usual", "run/checkpoints"], None, "; no room in {usual}"),
+        ("reward", ["usual"], "run/checkpoints", "; no room in {usual}{way_out}; {rescued}"),
+        ("reward", ["usual", "run/checkpoints"], None, "; no room in {usual}{way_out}"),
         ("disk", ["usual"], "run/checkpoints", "; {rescued}"),
         ("disk", ["usual", "run/checkpoints"], None, ""),
     ],
@@ -38,7 +38,8 @@ def test_the_last_step_is_saved_where_there_is_room(tmp_path: Path, error, full,
         added = save_where_possible(ERRORS[error], save, usual, tmp_path / "run")
     place = tmp_path / "run" / "checkpoints"
     rescued = f"the last full step is saved in {place}, from where checkpoint_dir={place} goes on"
-    assert added == words.format(usual=tmp_path / "usual" / "actor", rescued=rescued)
+    way_out = "; make room and start the same command again"
+    assert added == words.format(usual=tmp_path / "usual" / "actor", rescued=rescued, way_out=way_out)
     assert [path.name for path in tmp_path.glob("*/**/3")] == (["3"] if saved else [])
     if saved:
         assert (tmp_path / saved / "actor" / "3" / "manifest.json").is_file()

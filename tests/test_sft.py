@@ -251,6 +251,19 @@ def test_a_signal_stops_after_the_step_and_saves(sft, tmp_path):
     assert SavedSteps(tmp_path / "run" / "checkpoints").steps() == [1]
 
 
+def test_evaluations_that_are_cut_off_are_made_up_for(sft, tmp_path):
+    """By the time before step 1, by a signal after it."""
+    (tmp_path / "stops.py").write_text(STOPS)
+    words = ("training.eval_interval_steps=1", "training.num_batches=2", "+task@evaluation.tasks.more=arithmetic")
+    early = sft("run", *words, "training.max_hours=1e-9")
+    assert (early.steps, early.exit_code) == (0, 75)
+    stopped = sft("run", *words, "tracker.custom=stops.py:Stops")
+    assert (stopped.steps, stopped.exit_code) == (1, 128 + signal.SIGTERM)
+    assert [row["step"] for row in record(tmp_path / "run") if "eval/accuracy" in row] == [0]
+    assert sft("run", *words).exit_code == 0
+    assert [row["step"] for row in record(tmp_path / "run") if "eval/accuracy" in row] == [0, 1, 2]
+
+
 def test_steps_that_are_not_finite_are_set_aside_and_stop_the_run(sft, tmp_path):
     """A rate beyond all measure breaks the weights; what comes after is left out."""
     rate = ("optimizer.learning_rate=1e30", "scheduler=constant", "scheduler.warmup_ratio=0")

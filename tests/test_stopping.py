@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -12,10 +13,10 @@ from tunix_grpo.run.stopping import StopRequest
 # Says what it notes; `step` stands for the work of a step, which the first signal must not cut short.
 PROGRAM = """
 import signal, sys, time
-from tunix_grpo.run.stopping import StopRequest
+from tunix_grpo.run.stopping import OF_A_RUN, StopRequest
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell's background job ignores it
-with StopRequest() as stop:
+with StopRequest(signals=OF_A_RUN) as stop:
     print("ready", flush=True)
     for step in range(600):
         time.sleep(0.05)
@@ -36,7 +37,7 @@ def started(*words: str) -> subprocess.Popen:
     return process
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)])
 def test_the_first_signal_lets_the_step_end_and_gives_the_exit_code(number, code):
     with started("leave") as process:
         process.send_signal(number)
@@ -45,7 +46,7 @@ def test_the_first_signal_lets_the_step_end_and_gives_the_exit_code(number, code
     assert err == f"{number.name}: stopping after this step; once more stops at once, without saving\n"
 
 
-@pytest.mark.parametrize(("first", "second"), [("SIGINT", "SIGINT"), ("SIGTERM", "SIGTERM"), ("SIGINT", "SIGTERM")])
+@pytest.mark.parametrize(("first", "second"), [("SIGINT", "SIGINT"), ("SIGTERM", "SIGTERM"), ("SIGUSR1", "SIGTERM")])
 def test_the_second_signal_ends_the_process_at_once(first, second):
     with started() as process:
         process.send_signal(signal.Signals[first])
@@ -69,6 +70,18 @@ def test_a_signal_is_still_known_after_the_end():
         signal.raise_signal(signal.SIGTERM)
         assert stop
     assert (bool(stop), stop.signal, stop.exit_code) == (True, signal.SIGTERM, 143)
+
+
+def test_the_time_of_a_run_asks_once_it_is_over(caplog):
+    with StopRequest(deadline=time.monotonic() + 3600) as stop:
+        assert not stop
+    with StopRequest(deadline=time.monotonic()) as stop:
+        assert stop and stop
+    assert (stop.signal, stop.exit_code) == (None, 75)
+    assert caplog.messages == ["training.max_hours are over: stopping after this step"]
+    with StopRequest(deadline=time.monotonic()) as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert (bool(stop), stop.exit_code) == (True, 143)
 
 
 def test_handlers_are_put_back_after_an_error():

@@ -497,6 +497,64 @@ def test_a_record_that_cannot_be_written_saves_the_step(run, tmp_path, name):
     assert Checkpoints(tmp_path / "run" / "checkpoints", None).latest_valid() == 2
 
 
+# The reward of two_layers, which sends a signal after as many calls as a file says.
+SIGNALS = """
+import pathlib, signal
+file = pathlib.Path(__file__).with_name("calls")
+def digits(completions, **columns):
+    if file.exists():
+        file.write_text(str(int(file.read_text()) - 1))
+        if file.read_text() == "0":
+            signal.raise_signal(signal.SIGUSR1)
+    return [sum(c.isdigit() for c in text) / (1 + len(text)) for text in completions]
+"""
+
+
+def test_evaluations_that_are_cut_off_are_made_up_for(run, run_finished, tmp_path):
+    """By the time, then by a cluster's signal; nothing of them is left, and in the end the record is as without a stop.
+
+    Two batches each are asked before step 1, after step 2 and after step 4.
+    """
+    whole = run_finished("whole")
+    (tmp_path / "rewards.py").write_text(SIGNALS)
+    folder, files = tmp_path / "cut", ("metrics.jsonl", f"checkpoints/{HISTORY}")
+    words = ("evaluation.batch_size=4", f"reward.custom.path={tmp_path}/rewards.py")
+
+    def stopped(calls: int, *more: str) -> tuple[int, int, list[list[int]]]:
+        (tmp_path / "calls").write_text(str(calls))
+        summary = run("cut", *words, *more)
+        evaluated = [[row["step"] for row in lines(folder, name) if "eval/accuracy" in row] for name in files]
+        return summary.steps, summary.exit_code, evaluated
+
+    assert stopped(0, "training.max_hours=1e-9") == (0, 75, [[], []])
+    assert list((folder / "checkpoints" / "actor").iterdir()) == []
+    assert stopped(5) == (2, 75, [[0], [0]])  # step 1, 0, 0, step 2, and a first batch
+    assert open_run(folder).checkpoints.run_of(2)["state"]["unevaluated"] is True
+    evaluation = {"step": 2, "eval/accuracy": 0.5, "timing/eval": 1.0}  # of a start that was killed right after it
+    for name in files:
+        with (folder / name).open("a") as file:
+            file.write(json.dumps(evaluation) + "\n")
+    assert stopped(5) == (4, 75, [[0, 2], [0, 2]])  # 2, 2, steps 3 and 4, and a first batch
+    assert stopped(0) == (4, 0, [[0, 2, 4], [0, 2, 4]])
+    assert record(folder) == record(tmp_path / "whole")
+    assert lines(folder, files[1]) == lines(tmp_path / "whole", files[1])
+    for step in (2, 4):
+        assert saved_bytes(folder, step) == saved_bytes(tmp_path / "whole", step)
+        state, other = (open_run(tmp_path / name).checkpoints.run_of(step)["state"] for name in ("cut", "whole"))
+        assert state == other
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
+    assert run("cut", *words).accuracy_after is None and whole.accuracy_after is not None  # nothing is left to do
+    assert before == {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
+
+
+def test_checkpoints_that_cannot_fit_are_refused_before_anything_is_written(run, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(UserError, match=r"checkpoint_dir=.*: a checkpoint takes .*, and 1.0 kB are free there"):
+        run("run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 def test_lora_saves_the_adapter_alone(run, tmp_path):
     run("run", "model.lora_rank=4", "training.num_batches=1")
     names = saved_bytes(tmp_path / "run", 1)
@@ -569,16 +627,19 @@ def until_full(completions, **columns):
 """
 
 
-def test_a_full_disk_is_one_last_sentence(tmp_path, two_layers):
+def test_a_full_disk_is_a_warning_and_at_the_end_one_sentence(tmp_path, two_layers):
     (tmp_path / "rewards.py").write_text(WITHOUT_TORCH + SMALL_DISK)
     custom = (f"reward.custom.path={tmp_path}/rewards.py", "reward.custom.function=until_full")
     folder = tmp_path / "run"
     done = subprocess.run(command(folder, *two_layers, *custom), capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1
     reason = "the checkpoint could not be written (File too large); make room and start the same command again"
-    assert done.stderr == f"error: step 2: {folder}/checkpoints/actor/2: {reason}\n"
+    assert done.stderr == f"error: step 4: {folder}/checkpoints/actor/4: {reason}\n"
+    said = "the checkpoint could not be written (File too large); training goes on, and the next save is tried"
+    assert done.stdout.count(f"warning: {folder}/checkpoints/actor/2: {said}\n") == 1
+    assert [path.name for path in (folder / "checkpoints").rglob("*")] == [".lock", "actor", HISTORY]
     assert f"warning: {folder}/learning_curve.png could not be written ([Errno 27] File too large)" in done.stdout
-    assert [row["step"] for row in lines(folder, "metrics.jsonl")] == [0, 1, 2, 2]
+    assert [row["step"] for row in lines(folder, "metrics.jsonl")] == [0, 1, 2, 2, 3, 4, 4]
 
 
 # Starts a program with the clock moved by some days.

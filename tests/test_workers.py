@@ -48,6 +48,12 @@ def test_one_program_answers_all_questions(worker):
     assert (worker.asked, worker.unanswered) == (5, 0)
 
 
+def test_the_notice_of_a_cluster_to_all_processes_ends_no_program(worker):
+    pid = worker.ask({"pid": 1})
+    os.kill(pid, signal.SIGUSR1)
+    assert worker.ask({"pid": 2}) == pid
+
+
 def test_what_a_program_reads_and_prints_is_nothing(worker):
     assert worker.ask({"read": 1}) == ""  # not the next question, for which it would wait
     pid = worker.ask({"pid": 1})

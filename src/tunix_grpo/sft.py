@@ -4,15 +4,13 @@ A step is
 
   1. its demonstrations, a function of seed and step, their loss, gradient and update: `SupervisedTrainer.step`;
   2. the record of the step, to all trackers;
-  3. when they are due, an evaluation on held-out questions, `Evaluations.run`, and a checkpoint, `Checkpoints.save`.
+  3. when they are due, an evaluation on held-out questions, `Evaluations.run`, and a checkpoint, `Saver.start`.
 
 All but the first is what `train.py` does, too.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import logging
 import time
 from pathlib import Path
@@ -20,26 +18,25 @@ from pathlib import Path
 from tunix_grpo import console
 from tunix_grpo.config import SftConfig
 from tunix_grpo.errors import UserError
-from tunix_grpo.grpo.evaluations import Evaluated, build_evaluations, further_prompts
+from tunix_grpo.grpo.evaluations import Evaluated, HeldOut, build_evaluations, further_prompts
 from tunix_grpo.grpo.optimizer import build_optimizer, build_schedule
 from tunix_grpo.grpo.spikes import Spikes
 from tunix_grpo.grpo.supervised import SupervisedTrainer
 from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.sources import resolve_directory
-from tunix_grpo.record.environment import write_environment
 from tunix_grpo.record.left_out import BadSteps, demonstration_lines
-from tunix_grpo.record.notes import Notes
-from tunix_grpo.record.run_config import write_config
+from tunix_grpo.record.opening import open_record
 from tunix_grpo.record.summary import Summary, sft_start_rows, show_summary
-from tunix_grpo.record.trackers import build_trackers
 from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.devices import CompilationCounter, open_devices, peak_memory_bytes
 from tunix_grpo.run.intervals import due
 from tunix_grpo.run.rescue import save_where_possible
+from tunix_grpo.run.room import room_for, tree_bytes
 from tunix_grpo.run.runs import this_sft_run
 from tunix_grpo.run.saved_runs import begin, start_model
-from tunix_grpo.run.start import find_start, last_saved, nothing_to_do, save_run, with_date
-from tunix_grpo.run.stopping import StopRequest
+from tunix_grpo.run.saving import Saver
+from tunix_grpo.run.start import find_start, last_saved, nothing_to_do, with_date
+from tunix_grpo.run.stopping import stop_of_a_run
 from tunix_grpo.tasks.builders import build_task
 from tunix_grpo.tasks.demonstration_set import demonstration_set
 from tunix_grpo.tasks.demonstrations import read_demonstrations
@@ -58,7 +55,7 @@ def train_on_demonstrations(config: SftConfig) -> Summary:
     started = time.monotonic()
     devices = open_devices(config.device, config.mesh, config.jax_cache)
     compilations = CompilationCounter()
-    with contextlib.closing(Checkpoints(config.checkpoint_dir, config.training.max_to_keep)) as checkpoints:
+    with Checkpoints(config.checkpoint_dir, config.training.max_to_keep) as checkpoints:
         saved = last_saved(checkpoints)
         config = with_date(config, saved)
 
@@ -93,32 +90,35 @@ def train_on_demonstrations(config: SftConfig) -> Summary:
         trainer = SupervisedTrainer(config, devices.mesh, model, tokenizer, demonstrations, optimizer, width, spikes)
         if state.step > 0:
             trainer.restore(*checkpoints.restore(state.step, trainer.params, trainer.optimizer_state))
-        own, sizes = Evaluated(task, asked), {"width": width, "data_parallel": devices.data_parallel}
-        evaluations = build_evaluations(config, state.evaluations, own, further, [], **sizes)
+        held_out, sizes = (
+            HeldOut(Evaluated(task, asked), further),
+            {"width": width, "data_parallel": devices.data_parallel},
+        )
+        evaluations = build_evaluations(config, state.evaluations, held_out, [], **sizes)
 
         # --- the record ---
-        names = {"wandb_run_id": state.wandb_run_id, "trackio_run": state.trackio_run}
-        record = build_trackers(config, resume_step=state.step, **names)
-        state.wandb_run_id, state.trackio_run = record.wandb_run_id, record.trackio_run
-        output = Path(config.output_dir)
-        bad_steps = BadSteps(config.training.max_bad_steps, output, Notes(output, resume_step=state.step))
-        write_config(config, config.output_dir)
-        first_step = step = state.step + 1
-        questions = evaluations.questions()
-        write_environment(output, devices, total_steps=total_steps, first_step=first_step, questions=questions)
-        rows = sft_start_rows(config, devices, model, trainer, len(demonstrations), total_steps, first_step)
-        console.start_table(rows, "tunix-grpo sft")
+        first_step, output = state.step + 1, Path(config.output_dir)
+        size = tree_bytes((trainer.params, trainer.optimizer_state))
+        room = room_for(config, checkpoints, size, total_steps, first_step)
+        table = sft_start_rows(config, devices, model, trainer, room, len(demonstrations), total_steps, first_step)
+        record, notes = open_record(config, devices, state, evaluations, total_steps, table, "tunix-grpo sft")
+        bad_steps = BadSteps(config.training.max_bad_steps, output, notes)
 
         # --- the loop ---
-        metric = config.evaluation.metric
-        save = functools.partial(save_run, run=run, state=state, ledger=None, learner=trainer, metric=metric)
-        saving = 0.0  # seconds for checkpoints since the last logged step
-        with console.Progress(total_steps, first_step) as progress, StopRequest() as stop, record:
+        metric, most_failures = config.evaluation.metric, config.training.max_failed_saves
+        saver = Saver(checkpoints, run, state, None, trainer, metric, most_failures)
+        step, steps = state.step, range(first_step, total_steps + 1)
+        asking = stop_of_a_run(config.training.max_hours, started)
+        with console.Progress(total_steps, first_step) as progress, asking as stop, record:
             try:
+                if state.unevaluated:  # what a stop has cut off is made up for
+                    state.unevaluated = not evaluations.run(trainer, state.step, record, progress, stop=stop.asked)
+                    saver.start()
+                    steps = () if stop or evaluations.end() else steps
                 if first_step == 1 and config.evaluation.before_training:
-                    evaluations.run(trainer, 0, record, progress)
+                    steps = steps if evaluations.run(trainer, 0, record, progress, stop=stop.asked) else ()
                     state.accuracy_before = evaluations.accuracy()
-                for step in range(first_step, total_steps + 1):
+                for step in steps:
                     result = trainer.step(step)
                     state.step = step
                     state.num_tokens += result.num_tokens
@@ -131,22 +131,24 @@ def train_on_demonstrations(config: SftConfig) -> Summary:
                             "num_tokens": state.num_tokens,
                             "perf/peak_memory_gb": peak_memory_bytes() / 1e9,
                             "perf/compilations": compilations.count,
-                            "timing/save": saving,
+                            **saver.metrics(),
                         }
-                        saving = 0.0
                         record.log_metrics(step, metrics)
                     progress.update(step, metrics)
-                    if due(step, config.training.eval_interval_steps, total_steps):
-                        evaluations.run(trainer, step, record, progress)
+                    state.unevaluated = due(step, config.training.eval_interval_steps, total_steps)
+                    if state.unevaluated:
+                        state.unevaluated = not evaluations.run(trainer, step, record, progress, stop=stop.asked)
+                    saver.look()
                     ends = stop or evaluations.end()
                     best = evaluations.best_step() == step
                     if ends or best or due(step, config.training.save_interval_steps, total_steps):
-                        saving += save(checkpoints)
+                        saver.start()
                     if ends:
                         break
-            except UserError as error:  # numbers that are not finite, a full disk
+                saver.finish()
+            except UserError as error:  # numbers that are not finite, a disk that stays full
                 new = state.step >= first_step
-                where = save_where_possible(error, save, checkpoints, output) if new else ""
+                where = save_where_possible(error, saver.save_into, checkpoints, output) if new else ""
                 raise UserError(f"step {step}: {error}{where}") from error
 
         # --- the end ---

@@ -8,12 +8,12 @@ A step is
      `Trainer.collect` calls 2 and 3, and `Health.first_look` shows in step 1 whether something can be learned;
   4. loss, gradient and update(s), beside the reference: `grpo_loss`, `apply_gradient`, called by `Trainer.update`;
   5. the record of the step: `step_metrics` and `completion_records`, to all trackers, `shown_groups` to the screen;
-  6. when they are due, an evaluation on held-out questions, `Evaluations.run`, and a checkpoint, `Checkpoints.save`.
+  6. when they are due, an evaluation on held-out questions, `Evaluations.run`, and a checkpoint, which is
+     written beside the next steps, `Saver.start`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import time
@@ -22,40 +22,38 @@ from pathlib import Path
 from tunix_grpo import console, workers
 from tunix_grpo.config import Config
 from tunix_grpo.errors import UserError
-from tunix_grpo.grpo.evaluations import Evaluated, build_evaluations, further_prompts
+from tunix_grpo.grpo.evaluations import build_evaluations, held_out_questions
 from tunix_grpo.grpo.optimizer import build_optimizer, build_schedule
 from tunix_grpo.grpo.spikes import Spikes
 from tunix_grpo.grpo.trainer import Trainer
 from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.programs.score import score_golds
-from tunix_grpo.record.environment import write_environment
 from tunix_grpo.record.health import Health
 from tunix_grpo.record.ledger import write_ledger
 from tunix_grpo.record.left_out import BadSteps, completion_lines
 from tunix_grpo.record.metrics import completion_records, step_metrics
-from tunix_grpo.record.notes import Notes
-from tunix_grpo.record.run_config import write_config
+from tunix_grpo.record.opening import open_record
 from tunix_grpo.record.shown import shown_groups
 from tunix_grpo.record.summary import Summary, show_summary, start_rows
-from tunix_grpo.record.trackers import build_trackers
 from tunix_grpo.rewards.builders import build_rewards
 from tunix_grpo.rewards.custom import require_columns
 from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.devices import CompilationCounter, open_devices
 from tunix_grpo.run.intervals import due
 from tunix_grpo.run.rescue import save_where_possible
+from tunix_grpo.run.room import room_for, tree_bytes
 from tunix_grpo.run.runs import this_run
 from tunix_grpo.run.saved_runs import begin, start_model
+from tunix_grpo.run.saving import Saver
 from tunix_grpo.run.start import (
     find_start,
     last_saved,
     nothing_to_do,
-    save_run,
     saved_ledger,
     with_date,
 )
-from tunix_grpo.run.stopping import StopRequest
+from tunix_grpo.run.stopping import stop_of_a_run
 from tunix_grpo.tasks.builders import build_task, validate_task
 from tunix_grpo.text.order import prompt_order
 from tunix_grpo.text.prompt_set import prompt_set, prompt_width
@@ -77,7 +75,7 @@ def train(config: Config) -> Summary:
         return Summary(steps=0, accuracy_before=None, accuracy_after=None)
     devices = open_devices(config.device, config.mesh, config.jax_cache)
     compilations = CompilationCounter()
-    with contextlib.closing(Checkpoints(config.checkpoint_dir, config.training.max_to_keep)) as checkpoints:
+    with Checkpoints(config.checkpoint_dir, config.training.max_to_keep) as checkpoints:
         saved = last_saved(checkpoints)
         config = with_date(config, saved)
 
@@ -90,8 +88,7 @@ def train(config: Config) -> Summary:
         task = build_task(config.task, config.seed)
         require_columns(rewards, task)
         training_set = prompt_set("training", task.train, tokenizer, config)
-        heldout_set = prompt_set("held-out", task.heldout, tokenizer, config, limit=config.evaluation.num_questions)
-        further = further_prompts(config, tokenizer)
+        held_out = held_out_questions(config, task, tokenizer)
 
         # --- where to start ---
         prompts_per_step = config.prompts_per_step(devices.data_parallel)
@@ -105,13 +102,13 @@ def train(config: Config) -> Summary:
 
         # --- which questions are asked ---
         ledger = saved_ledger(checkpoints, state, run, training_set)
-        order = prompt_order(config, training_set, heldout_set, prompts_per_step, ledger)
+        order = prompt_order(config, training_set, held_out.own.prompts, prompts_per_step, ledger)
 
         # --- the model, its trainer, its judge ---
         model = start_model(config.model, directory, devices.mesh, config.seed, origin)
         schedule = build_schedule(config.optimizer, config.scheduler, total_steps * config.grpo.updates_per_step)
         optimizer = build_optimizer(config.optimizer, schedule)
-        width = prompt_width(config.generation.max_prompt_length, training_set, heldout_set)
+        width = prompt_width(config.generation.max_prompt_length, training_set, held_out.own.prompts)
         each, follows = config.reward.normalisation == "per_reward", order.needs_the_ledger()
         spikes = Spikes(config.training.spikes, config.training.spike_threshold, state.update_window)
         trainer = Trainer(
@@ -119,35 +116,35 @@ def train(config: Config) -> Summary:
         )
         if state.step > 0:
             trainer.restore(*checkpoints.restore(state.step, trainer.params, trainer.optimizer_state))
-        own, sizes = Evaluated(task, heldout_set), {"width": width, "data_parallel": devices.data_parallel}
-        evaluations = build_evaluations(config, state.evaluations, own, further, rewards, **sizes)
-
-        # --- the record ---
-        names = {"wandb_run_id": state.wandb_run_id, "trackio_run": state.trackio_run}
-        record = build_trackers(config, resume_step=state.step, **names)
-        state.wandb_run_id, state.trackio_run = record.wandb_run_id, record.trackio_run
-        output = Path(config.output_dir)
-        notes = Notes(output, resume_step=state.step)
+        sizes = {"width": width, "data_parallel": devices.data_parallel}
+        evaluations = build_evaluations(config, state.evaluations, held_out, rewards, **sizes)
+        size = tree_bytes((trainer.params, trainer.optimizer_state))
+        first_step, output = state.step + 1, Path(config.output_dir)
+        room = room_for(config, checkpoints, size, total_steps, first_step)
+        table = start_rows(config, devices, model, trainer, room, total_steps, first_step)
+        record, notes = open_record(config, devices, state, evaluations, total_steps, table, "tunix-grpo")
         health, bad_steps = Health(config, notes), BadSteps(config.training.max_bad_steps, output, notes)
-        write_config(config, config.output_dir)
-        first_step = step = state.step + 1
-        questions = evaluations.questions()
-        write_environment(output, devices, total_steps=total_steps, first_step=first_step, questions=questions)
-        console.start_table(start_rows(config, devices, model, trainer, total_steps, first_step), "tunix-grpo")
 
         # --- the loop ---
-        metric = config.evaluation.metric
-        save = functools.partial(save_run, run=run, state=state, ledger=ledger, learner=trainer, metric=metric)
-        saving = 0.0  # seconds for checkpoints since the last logged step
-        with console.Progress(total_steps, first_step) as progress, StopRequest() as stop, record:
+        metric, most_failures = config.evaluation.metric, config.training.max_failed_saves
+        saver = Saver(checkpoints, run, state, ledger, trainer, metric, most_failures)
+        step, steps = state.step, range(first_step, total_steps + 1)
+        asking = stop_of_a_run(config.training.max_hours, started)
+        with console.Progress(total_steps, first_step) as progress, asking as stop, record:
             try:
-                for step in range(first_step, total_steps + 1):
+                if state.unevaluated:  # what a stop has cut off is made up for
+                    state.unevaluated = not evaluations.run(trainer, state.step, record, progress, stop=stop.asked)
+                    saver.start()
+                    write_ledger(ledger, training_set, output)
+                    steps = () if stop or evaluations.end() else steps
+                for step in steps:
                     fresh = functools.partial(order.batch, step) if config.grpo.replace_equal_groups else None
                     collected = trainer.collect(step, order.batch(step), fresh)
                     if step == 1:  # an evaluation takes minutes, and moves nothing: the first look comes before it
                         health.first_look(collected, task)
                         if config.evaluation.before_training:
-                            evaluations.run(trainer, 0, record, progress)
+                            if not evaluations.run(trainer, 0, record, progress, stop=stop.asked):
+                                break
                             state.accuracy_before = evaluations.accuracy()
                     result = trainer.update(collected)
                     health.note(step, result)
@@ -163,28 +160,30 @@ def train(config: Config) -> Summary:
                             "learning_rate": float(schedule(step * config.grpo.updates_per_step - 1)),
                             "num_tokens": state.num_tokens,
                             "perf/compilations": compilations.count,
-                            "timing/save": saving,
+                            **saver.metrics(),
                             **level,
                             **workers.counts(),
                         }
-                        saving = 0.0
                         record.log_metrics(step, metrics)
                         record.log_completions(step, completion_records(step, result))
                     progress.update(step, metrics)
                     if metrics:
                         progress.show(shown_groups(step, result, config.tracker.show))
-                    if due(step, config.training.eval_interval_steps, total_steps):
-                        evaluations.run(trainer, step, record, progress)
+                    state.unevaluated = due(step, config.training.eval_interval_steps, total_steps)
+                    if state.unevaluated:
+                        state.unevaluated = not evaluations.run(trainer, step, record, progress, stop=stop.asked)
+                    saver.look()
                     ends = stop or evaluations.end()
                     best = evaluations.best_step() == step
                     if ends or best or due(step, config.training.save_interval_steps, total_steps):
-                        saving += save(checkpoints)
+                        saver.start()
                         write_ledger(ledger, training_set, output)
                     if ends:
                         break
-            except UserError as error:  # a reward that fails, numbers that are not finite, a full disk
+                saver.finish()
+            except UserError as error:  # a reward that fails, numbers that are not finite, a disk that stays full
                 new = state.step >= first_step
-                where = save_where_possible(error, save, checkpoints, output) if new else ""
+                where = save_where_possible(error, saver.save_into, checkpoints, output) if new else ""
                 raise UserError(f"step {step}: {error}{where}") from error
 
         # --- the end ---

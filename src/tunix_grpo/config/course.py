@@ -20,6 +20,8 @@ FREE = frozenset(
         "training.eval_interval_steps",
         "training.log_interval_steps",
         "training.max_to_keep",
+        "training.max_failed_saves",
+        "training.max_hours",
         "training.resume",
         "training.first_look",
         "training.max_bad_steps",

@@ -29,6 +29,8 @@ BEFORE: dict[str, Json] = {
     "task.template_variables": None,
     "training.first_look": "off",
     "training.max_bad_steps": 1,
+    "training.max_failed_saves": 1,
+    "training.max_hours": None,
     "training.spikes": "off",
     "training.spike_threshold": 6.0,  # which off does not read
     "training.remat": "none",  # an update kept all that its layers had computed

@@ -46,6 +46,10 @@ class LengthConfig(BatchConfig):
     """Steps between logged metrics, 1 to 100."""
     max_to_keep: Whole | None = rules.number(minimum=1, hint="null keeps all checkpoints")
     """Newest checkpoints that are kept, 1 or more; null keeps all."""
+    max_failed_saves: Whole | None = rules.number(minimum=1, hint="null never stops")
+    """Checkpoints in a row that cannot be written, after which the run stops, 1 or more; null: no number stops it."""
+    max_hours: Number | None = rules.number(above=0, hint="null is no limit")
+    """Hours after which the run saves its last full step and ends with exit code 75, above 0; null is no limit."""
     resume: Literal["auto", "changed", "never", "must"]
     """auto continues from the newest checkpoint if there is one and it was made with the same settings, changed also
     with others, never refuses a used folder, must refuses an empty one."""

@@ -91,11 +91,12 @@ class Evaluator:
         """What the names of its metrics begin with."""
         return f"eval/{self.name}/" if self.name else "eval/"
 
-    def run(self, model: Answering, step: int) -> Evaluation:
-        """Evaluates a model.
+    def run(self, model: Answering, step: int, stop: Callable[[], bool] | None = None) -> Evaluation | None:
+        """Evaluates a model; returns None where that was cut off.
 
         Args:
             step: the step that the model is of.
+            stop: is asked between batches whether to cut it off.
         """
         begun = time.perf_counter()
         requests = [Request(number, 0, prompt) for number, prompt in enumerate(self.prompts.ids)]
@@ -104,6 +105,8 @@ class Evaluator:
         ahead = model.ahead()
         for answered in behind(answers, self.batch_size, lambda one: self._ask(ahead, one, step)):
             judged |= self._judged(model, answered, step, ahead)
+            if stop is not None and len(judged) < len(requests) and stop():
+                return None
         # In the order of the questions: a mean depends on it in its last digit.
         each = [judged[number] for number in range(len(self.prompts))]
         rewards = [one.reward for one in each if one.reward is not None]

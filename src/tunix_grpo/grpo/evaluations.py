@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from tunix_grpo.config import RunConfig, further_tasks
@@ -40,6 +40,14 @@ class Evaluated:
     prompts: PromptSet
 
 
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """All that a run is evaluated on: its own task, and those of `evaluation.tasks` by name."""
+
+    own: Evaluated
+    further: Mapping[str, Evaluated]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluations:
     """What a run is evaluated on, and what all evaluations up to now have shown.
@@ -56,22 +64,29 @@ class Evaluations:
     metric: str
     patience: int | None
 
-    def run(self, model: Answering, step: int, *places: Recording) -> None:
+    def run(self, model: Answering, step: int, *places: Recording, stop: Callable[[], bool] | None = None) -> bool:
         """Evaluates a model on every task, and hands the metrics to everything that keeps or shows them.
 
         Args:
             step: the step that the model is of.
+            stop: is asked between batches whether to cut it off.
+
+        Returns:
+            False where it was cut off; then nothing is kept of it.
         """
         metrics: dict[str, float] = {}
         seconds = 0.0
-        for evaluator in self.evaluators:
-            evaluation = evaluator.run(model, step)
+        for number, evaluator in enumerate(self.evaluators):
+            evaluation = None if number and stop is not None and stop() else evaluator.run(model, step, stop)
+            if evaluation is None:
+                return False
             metrics |= evaluation.metrics(evaluator.prefix)
             seconds += evaluation.seconds
         metrics["timing/eval"] = seconds
         self.rows.append(evaluation_row(step, metrics))
         for place in places:
             place.log_metrics(step, metrics)
+        return True
 
     def questions(self) -> dict[str, int]:
         """Returns over how many questions each accuracy is counted, by the metric's name."""
@@ -112,6 +127,16 @@ class Evaluations:
         return values_of(self.rows, self.metric)
 
 
+def held_out_questions(config: RunConfig, task: Task, tokenizer: Tokenizer) -> HeldOut:
+    """Builds the prompts of the task's held-out questions, and all of the further tasks.
+
+    Raises:
+        UserError: the data of one is missing or wrong, or none of its prompts is short enough.
+    """
+    own = prompt_set("held-out", task.heldout, tokenizer, config, limit=config.evaluation.num_questions)
+    return HeldOut(Evaluated(task, own), further_prompts(config, tokenizer))
+
+
 def further_prompts(config: RunConfig, tokenizer: Tokenizer) -> dict[str, Evaluated]:
     """Builds the tasks of `evaluation.tasks`, and the prompts of their held-out questions.
 
@@ -130,8 +155,7 @@ def further_prompts(config: RunConfig, tokenizer: Tokenizer) -> dict[str, Evalua
 def build_evaluations(
     config: RunConfig,
     rows: list[Row],
-    own: Evaluated,
-    further: Mapping[str, Evaluated],
+    held_out: HeldOut,
     rewards: Sequence[Reward],
     *,
     width: int,
@@ -141,8 +165,7 @@ def build_evaluations(
 
     Args:
         rows: those of its earlier starts; the ones to come are added.
-        own: the run's task.
-        further: the tasks of `evaluation.tasks`, by name.
+        held_out: the questions.
         width: tokens that training pads prompts to. Longer prompts of a further task get a program of their own, so
             that no evaluation changes how the training prompts are padded.
         data_parallel: devices that share a batch.
@@ -151,9 +174,10 @@ def build_evaluations(
         UserError: evaluations are judged by rewards that cannot score the task.
     """
     settings, sampling = config.evaluation, greedy_sampling(config.generation.max_generation_steps)
+    own = held_out.own
     size = batch_size_for(settings.batch_size, len(own.prompts), data_parallel)
     evaluators = [Evaluator(prompts=own.prompts, task=own.task, sampling=sampling, batch_size=size)]
-    for name, each in further.items():
+    for name, each in held_out.further.items():
         wider = max(width, prompt_width(config.generation.max_prompt_length, each.prompts))
         evaluators.append(
             Evaluator(

@@ -140,6 +140,14 @@ def drop_lines_after(path: Path, step: int) -> None:
         logger.warning("dropped %d unreadable line(s) from %s", num_broken, path)
 
 
+def drop_evaluation(path: Path, step: int) -> None:
+    """Rewrites a file of metrics, whole or not at all, without what an evaluation of a step has shown."""
+    if not path.is_file():
+        return
+    with disk_errors(path), whole_file(path) as written, path.open("rb") as old, written.open("wb") as new:
+        new.writelines(line for line in old if not (_step_of(line) == step and b'"timing/eval"' in line))
+
+
 def _step_of(line: bytes) -> int | None:
     """Reads the step of a line; None if the line is not a whole JSON object with a step."""
     try:

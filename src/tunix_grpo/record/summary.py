@@ -13,8 +13,9 @@ from tunix_grpo.grpo.learner import Learner
 from tunix_grpo.model.model import Model
 from tunix_grpo.model.undivided import undivided
 from tunix_grpo.record.earlier import RECORD
-from tunix_grpo.run.checkpoints import Checkpoints, tree_bytes
+from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.devices import Devices
+from tunix_grpo.run.room import Room
 from tunix_grpo.run.start import RunState
 from tunix_grpo.run.stopping import StopRequest
 
@@ -27,7 +28,7 @@ class Summary:
         steps: the last full step.
         accuracy_before: greedy held-out accuracy before the first step, in [0, 1].
         accuracy_after: the same accuracy after the last step; None if the run was stopped or had been finished before.
-        exit_code: 0, or 128 + the number of the signal that stopped the run.
+        exit_code: 0, or what says that and how the run was stopped, see `run.stopping`.
         early: in words, why the run ended before its last step by itself; None where it did not.
     """
 
@@ -39,7 +40,7 @@ class Summary:
 
 
 def start_rows(
-    config: Config, devices: Devices, model: Model, trainer: Learner, total_steps: int, first_step: int
+    config: Config, devices: Devices, model: Model, trainer: Learner, room: Room, total_steps: int, first_step: int
 ) -> list[tuple[str, str]]:
     """Returns the start table: what will run, on what, and what it will leave on the disk."""
     training, group = config.training, config.grpo.num_generations
@@ -58,7 +59,7 @@ def start_rows(
             f"{micro} of {training.micro_batch_size * group} completions per device",
         ),
         ("updates per step", f"{config.grpo.updates_per_step}"),
-        *_disk_rows(config, trainer, total_steps, first_step),
+        *_disk_rows(config, room, total_steps, first_step),
     ]
 
 
@@ -67,6 +68,7 @@ def sft_start_rows(
     devices: Devices,
     model: Model,
     trainer: Learner,
+    room: Room,
     demonstrations: int,
     total_steps: int,
     first_step: int,
@@ -80,7 +82,7 @@ def sft_start_rows(
         *_evaluation_rows(config),
         ("demonstrations per step", f"{config.demonstrations_per_step(devices.data_parallel)}"),
         ("micro batches per step", f"{training.gradient_accumulation_steps} of {training.micro_batch_size} per device"),
-        *_disk_rows(config, trainer, total_steps, first_step),
+        *_disk_rows(config, room, total_steps, first_step),
     ]
 
 
@@ -102,17 +104,13 @@ def _evaluation_rows(config: RunConfig) -> list[tuple[str, str]]:
     return [("evaluated on", f"{', '.join([config.task.name, *further])}")] if further else []
 
 
-def _disk_rows(config: RunConfig, trainer: Learner, total_steps: int, first_step: int) -> list[tuple[str, str]]:
-    size = tree_bytes((trainer.params, trainer.optimizer_state))
-    kept = _kept_checkpoints(config, total_steps, first_step)
-    best, most = ("", kept) if kept != config.training.max_to_keep else (" and the best", kept + 1)
+def _disk_rows(config: RunConfig, room: Room, total_steps: int, first_step: int) -> list[tuple[str, str]]:
     steps = f"{total_steps:,}" if first_step == 1 else f"{first_step:,} to {total_steps:,} (resumed)"
+    if first_step > total_steps:
+        steps = f"{total_steps:,}, all done but an evaluation (resumed)"
     return [
         ("steps", steps),
-        (
-            "checkpoints",
-            f"{kept}{best} kept, {console.format_bytes(size)} each, {console.format_bytes(size * most)} in all",
-        ),
+        ("checkpoints", room.in_words()),
         ("run folder", config.output_dir),
         ("checkpoint folder", config.checkpoint_dir),
     ]
@@ -125,13 +123,6 @@ def _whole_everywhere(devices: Devices, model: Model) -> list[tuple[str, str]]:
         return []
     axes = " or ".join(f"mesh.{axis}={size}" for axis, size in devices.mesh.shape.items() if size > 1)
     return [("on every device", f"{', '.join(whole)}: not divided by {axes}")]
-
-
-def _kept_checkpoints(config: RunConfig, total_steps: int, first_step: int) -> int:
-    training = config.training
-    saved = {step for step in range(first_step, total_steps + 1) if step % training.save_interval_steps == 0}
-    saves = len(saved | {total_steps})
-    return saves if training.max_to_keep is None else min(saves, training.max_to_keep)
 
 
 def show_summary(
@@ -153,7 +144,7 @@ def show_summary(
         seconds: that have passed since this start.
     """
     early = evaluations.end() if state.step < total_steps else None
-    finished = early is not None or state.step == total_steps
+    finished = early is not None or (state.step == total_steps and not state.unevaluated)
     summary = Summary(
         steps=state.step,
         accuracy_before=state.accuracy_before,

@@ -2,38 +2,51 @@
 
 Layout: `<checkpoint_dir>/actor/<step>/` holds Orbax's `params` (trained parameters), `optimizer` (its state) and
 `run` (JSON: what the run is), and `manifest.json`, written last: the sha256 of every file.
-What belongs to the run and to no step lies beside `actor/`; `places.py` has the names.
+A step is written elsewhere, by a thread beside training, and appears when it is whole. What belongs to the run and to
+no step lies beside `actor/`; `places.py` has the names.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
-import fcntl
 import json
 import logging
 import os
 import shutil
-import tempfile
+import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from types import TracebackType
+from typing import Self, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 
 from tunix_grpo.errors import UserError
 from tunix_grpo.run.failed_saves import quiet_failures, system_reason
-from tunix_grpo.run.places import ACTOR, LOCK, UNFINISHED
+from tunix_grpo.run.locking import lock_folder, remove_empty
+from tunix_grpo.run.places import ACTOR, BEFORE, LOCK, UNFINISHED
 from tunix_grpo.run.step_files import SavedFiles, write_manifest
 
 Tree = TypeVar("Tree")  # a pytree of arrays
 State = TypeVar("State")  # another
 _log = logging.getLogger(__name__)
+# Orbax would give up after 20 minutes; and where a folder cannot be made beside, its threads wait for it for minutes.
+_SAVING = ocp.AsyncOptions(timeout_secs=24 * 3600, create_directories_asynchronously=False)
 
 
 class NotSavedError(UserError):
-    """A checkpoint could not be written."""
+    """A checkpoint could not be written.
+
+    Attributes:
+        what: the same without the way out.
+    """
+
+    def __init__(self, what: str):
+        super().__init__(f"{what}; make room and start the same command again")
+        self.what = what
 
 
 class SavedSteps(SavedFiles):
@@ -41,13 +54,7 @@ class SavedSteps(SavedFiles):
 
     def __init__(self, checkpoint_dir: str | Path):
         super().__init__(checkpoint_dir)
-        self._checkpointer = ocp.Checkpointer(
-            ocp.CompositeCheckpointHandler(
-                params=ocp.StandardCheckpointHandler(),
-                optimizer=ocp.StandardCheckpointHandler(),
-                run=ocp.JsonCheckpointHandler(),
-            )
-        )
+        self._checkpointer = ocp.Checkpointer(_handler())
 
     def restore_params(self, step: int, params: Tree) -> Tree:
         """Returns the parameters of a step, laid out like the given ones."""
@@ -70,18 +77,37 @@ class Checkpoints(SavedSteps):
         """
         super().__init__(checkpoint_dir)
         self._made = [folder for folder in (self.root, *self.root.parents) if not os.path.exists(folder)]
-        self._unlock = weakref.finalize(self, os.close, _lock(self.root, checkpoint_dir, self._made))
+        self._unlock = weakref.finalize(self, os.close, lock_folder(self.root, checkpoint_dir, self._made))
         self._faulty: set[int] = set()
-        self._remove_leftovers()
+        self._put_back_and_clear()
         self._max_to_keep = max_to_keep
+        self._saver = ocp.AsyncCheckpointer(_handler(), async_options=_SAVING)
+        self._beside = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
+        self._outcome: concurrent.futures.Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # A second Ctrl-C: nothing is waited for, and nobody else may write until this process has ended.
+        if error_type is KeyboardInterrupt and self._outcome is not None:
+            self._saver.cancel()
+            return
+        self.close()
 
     def close(self) -> None:
         """Lets other runs write to the folder; removes it where this object made it and nothing was saved in it."""
+        self._beside.shutdown()  # waits
         if self._unlock.alive and self._made and set(os.listdir(self.folder)) <= {LOCK, ACTOR}:
             with contextlib.suppress(OSError):
                 self.root.rmdir()
                 os.unlink(self.folder / LOCK)
-            _remove_empty(self._made)
+            remove_empty(self._made)
         self._unlock()
 
     def latest_valid(self) -> int | None:
@@ -97,38 +123,45 @@ class Checkpoints(SavedSteps):
     def save(
         self, step: int, params: object, optimizer: object, run: Mapping[str, object], best: Sequence[int] = ()
     ) -> None:
-        """Saves one step, whole or not at all, and deletes what is older than max_to_keep.
+        """Saves one step, whole or not at all, and deletes what is older than max_to_keep; see `start` and `finish`."""
+        self.start(step, params, optimizer, run, best)
+        self.finish()
+
+    def start(
+        self, step: int, params: object, optimizer: object, run: Mapping[str, object], best: Sequence[int] = ()
+    ) -> None:
+        """Begins to save one step, and returns when its arrays are copied, so that an update may have their memory.
+
+        `finish` is to be called before the next one.
 
         Args:
             params: pytree of arrays.
             optimizer: pytree of arrays.
             run: JSON values that describe the run.
             best: steps, the best first; the first of them that is there is not deleted.
+        """
+        assert self._outcome is None
+        copied = threading.Event()
+        self._outcome = self._beside.submit(self._write, step, _flat(params), _flat(optimizer), run, best, copied)
+        copied.wait()
+
+    def ended(self) -> bool:
+        """Says whether a save has ended whose outcome nobody has asked for yet."""
+        return self._outcome is not None and self._outcome.done()
+
+    def finish(self) -> bool:
+        """Waits for the save that was started last; returns False where its outcome has been asked for already.
 
         Raises:
             NotSavedError: the disk is full, or fails otherwise; older steps are as they were.
         """
-        folder = self.root / str(step)
-        if folder.exists():
-            if self.fault(step) is None:
-                return
-            shutil.rmtree(folder)
-        items = ocp.args.Composite(
-            params=ocp.args.StandardSave(_flat(params)),
-            optimizer=ocp.args.StandardSave(_flat(optimizer)),
-            run=ocp.args.JsonSave(run),
-        )
-        with quiet_failures() as settle:
-            reason = self._reason_not_written(step, items)
-            if reason is not None:
-                settle()
-        if reason is not None:
-            self._remove_leftovers()
-            raise NotSavedError(
-                f"{folder}: the checkpoint could not be written ({reason}); make room and start the same command again"
-            )
-        self._faulty.discard(step)
-        self._delete_older(step, best)
+        outcome = self._outcome
+        if outcome is None:
+            return False
+        concurrent.futures.wait([outcome])
+        self._outcome = None
+        outcome.result()
+        return True
 
     def restore(self, step: int, params: Tree, optimizer: State) -> tuple[Tree, State]:
         """Returns (params, optimizer) of a step, laid out like the given ones."""
@@ -142,15 +175,64 @@ class Checkpoints(SavedSteps):
         )
         return _like(params, restored["params"]), _like(optimizer, restored["optimizer"])
 
-    def _reason_not_written(self, step: int, items: ocp.args.Composite) -> str | None:
-        """Writes a step; returns why that failed, rather than an error, which would keep Orbax's tasks alive."""
-        unfinished = self.folder / UNFINISHED / str(step)
+    def _write(
+        self,
+        step: int,
+        params: Mapping[str, jax.Array],
+        optimizer: Mapping[str, jax.Array],
+        run: Mapping[str, object],
+        best: Sequence[int],
+        copied: threading.Event,
+    ) -> None:
+        """Saves one step, in the thread beside training; sets `copied` as soon as it looks at the arrays no more."""
         try:
-            self._checkpointer.save(unfinished, args=items)
-            write_manifest(unfinished)
+            if self._holds(step, run):
+                return
+            with quiet_failures() as settle:
+                reason = self._reason_not_written(step, params, optimizer, run, copied)
+                if reason is not None:
+                    settle()
+        finally:
+            copied.set()
+        with contextlib.suppress(OSError):  # of a disk that fails, which is said
+            self._put_back_and_clear()
+        if reason is not None:
+            raise NotSavedError(f"{self.root / str(step)}: the checkpoint could not be written ({reason})")
+        self._faulty.discard(step)
+        self._delete_older(step, best)
+
+    def _holds(self, step: int, run: Mapping[str, object]) -> bool:
+        """Says whether a step is there, whole, and says the same of the run."""
+        there = (self.root / str(step)).exists() and self.fault(step) is None
+        return there and self.run_of(step) == json.loads(json.dumps(run))
+
+    def _reason_not_written(
+        self,
+        step: int,
+        params: Mapping[str, jax.Array],
+        optimizer: Mapping[str, jax.Array],
+        run: Mapping[str, object],
+        copied: threading.Event,
+    ) -> str | None:
+        """Writes a step; returns why that failed, rather than an error, which would keep Orbax's tasks alive."""
+        written, place = self.folder / UNFINISHED / str(step), self.root / str(step)
+        try:
+            items = ocp.args.Composite(
+                params=ocp.args.StandardSave(_apart(params)),
+                optimizer=ocp.args.StandardSave(_apart(optimizer)),
+                run=ocp.args.JsonSave(run),
+            )
+            self._saver.save(written, args=items)  # returns when it has copied what is on accelerators
+            del items
+            copied.set()
+            self._saver.wait_until_finished()
+            write_manifest(written)
             self.root.mkdir(parents=True, exist_ok=True)  # a person may have deleted all steps meanwhile
-            os.replace(unfinished, self.root / str(step))
-            unfinished.parent.rmdir()
+            if place.exists():  # a damaged one, or one that knows less of the run
+                before = self.folder / UNFINISHED / BEFORE
+                before.mkdir()
+                os.replace(place, before / place.name)
+            os.replace(written, place)
         except (OSError, ValueError) as error:  # Orbax says ValueError when a file cannot be written
             return system_reason(error)
         return None
@@ -165,8 +247,11 @@ class Checkpoints(SavedSteps):
                     # A person may be deleting it too.
                     shutil.rmtree(self.root / str(old), ignore_errors=True)
 
-    def _remove_leftovers(self) -> None:
+    def _put_back_and_clear(self) -> None:
         """Removes what a save leaves behind that ends in the middle; earlier versions left it below `actor/`."""
+        for moved in (self.folder / UNFINISHED / BEFORE).glob("*"):
+            if not (self.root / moved.name).exists():
+                os.replace(moved, self.root / moved.name)
         shutil.rmtree(self.folder / UNFINISHED, ignore_errors=True)
         for leftover in self.root.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(leftover)
@@ -182,45 +267,22 @@ def differences(saved: Mapping[str, object], current: Mapping[str, object]) -> d
     }
 
 
-def tree_bytes(tree: object) -> int:
-    """Returns the bytes of all arrays of a pytree."""
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+def _handler() -> ocp.CompositeCheckpointHandler:
+    return ocp.CompositeCheckpointHandler(
+        params=ocp.StandardCheckpointHandler(),
+        optimizer=ocp.StandardCheckpointHandler(),
+        run=ocp.JsonCheckpointHandler(),
+    )
 
 
-def _remove_empty(folders: list[Path]) -> None:
-    """Removes folders, the innermost first, as far as they are empty."""
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+def _apart(arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """Returns arrays whose memory no update reuses: on a CPU Orbax writes from the arrays themselves."""
 
+    def copy(array: jax.Array) -> jax.Array:
+        on_host = next(iter(array.sharding.device_set)).platform == "cpu"
+        return jax.device_put(array, array.sharding, may_alias=False) if on_host else array
 
-def _lock(root: Path, asked: str | Path, missing: list[Path]) -> int:
-    """Makes the folder, `missing` parents too, and returns the open file that locks it.
-
-    Leaves nothing behind where that fails.
-    """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=root).close()
-        descriptor = os.open(root.parent / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        _remove_empty(missing)
-        raise UserError(
-            f"checkpoint_dir={asked}: cannot be written to ({error.strerror or error}); "
-            "give another folder with checkpoint_dir=DIR"
-        ) from error
-    # The system frees the lock when the process ends, however it ends.
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise UserError(
-            f"checkpoint_dir={asked}: another run is writing to {root}; end it, "
-            "or give another folder with checkpoint_dir=DIR"
-        ) from error
-    except OSError as error:  # some network file systems
-        _log.warning("%s cannot be locked (%s): do not start another run on it", root, error.strerror)
-    return descriptor
+    return jax.block_until_ready({name: copy(array) for name, array in arrays.items()})
 
 
 def _flat(tree: object) -> dict[str, jax.Array]:

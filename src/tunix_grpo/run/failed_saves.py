@@ -23,6 +23,8 @@ _SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")  # in what TensorStore says
 def quiet_failures() -> Iterator[Callable[[], object]]:
     """Mutes what Orbax, its tasks and TensorStore print of a save that fails, a thousand lines around its one cause.
 
+    A save runs beside training: what cannot be caught in the main thread is still said, closed loops aside.
+
     Gives a function to be called after such a save, when its error is gone: the save ends with the first thread that
     fails, the others say their error when they come to it; and a task that holds an error nobody asked for complains
     when it is collected.
@@ -32,7 +34,7 @@ def quiet_failures() -> Iterator[Callable[[], object]]:
     failures: list[float] = []
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda unraisable: None
+    sys.unraisablehook = functools.partial(_of_the_main_thread, ClosedLoops(hook))
     try:
         yield functools.partial(_settle, failures)
     finally:
@@ -54,6 +56,11 @@ class ClosedLoops:
         """Is called by Python."""
         if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
             self._before(unraisable)
+
+
+def _of_the_main_thread(say: Callable[[sys.UnraisableHookArgs], object], unraisable: sys.UnraisableHookArgs) -> None:
+    if threading.current_thread() is threading.main_thread():
+        say(unraisable)
 
 
 def _settle(failures: list[float]) -> None:

@@ -7,6 +7,7 @@ ACTOR = "actor"  # below it there is nothing but whole steps, so that a person m
 HISTORY = "history.jsonl"  # what a run has logged over all its starts
 LOCK = ".lock"
 UNFINISHED = ".unfinished"  # where a step is written
+BEFORE = "before"  # in it: a step while a newer one of its name takes its place
 LEADERBOARD = "leaderboard.csv"  # in a sweep's folder: its jobs, from the best to the worst
 SWEEPS = "sweeps"  # below it, a folder like this one for every job of a sweep
 

@@ -6,15 +6,14 @@ import dataclasses
 import datetime
 import logging
 import math
-import time
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from tunix_grpo.config import Config, RunConfig, SftConfig
 from tunix_grpo.config.history import with_former_entries
 from tunix_grpo.config.words import assignment
 from tunix_grpo.errors import NotContinued, UserError
 from tunix_grpo.run.checkpoints import Checkpoints, differences
-from tunix_grpo.run.evaluated import Row, best_first, early_end, logged_evaluations, values_of
+from tunix_grpo.run.evaluated import Row, early_end, logged_evaluations
 from tunix_grpo.run.identity import PROGRAM
 from tunix_grpo.run.places import HISTORY, free_folder
 from tunix_grpo.run.runs import Run
@@ -43,6 +42,7 @@ class RunState:
         date: the day that chat templates are told, YYYY-MM-DD; None in checkpoints of versions up to 0.1.
         update_window: loss and gradient norm of the last updates, which spikes are told by.
         evaluations: what all evaluations up to now have shown, in their order.
+        unevaluated: the evaluation after `step` was cut off, and is to be done.
     """
 
     step: int = 0
@@ -54,13 +54,7 @@ class RunState:
     date: str | None = None
     update_window: list[list[float]] = dataclasses.field(default_factory=list)
     evaluations: list[Row] = dataclasses.field(default_factory=list)
-
-
-class Learned(Protocol):
-    """What trains, with what it has learned up to now."""
-
-    params: object
-    optimizer_state: object
+    unevaluated: bool = False
 
 
 def last_saved(checkpoints: Checkpoints) -> tuple[Run, RunState] | None:
@@ -130,6 +124,8 @@ def find_start(
 
 def nothing_to_do(checkpoints: Checkpoints, state: RunState, config: RunConfig, total_steps: int) -> str | None:
     """Returns in words why a run has no step to do, or None."""
+    if state.unevaluated:
+        return None
     if state.step >= total_steps:
         return f"{checkpoints.root} already holds step {state.step} of {total_steps}"
     early = early_end(state.evaluations, config.evaluation.metric, config.evaluation.patience)
@@ -155,27 +151,6 @@ def saved_ledger(checkpoints: Checkpoints, state: RunState, run: Run, prompts: P
         _log.warning("the training questions are others than before: the ledger of tries and successes starts anew")
         ledger = None
     return Ledger.read(len(prompts), ledger)
-
-
-def save_run(
-    checkpoints: Checkpoints,
-    run: Run,
-    state: RunState,
-    ledger: Ledger | None,
-    learner: Learned,
-    metric: str,
-) -> float:
-    """Saves the state of the last full step; returns the seconds that it took.
-
-    Args:
-        ledger: of the questions; None where a run does not choose any.
-        metric: what evaluations are judged by; the best of the saved steps stays.
-    """
-    begun = time.perf_counter()
-    content = run.saved() | {"state": dataclasses.asdict(state), "ledger": None if ledger is None else ledger.saved()}
-    best = best_first(values_of(state.evaluations, metric))
-    checkpoints.save(state.step, learner.params, learner.optimizer_state, content, best)
-    return time.perf_counter() - begun
 
 
 # --- the refusal ---

@@ -1,49 +1,72 @@
-"""Ctrl-C and SIGTERM: the first asks a run to stop after the step it is in, a second one ends it at once."""
+"""What asks a run to stop after the step it is in: signals, of which a second one ends it at once, and its time."""
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Self
 
 _log = logging.getLogger(__name__)
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_BY_A_PERSON = (signal.SIGINT, signal.SIGTERM)
+OF_A_RUN = (*_BY_A_PERSON, signal.SIGUSR1)  # clusters announce with it that they will take the machine back
+START_AGAIN = os.EX_TEMPFAIL  # 75: whoever starts runs may start this one again, and it goes on
 
 
 class StopRequest:
     """Between `with` and its end, notes the first stop signal, which would else end the process.
+
+    It is true once the run is to stop.
 
     Attributes:
         signal: the signal that asked, or None.
     """
 
     def __init__(
-        self, notice: str | None = "stopping after this step; once more stops at once, without saving"
+        self,
+        notice: str | None = "stopping after this step; once more stops at once, without saving",
+        *,
+        signals: Sequence[signal.Signals] = _BY_A_PERSON,
+        deadline: float | None = None,
     ) -> None:
         """
         Args:
             notice: what is logged when the signal comes.
+            signals: those that are noted.
+            deadline: the `time.monotonic()` from which on it is true without a signal; None is never.
         """
-        self._notice = notice
+        self._notice, self._signals, self._deadline = notice, signals, deadline
+        self._out_of_time = False
         self.signal: signal.Signals | None = None
         self._previous: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {}
 
     def __bool__(self) -> bool:
-        return self.signal is not None
+        return self.asked()
+
+    def asked(self) -> bool:
+        """Says whether a signal has come, or the time is over."""
+        if self.signal is None and not self._out_of_time and self._deadline is not None:
+            self._out_of_time = time.monotonic() >= self._deadline
+            if self._out_of_time:
+                _log.warning("training.max_hours are over: stopping after this step")
+        return self.signal is not None or self._out_of_time
 
     @property
     def exit_code(self) -> int:
-        """128 + the signal's number, as shells report it."""
-        assert self.signal is not None
-        return 128 + self.signal
+        """75 where the run may be started again; 128 + the signal's number, as shells report it, for a person's."""
+        if self.signal is not None and self.signal in _BY_A_PERSON:
+            return 128 + self.signal
+        assert self.asked()
+        return START_AGAIN
 
     def __enter__(self) -> Self:
         # Only the main thread may handle signals; a caller's thread keeps what it has.
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            self._previous = {number: signal.signal(number, self._note) for number in self._signals}
         return self
 
     def __exit__(
@@ -65,3 +88,13 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+
+def stop_of_a_run(max_hours: float | None, started: float) -> StopRequest:
+    """Returns what asks a training to stop: its signals, and its time.
+
+    Args:
+        max_hours: None is no limit.
+        started: the `time.monotonic()` from which on they count.
+    """
+    return StopRequest(signals=OF_A_RUN, deadline=None if max_hours is None else started + 3600 * max_hours)

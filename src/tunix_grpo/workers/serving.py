@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ def serve(answer: Callable[[Any], Any]) -> None:
     it prints is kept of the first answer alone, for the message if the program fails there.
     """
     parent = os.getppid()
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a cluster's notice goes to all processes, and the run heeds it
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     nothing = os.open(os.devnull, os.O_RDWR)
     with os.fdopen(os.dup(0), "rb") as questions, os.fdopen(os.dup(1), "wb") as replies:
