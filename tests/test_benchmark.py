@@ -19,11 +19,12 @@ from helpers.models import write_model
 from helpers.samples import samples_of
 from helpers.tokenizers import made_tokenizer, write_tokenizer
 from tunix_grpo.benchmark import limits, program
-from tunix_grpo.benchmark.answers import answer_lengths
 from tunix_grpo.benchmark.answers import serve as serve_answers
 from tunix_grpo.benchmark.job import worth
+from tunix_grpo.benchmark.lengths import answer_lengths, completion_lengths
 from tunix_grpo.benchmark.limits import Ceilings, Work, step_limits
 from tunix_grpo.benchmark.own import make_prompts
+from tunix_grpo.benchmark.own import serve as serve_steps
 from tunix_grpo.benchmark.questions import apple_prompts, length_reward, random_prompts
 from tunix_grpo.benchmark.report import evaluation_figures, figures, print_evaluation, print_json, print_table
 from tunix_grpo.benchmark.turns import Worker, take_turns
@@ -188,6 +189,26 @@ def test_limits_of_gemma3(size, layer, weights, cache, forward, adapters, update
     assert found.rollout - prefill == pytest.approx(rollout, **close)
 
 
+def test_limits_count_the_tokens_that_exist():
+    """One row of 3 tokens and one of 1: half of the completions' share above, and one token fewer."""
+    uneven = dataclasses.replace(WORK, lengths=(1, 3))
+    # Windowed: 1 of the prompt and 1 own, then 2 own; full: 3 of the prompt with 1 and then 2 own.
+    assert limits.cache_entries(SPEC, uneven) == 2 + 2 + 4 + 5
+    assert limits.decode_flops(SPEC, uneven) == 2 * 2 * 66 * 2 + COMPLETION_ATTENTION / 2 + 2 * 10 * 2
+    assert limits.forward_flops(SPEC, uneven) == FORWARD - 2 * 2 * 66 * 2 - COMPLETION_ATTENTION / 2 - 2 * 10 * 2
+    same = dataclasses.replace(WORK, lengths=(3, 3))
+    for count in (limits.cache_entries, limits.decode_flops, limits.forward_flops):
+        assert count(SPEC, same) == count(SPEC, WORK)
+
+
+def test_a_device_does_no_more_than_its_share():
+    work = Work(prompts=4, generations=2, prompt_tokens=3, completion_tokens=9, lengths=(1, 9, 2, 8, 3, 7, 4, 6))
+    assert work.share(1) is not None and work.share(1).lengths == work.lengths
+    share = work.share(2)
+    assert (share.prompts, share.lengths) == (2, (8, 6, 3, 1))
+    assert dataclasses.replace(work, lengths=None).share(2).row_lengths == (9,) * 4
+
+
 # --- prompts ---
 
 
@@ -263,7 +284,7 @@ def test_settings_reach_another_process():
         (["peer=foo"], "peer=foo: must be one of trl, tunix"),
         (["steps=0"], "steps=0: must be at least 1; null chooses by device"),
         (["warmup=-1"], "warmup=-1: must be at least 0"),
-        (["step=3"], "step=3: unknown setting; did you mean steps?"),
+        (["stepss=3"], "stepss=3: unknown setting; did you mean steps?"),
         (["training.num_batches=3"], "training.num_batches=3: unknown setting"),
         (["model=hf"], "no model to start from"),
         (
@@ -276,6 +297,16 @@ def test_settings_reach_another_process():
             ["peer=tunix", "timed=evaluation"],
             "timed=evaluation and peer=tunix: an evaluation is timed without a peer; give peer=null, or timed=steps",
         ),
+        (
+            ["peer=tunix", "lengths=real"],
+            "lengths=real and peer=tunix: its sampler cannot end each row at a given length; "
+            "give lengths=full, peer=trl or peer=null",
+        ),
+        (
+            ["timed=evaluation", "lengths=real"],
+            "timed=evaluation and lengths=real: an evaluation has recorded lengths of its own; give lengths=full, or",
+        ),
+        (["lengths=short"], "lengths=short: must be one of full, real"),
         (["timed=all"], "timed=all: must be one of steps, evaluation"),
         (["peer=tunix", "generation.top_k=5"], "generation.top_k=5 and peer=tunix: it is timed without; give"),
         (["model.lora_rank=null", "model.quantization=nf4"], "quantized weights cannot be trained"),
@@ -298,6 +329,19 @@ def test_answers_have_the_recorded_lengths_in_an_order_of_the_seed():
     assert sorted(answer_lengths(180, 200, seed=2)) == sorted(lengths)
     assert answer_lengths(180, 200, seed=2).tolist() != lengths.tolist()
     assert answer_lengths(180, 50, seed=1).tolist() == [min(length, 50) for length in lengths]
+
+
+def test_completions_have_the_recorded_mix_of_lengths():
+    lengths = completion_lengths(96, 256, seed=1)  # each that was recorded, once
+    assert (lengths.min(), lengths.max(), sum(lengths == 256)) == (31, 256, 31)
+    assert lengths.mean() == pytest.approx(158.55, abs=0.01)
+    few = completion_lengths(16, 256, seed=1)
+    assert few.mean() == pytest.approx(lengths.mean(), rel=0.02)
+    assert few.tolist() != sorted(few)
+    assert completion_lengths(16, 256, seed=2).tolist() != few.tolist()
+    assert sorted(completion_lengths(16, 256, seed=2)) == sorted(few)
+    assert completion_lengths(16, 512, seed=1).tolist() == (2 * few).tolist()
+    assert set(completion_lengths(16, 1, seed=1)) == {1}
 
 
 class OneRound:
@@ -331,6 +375,27 @@ def test_an_evaluation_is_timed_both_ways(capsys):
     assert result["slots_tokens_per_s"] == pytest.approx(about["tokens"] / result["slots_s"])
     print_evaluation(result)
     assert "70 of 70 answers" in capsys.readouterr().out
+
+
+def test_a_step_is_timed_with_completions_of_uneven_lengths():
+    """Rows end where the peer is told to end them, and a limit is that of the tokens that there are."""
+    link = OneRound()
+    config = configured("model=tiny", "device=cpu", "lengths=real")
+    with pytest.raises(EOFError):
+        serve_steps(to_values(config), link)
+    about, measured = link.sent
+    lengths = completion_lengths(16, 16, seed=42)
+    assert about["lengths"] == program._job(config, about).lengths == lengths.tolist()
+    assert (measured["tokens"], measured["longest"]) == (lengths.sum(), 16)
+    assert lengths.sum() < 0.7 * 16 * 16
+    assert about["limits"]["update"] < measured["update_s"]
+    assert about["work"] == {
+        "prompts": 4,
+        "generations": 4,
+        "prompt_tokens": about["work"]["prompt_tokens"],
+        "completion_tokens": 16,
+        "prompt_width": 32,
+    }
 
 
 # --- turns ---
@@ -463,9 +528,19 @@ ABOUT = {
     "limits": {"rollout": 1.0, "reference": 0.5, "update": 1.5, "step": 3.0},
 }
 OWN = [
-    {"step_s": s, "rollout_s": s / 2, "reference_s": s / 10, "update_s": s / 4, "compilations": c, "peak_bytes": 10**9}
+    {
+        "step_s": s,
+        "rollout_s": s / 2,
+        "reference_s": s / 10,
+        "update_s": s / 4,
+        "compilations": c,
+        "peak_bytes": 10**9,
+        "tokens": 16 * 50,
+        "longest": 50,
+    }
     for s, c in ((30.0, 12), (9.0, 1), (4.0, 0), (5.0, 0), (12.0, 0))
 ]
+REAL = [step | {"tokens": 16 * 20, "longest": 40} for step in OWN]
 PEER = [{"step_s": s, "peak_bytes": 2 * 10**9} for s in (50.0, 40.0, 10.0, 20.0, 24.0)]
 
 
@@ -487,6 +562,13 @@ def test_figures_are_medians_of_the_timed_steps():
         "tokens_limit_per_s": 800.0,
         "reference_percent": 100.0,
         "update_percent": 120.0,
+        "lengths": "full",
+        "length_mean": 50.0,
+        "length_max": 50,
+        "samples_per_s": 16 / 5.0,
+        "samples_limit_per_s": 16 / 3.0,
+        "completion_tokens_per_s": 800 / 5.0,
+        "completion_tokens_limit_per_s": 800 / 3.0,
         "steps_per_hour": 720.0,
         "steps_limit_per_hour": 1200.0,
         "compile_s": 25.0,
@@ -497,12 +579,31 @@ def test_figures_are_medians_of_the_timed_steps():
     assert {name: found[name] for name in expected} == pytest.approx(expected)
 
 
+def test_figures_count_the_tokens_that_exist():
+    peer = [step | {"tokens": 16 * 19} for step in PEER]
+    found = figures(ABOUT, configured("model=tiny", "lengths=real", "peer=trl"), REAL, peer)
+    expected = {
+        "length_mean": 20.0,
+        "peer_length_mean": 19.0,
+        "peer_completion_tokens_per_s": 320 / 20.0,
+        "length_max": 40,
+        "rollout_ms_per_token": 2500 / 40,
+        "tokens_per_s": 320 / 2.5,
+        "samples_per_s": 16 / 5.0,
+        "completion_tokens_per_s": 320 / 5.0,
+    }
+    assert found["lengths"] == "real"
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
 def test_figures_of_a_peer_are_of_the_same_rounds():
     found = figures(ABOUT, configured("model=tiny", "peer=trl"), OWN, PEER)
     expected = {
         "peer_step_s": 20.0,
         "peer_step_s_min": 10.0,
         "peer_step_s_max": 24.0,
+        "peer_samples_per_s": 16 / 20.0,
+        "peer_completion_tokens_per_s": 800 / 20.0,
         "peer_peak_bytes": 2 * 10**9,
         "step_ratio": 0.25,
         "step_ratio_min": 0.25,  # of 4 / 10, 5 / 20 and 12 / 24
@@ -531,6 +632,8 @@ def test_the_table(capsys):
         "reference                 0.5 s  0.5 s         100 %\n"
         "update                   1.25 s  1.5 s         120 %\n"
         "step                        5 s    3 s          60 %\n"
+        "  samples/s                 3.2   5.33\n"
+        "  completion tokens/s       160    267\n"
         "steps/hour                  720  1,200\n"
         "\n"
         "compilation  25 s, 12 programs, 1 again after the first step\n"
@@ -540,6 +643,11 @@ def test_the_table(capsys):
         "step, trl    20 s (10 s to 24 s), 2.0 GB\n"
         "ratio        0.25 (0.25 to 0.50)\n"
     )
+
+
+def test_the_table_says_how_long_completions_were(capsys):
+    print_table(figures(ABOUT, configured("model=tiny", "lengths=real"), REAL))
+    assert "4 completions of 60 + 20 tokens in the mean and 40 at most, 4 prompts" in capsys.readouterr().out
 
 
 def test_json_is_one_line(capsys):
@@ -607,6 +715,7 @@ def test_random_weights_need_no_tokenizer(tmp_path, jax_cache):
         ("tunix", "llama", ("model.lora_rank=null",)),
         ("trl", "qwen3", ("training.micro_batch_size=2", "training.gradient_accumulation_steps=2")),
         ("trl", "gemma3", ("model.lora_rank=null",)),
+        ("trl", "llama", ("training.micro_batch_size=2", "training.gradient_accumulation_steps=2", "lengths=real")),
     ],
 )
 def test_a_peer_does_the_same_work(peer, variant, more, tmp_path, jax_cache):
@@ -624,4 +733,6 @@ def test_a_peer_does_the_same_work(peer, variant, more, tmp_path, jax_cache):
     assert found["prompts"] == 4
     assert found["step_ratio"] == pytest.approx(found["step_s"] / found["peer_step_s"])
     assert found["step_ratio_min"] <= found["step_ratio_max"]
+    assert found.get("peer_length_mean", found["length_mean"]) == found["length_mean"]
+    assert ("peer_length_mean" in found) == ("lengths=real" in more) == (found["length_mean"] < 8)
     assert found["peer_peak_bytes"] > 10**8

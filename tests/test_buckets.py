@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -11,6 +12,7 @@ from helpers.trainer import NumberTokenizer, arrays, number_prompts, small_train
 from tunix_grpo.decoder.drawing import Sampling
 from tunix_grpo.grpo import buckets, passes, rollout, stages
 from tunix_grpo.grpo.buckets import cut_by_length, widths
+from tunix_grpo.text.prompt_set import Batch
 
 PROMPTS, GROUP, LENGTH = 4, 4, 40
 BATCH = number_prompts(PROMPTS).batch(range(PROMPTS), GROUP)
@@ -43,14 +45,14 @@ def uneven(compose, folder, monkeypatch):
     monkeypatch.setattr(buckets, "_NARROWEST", 8)
     monkeypatch.setattr(stages, "STAGE", 8)
 
-    def step(way: str, *overrides: str, steps: int = 1, **changes):
+    def step(way: str, *overrides: str, steps: int = 1, batch: Batch = BATCH, **changes):
         with monkeypatch.context() as patches:
             patches.setattr(rollout, "SHORT", 16 if "stages" in way else LENGTH)
             if "pieces" not in way:
                 patches.setattr("tunix_grpo.grpo.trainer.cut_by_length", padded)
             slots = ["generation.max_rows=5"] if "slots" in way else []
             trainer = small_trainer(compose, folder, *SETTINGS, *slots, *overrides, **changes)
-            collected = [trainer.collect(number, BATCH) for number in range(1, steps + 1)]
+            collected = [trainer.collect(number, batch) for number in range(1, steps + 1)]
             results = [trainer.update(each) for each in collected]
         return trainer, collected[-1], results[-1]
 
@@ -77,6 +79,23 @@ def test_a_step_is_the_same_however_its_rows_run(uneven, lora_rank):
             np.testing.assert_allclose(ours, theirs, atol=1e-5)
         pieces = [len(micro) for minibatch in cut.minibatches for micro in minibatch]
         assert pieces == ([4, 4] if "pieces" in way else [1, 1])
+
+
+def test_completions_are_ended_where_their_batch_says(uneven, monkeypatch):
+    """Each begins as it would without, and is trained to its last token unless it is as long as it may be."""
+    monkeypatch.setattr(NumberTokenizer, "stop_ids", ())
+    limits = np.array([1, 40, 7, 8, 9, 40, 16, 17, 3, 2, 30, 33, 5, 12, 24, 25])
+    _, _, whole = uneven("")
+    assert whole.rollout.truncated.all()
+    for way in ("", "stages pieces", "slots"):
+        ending = dataclasses.replace(BATCH, limits=limits)
+        _, collected, result = uneven(way, "grpo.mask_truncated=true", batch=ending)
+        expected = [ids[:limit] for ids, limit in zip(whole.rollout.token_ids, limits, strict=True)]
+        assert result.rollout.token_ids == expected, way
+        assert result.rollout.truncated.tolist() == (limits == LENGTH).tolist()
+        for piece in (piece for minibatch in collected.minibatches for micro in minibatch for piece in micro):
+            assert piece.completions.lengths.tolist() == limits[piece.part.rows].tolist()
+            assert piece.part.kept.tolist() == (limits[piece.part.rows] < LENGTH).tolist()
 
 
 def logps_by_row(collected) -> list[np.ndarray]:

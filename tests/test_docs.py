@@ -35,6 +35,7 @@ NOT_HERE = {
     r"^make cluster-test": "is what test_cluster.py is, in minutes",
     r"submitit_slurm": "wants a Slurm cluster",
     r"^pip install": "downloads packages",
+    r"format=gguf": "llama.cpp has no name for the tokenizer of the bundled model",
     r"peer=trl": "TRL is no dependency",
     r"reward\.(judge|http)\.": "asks a service that is not here",
     r"model=gemma3|run_training\.py$": "downloads Gemma 3",

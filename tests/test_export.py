@@ -6,6 +6,7 @@ The models are small random ones of every family; their adapters are made large,
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
@@ -24,12 +25,13 @@ from safetensors.numpy import load_file, save_file
 from helpers.exports import export_distances
 from helpers.kaggle_server import serving
 from helpers.models import SHAPES, one_device_mesh, write_model
-from helpers.tokenizers import TURNS, write_tokenizer
+from helpers.tokenizers import TURNS, write_tokenizer, write_trained_tokenizer
 from tunix_grpo.config import Config
 from tunix_grpo.config.export import ExportConfig, MovedModel
 from tunix_grpo.errors import UserError
 from tunix_grpo.export import exporting
-from tunix_grpo.export.exporting import compare, export
+from tunix_grpo.export.checking import compare, logits
+from tunix_grpo.export.exporting import export
 from tunix_grpo.export.upload import push
 from tunix_grpo.files import whole_folder
 from tunix_grpo.model import saving
@@ -65,7 +67,7 @@ class Run:
     def logits(self) -> np.ndarray:
         """Returns [3, 20, V] of TOKENS, with the trained weights."""
         params = self.model.decoder_weights()
-        return exporting.logits(self.model, params, TOKENS).reshape(3, 20, -1)
+        return logits(self.model, params, TOKENS).reshape(3, 20, -1)
 
     def save(self, step: int) -> None:
         """Saves the model's trained parameters as a step."""
@@ -328,6 +330,31 @@ def test_the_folder_is_complete(make_run, tmp_path):
     assert str(check) in text
 
 
+def test_a_gguf_export_is_complete(make_run, tmp_path, monkeypatch):
+    """One file, a Modelfile with the run's prompt and stop tokens, a card; a strange tokenizer leaves nothing."""
+    write_base("llama", tmp_path / "base")
+    make_run("task.system_prompt=Think.")
+    with pytest.raises(UserError, match="the tokenizer has no merges, for which llama.cpp has no name"):
+        export(request(tmp_path, format="gguf"))
+    assert not (tmp_path / "out").exists()
+    write_trained_tokenizer(tmp_path / "base", "gpt-2", ["What is this?"], 264)
+    check = export(request(tmp_path, format="gguf"))
+    assert 1e-4 < check.difference <= check.allowed  # float16
+    out = tmp_path / "out"
+    assert sorted(file.name for file in out.iterdir()) == ["Modelfile", "README.md", "model.gguf"]
+    lines = (out / "Modelfile").read_text().splitlines()
+    assert lines[0] == "FROM ./model.gguf" and lines[1].startswith('TEMPLATE """{{- if .System }}{{- "<start>system')
+    # config.json's end of text, and the tokenizer's
+    assert lines[-3:] == ['SYSTEM """Think."""', 'PARAMETER stop "<start>"', 'PARAMETER stop "<end>"']
+    card = (out / "README.md").read_text()
+    assert "library_name: gguf" in card and "llama-cli -m out/model.gguf" in card
+    export(request(tmp_path, format="gguf", dtype="float32", overwrite=True))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="format=gguf: gguf is not installed; run pip install 'tunix-grpo.gguf.'"):
+        export(request(tmp_path, format="gguf", overwrite=True))
+    assert (out / "model.gguf").is_file()
+
+
 @pytest.mark.parametrize("variant", ["gemma3", "llama-tied-mha"])
 def test_an_export_carries_what_converters_read(variant, make_run, tmp_path):
     """llama.cpp's wants the tokenizer's own files, the architecture, and every row of the embedding."""
@@ -513,10 +540,10 @@ def test_a_difference_is_measured_by_the_largest_logit(difference, dtype, good):
     trained = np.array([[10.0, -3.0]])
     written = trained + np.array([[0.0, difference]])
     if good:
-        assert compare(trained, written, dtype).difference == pytest.approx(difference)
+        assert compare(trained, written, {dtype}).difference == pytest.approx(difference)
     else:
         with pytest.raises(UserError, match="do not give the trained model"):
-            compare(trained, written, dtype)
+            compare(trained, written, {dtype, "float32"})
 
 
 def test_pushing_without_a_network_keeps_the_export(make_run, tmp_path):
@@ -566,7 +593,7 @@ def program(*words: str, cwd: Path) -> subprocess.CompletedProcess:
     [
         (["run=nowhere", "to=out"], 1, "nowhere: no such folder"),
         (["to=out"], 2, "run: has no value"),
-        (["run=.", "to=out", "format=gguf"], 2, "format=gguf: must be one of merged, adapter, full"),
+        (["run=.", "to=out", "format=ggml"], 2, "format=ggml: must be one of merged, adapter, full, gguf"),
         (["run=.", "to=out", "step=newest"], 2, "step=newest: must be one of latest, best or a number"),
         (["run=.", "to=out", "overwrte=true"], 2, "overwrte=true: unknown setting; did you mean overwrite?"),
     ],

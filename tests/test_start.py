@@ -370,6 +370,19 @@ def test_on_purpose_changed_settings_are_named_and_obeyed(compose, checkpoints, 
     ]
 
 
+@pytest.mark.parametrize(("then", "now"), [("true", "false"), ("false", "true")])
+def test_a_deterministic_run_goes_on_as_one(then, now, compose, checkpoints, tmp_path, caplog):
+    directory = model_directory(tmp_path / "model")
+    save(checkpoints, compose(*LORA, f"training.deterministic={then}"), directory)
+    assert start(checkpoints, compose(*LORA, f"training.deterministic={then}"), directory) == STATE
+    words = f"training.deterministic: {then} -> {now}"
+    refused = refusal(checkpoints, compose(*LORA, f"training.deterministic={now}"), directory)
+    assert words in str(refused) and "training.resume=changed" in str(refused)
+    changed = compose(*LORA, f"training.deterministic={now}", "training.resume=changed")
+    assert start(checkpoints, changed, directory) == STATE
+    assert f"going on with another setting: {words}" in caplog.text
+
+
 def test_where_and_how_a_run_computes_may_change(compose, checkpoints, tmp_path, caplog):
     directory = model_directory(tmp_path / "model")
     save(checkpoints, compose(*LORA), directory)

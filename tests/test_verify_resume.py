@@ -138,13 +138,14 @@ SMALL = (
 )
 
 
-def program(folder: Path, *words: str) -> subprocess.CompletedProcess:
+def program(folder: Path, *words: str, timeout_s: float = 280) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / "scripts" / "verify_resume.py"), f"folder={folder}", *words]
-    return subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, timeout=timeout_s)
 
 
-def verified(folder: Path, two_layer_model, jax_cache: str, *words: str) -> str:
-    done = program(folder, "model=tiny", *two_layer_model, *SMALL, f"jax_cache={jax_cache}", *words)
+def verified(folder: Path, two_layer_model, jax_cache: str, *words: str, timeout_s: float = 280) -> str:
+    command = ("model=tiny", *two_layer_model, *SMALL, f"jax_cache={jax_cache}", *words)
+    done = program(folder, *command, timeout_s=timeout_s)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert not folder.exists()
     return done.stdout
@@ -168,24 +169,44 @@ def test_a_training_does_not_outlive_the_program(tmp_path):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+FIVE = "interruptions=[kill,kill,kill,kill,kill]"
+UPDATES = ("grpo.num_minibatches=2", "grpo.num_iterations=2")
+BEST = ("evaluation.metric=eval/reward", "evaluation.patience=50")
+ALWAYS = "training.eval_interval_steps=1"  # some moments are in an evaluation
+
+
+PROVED = {
+    "adapters": ("interruptions=[kill,kill,kill,kill,kill,terminate,corrupt,kill]", "steps=40", "save_every=3"),
+    "all weights": (
+        *("model.lora_rank=null", "training.micro_batch_size=1", "training.gradient_accumulation_steps=2"),
+        "steps=20",
+    ),
+    "order and fresh groups": (
+        *("data.order=hard_first", "grpo.replace_equal_groups=true", "interruptions=[terminate,corrupt,kill]"),
+        "steps=20",
+    ),
+    # Twenty kills: adapters and all weights, updates of several parts and passes, evaluations, the best step kept, a
+    # checkpoint after every step, and so seldom that some kills come before the first one.
+    "kills, adapters": (FIVE, "save_every=1", "steps=20", "moments=1", ALWAYS, *BEST),
+    "kills, all weights": (FIVE, "model.lora_rank=null", "save_every=2", "steps=20", "moments=2", ALWAYS),
+    "kills, parts": (
+        *(FIVE, *UPDATES, "training.gradient_accumulation_steps=2", "save_every=4", "steps=20", "moments=3"),
+        "training.eval_interval_steps=3",
+    ),
+    "kills, all weights in parts": (
+        *(FIVE, *UPDATES, "model.lora_rank=null", "save_every=7", "steps=20", "moments=4", "training.spikes=skip"),
+    ),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("interruptions=[kill,kill,kill,kill,kill,terminate,corrupt,kill]", "steps=40", "save_every=3"),
-        ("model.lora_rank=null", "training.micro_batch_size=1", "training.gradient_accumulation_steps=2", "steps=20"),
-        ("grpo.num_minibatches=2", "grpo.num_iterations=2", "training.eval_interval_steps=3", "steps=20"),
-        (
-            "data.order=hard_first",
-            "grpo.replace_equal_groups=true",
-            "interruptions=[terminate,corrupt,kill]",
-            "steps=20",
-        ),
-    ],
-    ids=lambda words: words[0],
-)
+@pytest.mark.timeout(1000)
+@pytest.mark.parametrize("words", PROVED.values(), ids=PROVED)
 def test_the_proof_holds_for_many_settings(tmp_path, two_layer_model, jax_cache, words):
-    assert "equal, bit for bit" in verified(tmp_path / "v", two_layer_model, jax_cache, *words)
+    shown = verified(tmp_path / "v", two_layer_model, jax_cache, *words, timeout_s=960)
+    assert "equal, bit for bit" in shown
+    if FIVE in words:
+        assert shown.count("interrupted: SIGKILL after step ") == 5
 
 
 def test_a_training_that_cannot_start_is_its_sentence_and_leaves_nothing(tmp_path):

@@ -1,20 +1,25 @@
 """Compiles the programs of a step for an H100 or a TPU v5e that is not here, and prints what each of them needs.
 
     python tools/compiled_memory.py [--size 4b] [--rank 32] [--programs update,rollout,reference]
+    python tools/compiled_memory.py --size 270m --programs update,rollout --deterministic
     python tools/compiled_memory.py --size 270m --fsdp 4 [--tp 2] [--device v5e] [--form plain]
 
 Wants `pip install -e . "jax[cuda12]"`, or "jax[tpu]" for a v5e, and no device: nothing runs, all figures are the
 compiler's, per device. The work is 4 prompts x 4 completions of 256 + 512 tokens for each data-parallel device, on a
 Gemma 3 in bfloat16; with --rank 0 all weights are trained. "sent" is what a device has from the others: the weights of
-a rollout, which are gathered before it, are not in it. assets/devices/h100.txtpb is XLA's description of the
-device. There is no autotuning, and cuDNN's workspace is not counted.
+a rollout, which are gathered before it, are not in it. "atomics" counts the kernels, of those that XLA writes itself,
+in which threads add in the order in which they come; --deterministic sets the flags of training.deterministic=true.
+assets/devices/h100.txtpb is XLA's description of the device. There is no autotuning, and cuDNN's workspace is not
+counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +29,13 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+from tunix_grpo.run.determinism import ask_for_determinism  # noqa: E402
+
+# XLA reads its flags with the first program.
+DUMPED = tempfile.TemporaryDirectory()
+if "v5e" not in sys.argv:
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={DUMPED.name}"
+ask_for_determinism("--deterministic" in sys.argv)
 sys.path.insert(0, str(HERE.parent / "tests"))
 
 import jax  # noqa: E402
@@ -60,6 +72,7 @@ def main() -> None:
     parser.add_argument("--device", default="h100", choices=("h100", "v5e"))
     parser.add_argument("--fsdp", type=int, default=1, help="data-parallel devices")
     parser.add_argument("--tp", type=int, default=1, help="tensor-parallel devices")
+    parser.add_argument("--deterministic", action="store_true", help="as training.deterministic=true compiles them")
     parser.add_argument("--form", default="", help="of attention: plain or fused; fused on an H100")
     asked = parser.parse_args()
     platform = "cuda" if asked.device == "h100" else "tpu"
@@ -67,7 +80,9 @@ def main() -> None:
     mesh = mesh_of(platform, asked.fsdp, asked.tp)
     model = described_model(SHAPES / f"google--gemma-3-{asked.size}-it", asked.rank, mesh)
     form = asked.form or (FUSED if platform == "cuda" else PLAIN)
-    print(f"{'program':<12}{'arguments':>12}{'temporaries':>13}{'peak':>11}{'sent':>11}   (MB; compiled in)")
+    print(
+        f"{'program':<12}{'arguments':>12}{'temporaries':>13}{'peak':>11}{'sent':>11}{'atomics':>9}   (MB; compiled in)"
+    )
     for name in asked.programs.split(","):
         program, inputs = PROGRAMS[name](model, mesh, form)
         start = time.perf_counter()
@@ -78,7 +93,17 @@ def main() -> None:
         sizes = (*sizes, traffic(collectives(compiled.as_text())))
         arguments, temporaries, peak, sent = (f"{size / 1e6:,.1f}" for size in sizes)
         seconds = time.perf_counter() - start
-        print(f"{name:<12}{arguments:>12}{temporaries:>13}{peak:>11}{sent:>11}   ({seconds:.0f} s)", flush=True)
+        figures = f"{arguments:>12}{temporaries:>13}{peak:>11}{sent:>11}{atomic_kernels():>9}"
+        print(f"{name:<12}{figures}   ({seconds:.0f} s)", flush=True)
+
+
+def atomic_kernels() -> int:
+    """Returns how many of the kernels that were compiled since the last call have atomic operations."""
+    found = 0
+    for file in Path(DUMPED.name).rglob("*.ptx"):
+        found += re.search(r"\b(atom|red)\.", file.read_text()) is not None
+        file.unlink()
+    return found
 
 
 def pretend_to_have(backend: str) -> None:

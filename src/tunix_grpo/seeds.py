@@ -33,7 +33,7 @@ STREAMS = {
     "rollout": Stream(2, "jax: the tokens of completions, by step, row and token"),
     "lora": Stream(4, "jax: the matrices A of adapters, by the adapted weight"),
     "benchmark questions": Stream(
-        6, "numpy: the prompts that a benchmark asks, and at 1 the order of answers' lengths"
+        6, "numpy: the prompts that a benchmark asks, at 1 the order of answers' lengths, at 2 of completions'"
     ),
     "minibatches": Stream(7, "numpy: which groups of a step make which minibatch, by step"),
     "extra prompts": Stream(8, "numpy: the prompts that may replace groups that teach nothing, by step"),

@@ -28,6 +28,7 @@ from tunix_grpo.record.left_out import BadSteps, demonstration_lines
 from tunix_grpo.record.opening import open_record
 from tunix_grpo.record.summary import Summary, sft_start_rows, show_summary
 from tunix_grpo.run.checkpoints import Checkpoints
+from tunix_grpo.run.determinism import ask_for_determinism
 from tunix_grpo.run.devices import CompilationCounter, open_devices, peak_memory_bytes
 from tunix_grpo.run.intervals import due
 from tunix_grpo.run.rescue import save_where_possible
@@ -53,6 +54,7 @@ def train_on_demonstrations(config: SftConfig) -> Summary:
         UserError: something that the user can mend; nothing has been left half-written.
     """
     started = time.monotonic()
+    ask_for_determinism(config.training.deterministic)
     devices = open_devices(config.device, config.mesh, config.jax_cache)
     compilations = CompilationCounter()
     with Checkpoints(config.checkpoint_dir, config.training.max_to_keep) as checkpoints:

@@ -40,6 +40,7 @@ from tunix_grpo.record.summary import Summary, show_summary, start_rows
 from tunix_grpo.rewards.builders import build_rewards
 from tunix_grpo.rewards.custom import require_columns
 from tunix_grpo.run.agreement import settled
+from tunix_grpo.run.determinism import ask_for_determinism
 from tunix_grpo.run.devices import CompilationCounter, open_devices
 from tunix_grpo.run.intervals import due
 from tunix_grpo.run.joining import joined
@@ -84,6 +85,7 @@ def train_on(hosts: Hosts, config: Config) -> Summary:
     if config.task.validate:
         score_golds(config.reward, validate_task(config.task, config.seed), config.generation.max_generation_steps)
         return Summary(steps=0, accuracy_before=None, accuracy_after=None)
+    ask_for_determinism(config.training.deterministic)
     devices = open_devices(config.device, config.mesh, config.jax_cache, hosts)
     compilations = CompilationCounter()
     with open_checkpoints(config.checkpoint_dir, config.training.max_to_keep, hosts) as checkpoints:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tunix_grpo.export import exporting
+from tunix_grpo.export.checking import logits
 from tunix_grpo.export.exporting import QUESTIONS
 from tunix_grpo.model.model import Model
 from tunix_grpo.text.prompts import chat_messages
@@ -44,7 +44,7 @@ def export_distances(model: Model, merged: Path, adapter: Path) -> dict[str, dic
     read = {
         "merged": theirs(merged, torch.float32, with_adapter=False),
         "adapter": theirs(model.directory, torch.float32, with_adapter=True),
-        "ours": {kind: exporting.logits(model, weights, rows) for kind, rows in texts.items()},
+        "ours": {kind: logits(model, weights, rows) for kind, rows in texts.items()},
         "merged, float64": theirs(merged, torch.float64, with_adapter=False),
     }
     return {

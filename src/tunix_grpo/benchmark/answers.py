@@ -7,17 +7,15 @@ before there were slots, the next one on its way while the texts of one are made
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tunix_grpo import seeds
+from tunix_grpo.benchmark.lengths import SHORTEST, answer_lengths
 from tunix_grpo.benchmark.link import Link
 from tunix_grpo.benchmark.own import make_prompts
 from tunix_grpo.benchmark.questions import EndlessTokenizer, NumberTokenizer
@@ -32,9 +30,6 @@ from tunix_grpo.model.model import Model, load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.run.devices import CompilationCounter, open_devices
 from tunix_grpo.run.joining import refuse_several
-
-_RECORDED = Path(__file__).parent.parent / "assets" / "benchmark" / "answer_lengths.json"
-_SHORTEST = 5  # tokens; a recorded answer that is shorter counts as one of so many
 
 
 def serve(settings: Mapping[str, object], link: Link) -> None:
@@ -88,13 +83,6 @@ def serve(settings: Mapping[str, object], link: Link) -> None:
         link.send(**measured, equal_answers=equal, compilations=compilations.count - before)
 
 
-def answer_lengths(count: int, longest: int, seed: int) -> np.ndarray:
-    """Returns int[count], the tokens of answers: the recorded ones, again and again, in an order of the seed."""
-    recorded = np.clip(json.loads(_RECORDED.read_text()), _SHORTEST, None)
-    lengths = np.minimum(np.resize(recorded, count), longest)
-    return seeds.generator("benchmark questions", seed, 1).permutation(lengths)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Sides:
     """Two ways to the same answers.
@@ -115,7 +103,7 @@ class _Sides:
     def compile(self) -> None:
         """Answers a little more questions than there are rows, in a few tokens."""
         few = [place % len(self.limits) for place in range(self.rows + 1)]
-        short = dataclasses.replace(self, limits=np.minimum(self.limits, _SHORTEST))
+        short = dataclasses.replace(self, limits=np.minimum(self.limits, SHORTEST))
         for _ in (*short.in_batches(few), *short.in_slots(few)):
             pass
         self._keys(range(len(self.limits)))  # the one program whose size goes by the number of questions

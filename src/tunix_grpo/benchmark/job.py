@@ -19,7 +19,8 @@ class Job:
         prompts: P per step.
         generations: G per prompt.
         prompt_width: tokens that a prompt may have.
-        completion_tokens: T, generated in full.
+        completion_tokens: T, the most of a completion.
+        lengths: tokens of each completion of a step, prompt by prompt; None: T, since no token ends one.
         micro_batch_size: prompts that pass through the model at once.
         total_steps: to be made.
         texts: total_steps x P prompts, with their chat template.
@@ -36,6 +37,7 @@ class Job:
     generations: int
     prompt_width: int
     completion_tokens: int
+    lengths: list[int] | None
     micro_batch_size: int
     beta: float
     learning_rate: float
@@ -52,7 +54,8 @@ class About(TypedDict):
     Attributes:
         platform: what JAX calls the device: cpu, gpu or tpu.
         device: what the hardware calls itself.
-        work: the fields of `limits.Work`, and prompt_width.
+        work: the sizes of `limits.Work`, and prompt_width.
+        lengths: as `Job` has them.
         ceilings: the fields of `limits.Ceilings`.
         limits: the fields of `limits.Limits`, and step: seconds.
         total_steps: as `Job` has them; so are texts and answers.
@@ -66,6 +69,7 @@ class About(TypedDict):
     dtype: str
     remat: str
     work: dict[str, int]
+    lengths: list[int] | None
     ceilings: dict[str, float]
     limits: dict[str, float]
     total_steps: int

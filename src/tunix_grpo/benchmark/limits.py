@@ -21,6 +21,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from tunix_grpo.decoder.spec import DecoderSpec
 
 _STORED_BYTES = {"int8": 1.0, "nf4": 0.5}  # of a quantized weight, its scales left out
@@ -46,13 +48,15 @@ class Work:
         prompts: P, different ones.
         generations: G, completions of each.
         prompt_tokens: S, of each prompt.
-        completion_tokens: T, of each completion.
+        completion_tokens: T, of the longest completion that there may be.
+        lengths: B, tokens of each completion, each prompt's side by side; None: T.
     """
 
     prompts: int
     generations: int
     prompt_tokens: int
     completion_tokens: int
+    lengths: tuple[int, ...] | None = None
 
     @property
     def rows(self) -> int:
@@ -60,9 +64,37 @@ class Work:
         return self.prompts * self.generations
 
     @property
+    def row_lengths(self) -> tuple[int, ...]:
+        """Tokens of each completion."""
+        return self.lengths or (self.completion_tokens,) * self.rows
+
+    @property
+    def predicted(self) -> int:
+        """Tokens of all completions."""
+        return sum(self.row_lengths)
+
+    @property
+    def inputs(self) -> int:
+        """Of them, those that are inputs of a forward pass."""
+        return self.predicted - self.rows
+
+    @property
     def tokens(self) -> int:
         """Inputs of a forward pass over the step."""
-        return self.prompts * self.prompt_tokens + self.rows * (self.completion_tokens - 1)
+        return self.prompts * self.prompt_tokens + self.inputs
+
+    def sizes(self) -> dict[str, int]:
+        """Returns the numbers P, G, S and T by name."""
+        names = ("prompts", "generations", "prompt_tokens", "completion_tokens")
+        return {name: getattr(self, name) for name in names}
+
+    def share(self, devices: int) -> Work:
+        """Returns what one of so many devices does at the least, whichever completions it has."""
+        prompts = self.prompts // devices
+        if self.lengths is None or devices == 1:
+            return dataclasses.replace(self, prompts=prompts)
+        longest_first = sorted(self.lengths, reverse=True)
+        return dataclasses.replace(self, prompts=prompts, lengths=tuple(longest_first[devices - 1 :: devices]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,7 +138,7 @@ def step_limits(
         num_iterations: updates of a step.
     """
     weights = weight_bytes(spec, bytes_per_weight, quantization)
-    steps = work.completion_tokens - 1
+    steps = max(work.row_lengths) - 1
     prefill = max(weights / ceilings.bandwidth, prefill_flops(spec, work) / ceilings.arithmetic)
     decode = 0.0
     if steps:
@@ -158,12 +190,14 @@ def cache_entries(spec: DecoderSpec, work: Work) -> int:
 
     What lies in the prompt is read once per group.
     """
-    total = 0
-    for window, layers in _layers_by_window(spec):
-        for generated in range(1, work.completion_tokens):
+    total, lengths = 0, np.reshape(work.row_lengths, (work.prompts, work.generations))
+    for generated in range(1, int(lengths.max())):
+        drawing = lengths > generated
+        prompts, rows = int(drawing.any(axis=1).sum()), int(drawing.sum())
+        for window, layers in _layers_by_window(spec):
             seen = _seen(window, work.prompt_tokens + generated)
             own = min(generated, seen)
-            total += layers * (work.prompts * (seen - own) + work.rows * own)
+            total += layers * (prompts * (seen - own) + rows * own)
     return total
 
 
@@ -178,14 +212,13 @@ def prefill_flops(spec: DecoderSpec, work: Work) -> float:
 
 def decode_flops(spec: DecoderSpec, work: Work) -> float:
     """Returns the FLOP of all decode steps of a rollout."""
-    tokens = work.rows * (work.completion_tokens - 1)
-    return _projection_flops(spec, tokens) + _completion_attention(spec, work) + _head_flops(spec, tokens)
+    attention = _completion_attention(spec, work)
+    return _projection_flops(spec, work.inputs) + attention + _head_flops(spec, work.inputs)
 
 
 def forward_flops(spec: DecoderSpec, work: Work) -> float:
     """Returns the FLOP of the log-probabilities of a step's completions."""
-    predicted = work.rows * work.completion_tokens
-    return _projection_flops(spec, work.tokens) + _attention_flops(spec, work) + _head_flops(spec, predicted)
+    return _projection_flops(spec, work.tokens) + _attention_flops(spec, work) + _head_flops(spec, work.predicted)
 
 
 def update_flops(spec: DecoderSpec, work: Work, adapter_parameters: int | None) -> float:
@@ -199,7 +232,7 @@ def update_flops(spec: DecoderSpec, work: Work, adapter_parameters: int | None) 
     backward = forward + _attention_flops(spec, work)
     if adapter_parameters is not None:
         return forward + backward + 3 * 2 * adapter_parameters * work.tokens
-    trained = _projection_flops(spec, work.tokens) + _head_flops(spec, work.rows * work.completion_tokens)
+    trained = _projection_flops(spec, work.tokens) + _head_flops(spec, work.predicted)
     return forward + backward + trained
 
 
@@ -220,7 +253,8 @@ def _prompt_attention(spec: DecoderSpec, work: Work) -> float:
 
 
 def _completion_attention(spec: DecoderSpec, work: Work) -> float:
-    return work.rows * _pair_flops(spec, work.prompt_tokens, work.completion_tokens - 1)
+    alike = Counter(work.row_lengths).items()
+    return sum(rows * _pair_flops(spec, work.prompt_tokens, length - 1) for length, rows in alike)
 
 
 def _pair_flops(spec: DecoderSpec, before: int, count: int) -> float:

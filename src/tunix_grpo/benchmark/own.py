@@ -1,4 +1,4 @@
-"""Our own program, timed: the trainer of a training run, with prompts of one length and no end of a completion."""
+"""Our own program, timed: the trainer of a training run, with prompts of one length; no token ends a completion."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import optax
 
 from tunix_grpo.benchmark.ceilings import measure_ceilings
 from tunix_grpo.benchmark.job import About
+from tunix_grpo.benchmark.lengths import completion_lengths
 from tunix_grpo.benchmark.limits import Ceilings, Work, step_limits
 from tunix_grpo.benchmark.link import Link
 from tunix_grpo.benchmark.questions import (
@@ -55,6 +56,10 @@ def serve(settings: Mapping[str, object], link: Link) -> None:
     spec = read_spec(directory, config.model.family)
     count = config.prompts_per_step(devices.data_parallel)
     prompts, tokenizer = make_prompts(config, spec, directory, count * config.total_steps())
+    lengths = None
+    if asked.lengths == "real":
+        rows, longest = count * config.grpo.num_generations, config.generation.max_generation_steps
+        lengths = completion_lengths(rows, longest, config.seed)
 
     model = load_model(config.model, directory, devices.mesh, config.seed)
     ceilings = measure_ceilings(model.dtype)
@@ -69,7 +74,7 @@ def serve(settings: Mapping[str, object], link: Link) -> None:
         build_optimizer(config.optimizer, schedule),
         prompt_width=config.generation.max_prompt_length,
     )
-    link.send(**_description(config, devices, model, trainer, prompts, ceilings))
+    link.send(**_description(config, devices, model, trainer, prompts, lengths, ceilings))
 
     step = 0
     while True:
@@ -78,9 +83,9 @@ def serve(settings: Mapping[str, object], link: Link) -> None:
         before = compilations.count
         start = time.perf_counter()
         batch = prompts.batch(range((step - 1) * count, step * count), config.grpo.num_generations)
-        done = trainer.step(step, batch)
+        done = trainer.step(step, dataclasses.replace(batch, limits=lengths))
         seconds = time.perf_counter() - start
-        timing = done.metrics
+        timing, drawn = done.metrics, done.rollout.lengths
         link.send(
             step_s=seconds,
             rollout_s=timing["timing/rollout"],
@@ -89,6 +94,8 @@ def serve(settings: Mapping[str, object], link: Link) -> None:
             update_s=timing["timing/update"],
             compilations=compilations.count - before,
             peak_bytes=peak_memory_bytes(),
+            tokens=int(drawn.sum()),
+            longest=int(drawn.max()),
         )
 
 
@@ -105,7 +112,13 @@ def make_prompts(
 
 
 def _description(
-    config: TimedConfig, devices: Devices, model: Model, trainer: Trainer, prompts: PromptSet, ceilings: Ceilings
+    config: TimedConfig,
+    devices: Devices,
+    model: Model,
+    trainer: Trainer,
+    prompts: PromptSet,
+    lengths: np.ndarray | None,
+    ceilings: Ceilings,
 ) -> About:
     """Returns what is timed: names and limits for the report, and the work that a peer is to do too."""
     work = Work(
@@ -113,10 +126,11 @@ def _description(
         generations=config.grpo.num_generations,
         prompt_tokens=round(np.mean([len(ids) for ids in prompts.ids])),
         completion_tokens=config.generation.max_generation_steps,
+        lengths=None if lengths is None else tuple(lengths.tolist()),
     )
     limits = step_limits(
         model.spec,
-        dataclasses.replace(work, prompts=work.prompts // devices.data_parallel),
+        work.share(devices.data_parallel),
         Ceilings(*(rate * devices.mesh.shape["tp"] for rate in ceilings)),
         bytes_per_weight=model.dtype.itemsize,
         quantization=config.model.quantization,
@@ -132,7 +146,8 @@ def _description(
         "num_devices": devices.mesh.size,
         "dtype": model.dtype.name,
         "remat": trainer.remat,
-        "work": dataclasses.asdict(work) | {"prompt_width": config.generation.max_prompt_length},
+        "work": work.sizes() | {"prompt_width": config.generation.max_prompt_length},
+        "lengths": None if lengths is None else lengths.tolist(),
         "ceilings": ceilings._asdict(),
         "limits": dataclasses.asdict(limits) | {"step": limits.step},
         "total_steps": config.total_steps(),

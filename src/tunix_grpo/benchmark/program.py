@@ -111,6 +111,7 @@ def _job(config: BenchmarkConfig, about: About) -> Job:
         generations=work["generations"],
         prompt_width=work["prompt_width"],
         completion_tokens=work["completion_tokens"],
+        lengths=about["lengths"],
         micro_batch_size=config.training.micro_batch_size,
         beta=config.grpo.beta,
         learning_rate=config.optimizer.learning_rate,

@@ -45,14 +45,22 @@ def figures(
             continue
         seconds, limit = statistics.median(m[f"{part}_s"] for m in timed), about["limits"][part]
         result |= {f"{part}_s": seconds, f"{part}_limit_s": limit, f"{part}_percent": 100 * limit / seconds}
-    length, tokens = work["completion_tokens"], work["prompts"] * work["generations"] * work["completion_tokens"]
+    rows, tokens = work["prompts"] * work["generations"], timed[-1]["tokens"]  # every step has as many
+    longest = max(m["longest"] for m in timed)
     result |= {
+        "lengths": config.lengths,
+        "length_mean": tokens / rows,
+        "length_max": longest,
         "step_s_min": min(m["step_s"] for m in timed),
         "step_s_max": max(m["step_s"] for m in timed),
-        "rollout_ms_per_token": 1000 * result["rollout_s"] / length,
-        "rollout_limit_ms_per_token": 1000 * result["rollout_limit_s"] / length,
+        "rollout_ms_per_token": 1000 * result["rollout_s"] / longest,
+        "rollout_limit_ms_per_token": 1000 * result["rollout_limit_s"] / longest,
         "tokens_per_s": tokens / result["rollout_s"],
         "tokens_limit_per_s": tokens / result["rollout_limit_s"],
+        "samples_per_s": rows / result["step_s"],
+        "samples_limit_per_s": rows / result["step_limit_s"],
+        "completion_tokens_per_s": tokens / result["step_s"],
+        "completion_tokens_limit_per_s": tokens / result["step_limit_s"],
         "steps_per_hour": 3600 / result["step_s"],
         "steps_limit_per_hour": 3600 / result["step_limit_s"],
         "compile_s": max(0.0, own[0]["step_s"] - result["step_s"]),
@@ -61,22 +69,26 @@ def figures(
         "peak_bytes": own[-1]["peak_bytes"],
     }
     if peer is not None:
-        result |= _comparison(config, timed, peer)
+        result |= _comparison(config, timed, peer, rows)
     return result
 
 
-def _comparison(config: BenchmarkConfig, own: Measurements, peer: Measurements) -> dict[str, Any]:
+def _comparison(config: BenchmarkConfig, own: Measurements, peer: Measurements, rows: int) -> dict[str, Any]:
     """Returns the figures of the peer; a ratio is ours / the peer's, so below 1 ours is faster."""
     own_seconds = [m["step_s"] for m in own]
     seconds = [m["step_s"] for m in peer[1 + config.warmup :]]
     ratios = [ours / theirs for ours, theirs in zip(own_seconds, seconds, strict=True)]
-    return {
+    step_s, tokens = statistics.median(seconds), own[-1]["tokens"]
+    counted = {"peer_length_mean": peer[-1]["tokens"] / rows} if config.lengths == "real" else {}
+    return counted | {
         "peer": config.peer,
-        "peer_step_s": statistics.median(seconds),
+        "peer_step_s": step_s,
         "peer_step_s_min": min(seconds),
         "peer_step_s_max": max(seconds),
+        "peer_samples_per_s": rows / step_s,
+        "peer_completion_tokens_per_s": tokens / step_s,
         "peer_peak_bytes": peer[-1]["peak_bytes"],
-        "step_ratio": statistics.median(own_seconds) / statistics.median(seconds),
+        "step_ratio": statistics.median(own_seconds) / step_s,
         "step_ratio_min": min(ratios),
         "step_ratio_max": max(ratios),
     }
@@ -140,10 +152,13 @@ def _heading(result: Mapping[str, Any]) -> list[str]:
     base = "" if result["quantization"] is None else f" on {result['quantization']}"
     prompts, generations = result["prompts"], result["generations"]
     arithmetic = result["arithmetic_flop_per_s"] / 1e9
+    tokens = f"{result['completion_tokens']} tokens"
+    if result["lengths"] == "real":
+        tokens = f"{result['length_mean']:.0f} tokens in the mean and {result['length_max']} at most"
     return [
         f"{result['model']}, {result['dtype']}, {trained}{base}, on {result['device']}",
-        f"{prompts} prompts x {generations} completions of {result['prompt_tokens']} + {result['completion_tokens']} "
-        f"tokens, {result['micro_batch_size']} prompts at once, medians of {result['steps']} steps",
+        f"{prompts} prompts x {generations} completions of {result['prompt_tokens']} + {tokens}, "
+        f"{result['micro_batch_size']} prompts at once, medians of {result['steps']} steps",
         f"this device: {format_bytes(result['bandwidth_bytes_per_s'])}/s, {arithmetic:,.0f} GFLOP/s",
     ]
 
@@ -159,6 +174,9 @@ def _against_limits(result: Mapping[str, Any]) -> list[str]:
             token, limit = result["rollout_ms_per_token"], result["rollout_limit_ms_per_token"]
             rows.append(("  a token of all rows", f"{token:.3g} ms", f"{limit:.3g} ms", ""))
             rows.append(("  tokens/s", f"{result['tokens_per_s']:,.0f}", f"{result['tokens_limit_per_s']:,.0f}", ""))
+    samples, tokens = result["samples_limit_per_s"], result["completion_tokens_limit_per_s"]
+    rows.append(("  samples/s", f"{result['samples_per_s']:.3g}", f"{samples:.3g}", ""))
+    rows.append(("  completion tokens/s", f"{result['completion_tokens_per_s']:,.0f}", f"{tokens:,.0f}", ""))
     rows.append(("steps/hour", f"{result['steps_per_hour']:,.0f}", f"{result['steps_limit_per_hour']:,.0f}", ""))
     return _aligned(rows)
 

@@ -57,8 +57,8 @@ class LengthsConfig(SamplingConfig):
     max_prompt_length: Whole | None = rules.number(minimum=1, hint="null chooses by device")
     """Tokens of a prompt, 1 or more; null is 64 on a CPU, 256 elsewhere."""
     max_generation_steps: Whole | None = rules.number(minimum=1, hint="null chooses by device")
-    """Tokens of a completion, all of them generated, 1 or more; null is 64 on a CPU, 512 elsewhere. With
-    timed=evaluation the tokens at which answers are cut; null is 200."""
+    """Tokens of a completion, 1 or more: of each with lengths=full, of the longest with lengths=real; null is 64 on a
+    CPU, 512 elsewhere. With timed=evaluation the tokens at which answers are cut; null is 200."""
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
@@ -90,6 +90,9 @@ class BenchmarkConfig(StepSize):
     timed: Literal["steps", "evaluation"]
     """What is timed: steps of training, or the answers of an evaluation, in batches and in rows that are filled again
     as answers end."""
+    lengths: Literal["full", "real"]
+    """How long the completions of timed steps are: all as long as they may be (full), or each as long as one of a
+    recorded mix, the same for the peer (real)."""
     steps: Whole | None = rules.number(minimum=1, hint="null chooses by device")
     """Timed steps, 1 or more; null is 3 on a CPU, 5 elsewhere. With timed=evaluation its rounds; null is 1."""
     warmup: Whole = rules.number(minimum=0)
@@ -188,6 +191,20 @@ def _evaluation_is_alone(timed: str, peer: str | None) -> str | None:
     return None
 
 
+def _tunix_ends_by_tokens(lengths: str, peer: str | None) -> str | None:
+    """Checks that the peer can end each completion at a length of its own."""
+    if lengths == "real" and peer == "tunix":
+        return "its sampler cannot end each row at a given length; give lengths=full, peer=trl or peer=null"
+    return None
+
+
+def _answers_have_lengths(timed: str, lengths: str) -> str | None:
+    """Checks that no mix of completions is asked for where answers are timed."""
+    if timed == "evaluation" and lengths == "real":
+        return "an evaluation has recorded lengths of its own; give lengths=full, or timed=steps"
+    return None
+
+
 def _no_run(run: str | None) -> str | None:
     return "steps take as long whatever was trained before; leave it out" if run is not None else None
 
@@ -201,6 +218,8 @@ load = Loader(
                 Relation(relations.WEIGHTS, relations.weights_exist),
                 Relation(("model.quantization", "model.lora_rank"), relations.quantized_base_is_frozen),
                 Relation(("timed", "peer"), _evaluation_is_alone),
+                Relation(("lengths", "peer"), _tunix_ends_by_tokens),
+                Relation(("timed", "lengths"), _answers_have_lengths),
                 Relation(("model.run",), _no_run),
             ),
         ),

@@ -33,10 +33,12 @@ class ExportConfig:
     """A saved step, or latest, or best: the saved step with the highest evaluation.metric."""
     to: Path = rules.hint("give the folder to write")
     """Folder that is written."""
-    format: Literal["merged", "adapter", "full"]
-    """merged: a whole model; adapter: a PEFT adapter; full: a whole model, of a run without LoRA."""
+    format: Literal["merged", "adapter", "full", "gguf"]
+    """merged: a whole model; adapter: a PEFT adapter; full: a whole model, of a run without LoRA; gguf: a whole model
+    for llama.cpp and Ollama."""
     dtype: Literal["auto", "float32", "bfloat16"]
-    """Type of the tensors of a whole model; auto is that of the base model's file, or the run's if it is wider."""
+    """Type of the tensors of a whole model; auto is that of the base model's file, or the run's if it is wider; float16
+    for gguf, whose vectors are always float32."""
     push: Name | None = rules.hint("give OWNER/NAME, or null")
     """Hub id that the folder is uploaded to; null uploads nothing."""
     checkpoint_dir: Path | None = rules.hint("give a folder, or null for the one that the run has written to")

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from tunix_grpo.config import rules
-from tunix_grpo.config.rules import GROUP, Count, Device, Look, Number, Path, Seed, Whole
+from tunix_grpo.config.rules import GROUP, Count, Device, Flag, Look, Number, Path, Seed, Whole
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
@@ -61,6 +61,9 @@ class LengthConfig(BatchConfig):
     update is left out too."""
     spike_threshold: Number = rules.number(above=0, hint="usual are 4 to 10")
     """Robust standard deviations above the median from which it is a spike, above 0."""
+    deterministic: Flag
+    """A GPU gives the same bits each time, as a CPU always does: XLA takes kernels that add up in one order and times
+    none against another, which costs speed. Checkpoints of such a run are not gone on with otherwise."""
     seed: Seed
     """Seed of everything random, 0 to 2**32 - 1."""
     device: Device

@@ -1,4 +1,4 @@
-"""Writes a run's trained model into a folder that transformers or PEFT loads, and checks what was written.
+"""Writes a run's trained model into a folder that transformers, PEFT or llama.cpp loads, and checks what was written.
 
 It is written beside its place under another name, read back, compared with the trained model, and then renamed.
 """
@@ -6,12 +6,13 @@ It is written beside its place under another name, read back, compared with the 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,11 +23,12 @@ import numpy as np
 from tunix_grpo import console
 from tunix_grpo.config import MeshConfig
 from tunix_grpo.config.export import ExportConfig
-from tunix_grpo.decoder.forward import forward, head_logits, text_positions
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.errors import UserError
+from tunix_grpo.export.checking import Check, compare, logits
 from tunix_grpo.export.destination import require_replaceable
 from tunix_grpo.export.model_card import MARK, model_card
+from tunix_grpo.export.modelfile import modelfile, read_turns
 from tunix_grpo.export.upload import push, require_repository
 from tunix_grpo.files import Json, read_json, whole_folder
 from tunix_grpo.model import saving
@@ -36,7 +38,7 @@ from tunix_grpo.model.layout import projection_names
 from tunix_grpo.model.loading import stored_weights
 from tunix_grpo.model.model import Model
 from tunix_grpo.model.placing import place_stacks
-from tunix_grpo.model.saving import ADAPTER_FILE, own_dtypes, read_adapter, text_config, uniform_dtypes, write_weights
+from tunix_grpo.model.saving import own_dtypes, read_adapter, text_config, uniform_dtypes, write_weights
 from tunix_grpo.run.devices import open_devices
 from tunix_grpo.run.saved_runs import SavedRun, choose_step, load_trained, open_run
 from tunix_grpo.text.prompts import chat_messages, system_prompt_text
@@ -47,9 +49,6 @@ QUESTIONS = (
     "A train leaves at nine and arrives at noon. How long does it travel?",
     "Name three fruits.",
 )
-# Largest difference of a logit, as a part of the largest logit: what rounding a model's weights to this type makes of a
-# deep model. A tensor that is missing, transposed or unscaled makes more.
-TOLERANCE = {"float32": 1e-4, "float64": 1e-4, "float16": 0.02, "bfloat16": 0.1}
 SHARD_BYTES = 5 * 10**9  # a larger model is cut into files
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -65,29 +64,24 @@ TOKENIZER_FILES = (
 )
 _OWN_FILES = re.compile(
     r"README\.md|config\.json|generation_config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
-    r"|adapter_config\.json|adapter_model\.safetensors|" + "|".join(map(re.escape, TOKENIZER_FILES))
+    r"|adapter_config\.json|adapter_model\.safetensors|model\.gguf|Modelfile|"
+    + "|".join(map(re.escape, TOKENIZER_FILES))
 )
+GGUF_FILE = "model.gguf"
+_KINDS = {"adapter": "adapter", "gguf": "gguf"}  # of a model card; other formats are whole models
 _log = logging.getLogger(__name__)
 
 
-class Check(NamedTuple):
-    """What reading the files back has shown.
+class Written(NamedTuple):
+    """Files of a model.
 
     Attributes:
-        difference: largest, of a logit, from the trained model's.
-        largest: largest absolute logit of the trained model.
-        allowed: for `difference`.
+        dtypes: that weights were rounded to.
+        read_back: reads them as the decoder's weights.
     """
 
-    difference: float
-    largest: float
-    allowed: float
-
-    def __str__(self) -> str:
-        return (
-            f"Read back, its logits differ from the trained model's by at most {self.difference:.2g} "
-            f"(the largest logit is {self.largest:.3g})."
-        )
+    dtypes: set[str]
+    read_back: Callable[[], Weights]
 
 
 def export(config: ExportConfig) -> Check:
@@ -101,7 +95,7 @@ def export(config: ExportConfig) -> Check:
     if config.push is not None:
         require_repository(config.push)
     run = open_run(Path(config.run), config.checkpoint_dir, dataclasses.asdict(config.model))
-    adapter = _wants_adapter(run, config.format)
+    _require_fitting(run, config.format)
     step = choose_step(run, config.step)
 
     with whole_folder(to, "to") as folder:
@@ -112,18 +106,24 @@ def export(config: ExportConfig) -> Check:
         prompts = _prompts(run, tokenizer)
         trained = logits(model, model.decoder_weights(), prompts)
 
-        _copy_tokenizer(source, folder)
-        if adapter:
-            read_back = write_adapter(run, model, folder)
+        if config.format == "gguf":
+            written = write_gguf(run, model, tokenizer, devices.mesh, folder, dtype=config.dtype, name=to.name)
         else:
-            _write_json(folder / "generation_config.json", generation_config(model.directory, tokenizer))
-            dtypes = file_dtypes(run, model, config.dtype)
-            read_back = write_model(run, model, dtypes, devices.mesh, folder)
-        if _prompts(run, _tokenizer(run, model, folder)) != prompts:
-            raise UserError(f"{source}: its tokenizer has files of an unknown kind, without which its tokens differ")
-        check = compare(trained, logits(model, read_back(), prompts), _coarsest(folder, model))
+            _copy_tokenizer(source, folder)
+            if config.format == "adapter":
+                written = write_adapter(run, model, folder)
+            else:
+                _write_json(folder / "generation_config.json", generation_config(model.directory, tokenizer))
+                written = write_model(run, model, file_dtypes(run, model, config.dtype), devices.mesh, folder)
+            if _prompts(run, _tokenizer(run, model, folder)) != prompts:
+                raise UserError(
+                    f"{source}: its tokenizer has files of an unknown kind, without which its tokens differ"
+                )
+        check = compare(trained, logits(model, written.read_back(), prompts), written.dtypes | {model.dtype.name})
         _log.info("%s", check)
-        text = model_card(run, step, place=config.push or to.name, adapter=adapter, check=str(check))
+        text = model_card(
+            run, step, place=config.push or to.name, kind=_KINDS.get(config.format, "model"), check=str(check)
+        )
         (folder / "README.md").write_text(text, "utf-8")
     size = sum(file.stat().st_size for file in to.iterdir())
     _log.info("written: %s (%s, step %d, %s)", to, config.format, step, console.format_bytes(size))
@@ -132,7 +132,8 @@ def export(config: ExportConfig) -> Check:
     return check
 
 
-def _wants_adapter(run: SavedRun, wanted: str) -> bool:
+def _require_fitting(run: SavedRun, wanted: str) -> None:
+    """Raises UserError for a format that the run, or what is installed, has not the parts for."""
     lora = run.config.model.lora_rank is not None
     if wanted == "adapter" and not lora:
         raise UserError(f"format=adapter: {run.folder} trained all weights (model.lora_rank=null); give format=full")
@@ -141,10 +142,11 @@ def _wants_adapter(run: SavedRun, wanted: str) -> bool:
     if wanted == "adapter" and run.config.model.run is not None:
         other = f"{run.folder} started from the weights of another run"
         raise UserError(f"format=adapter: {other}, for which there is no base; give format=merged")
-    return wanted == "adapter"
+    if wanted == "gguf" and importlib.util.find_spec("gguf") is None:
+        raise UserError("format=gguf: gguf is not installed; run pip install 'tunix-grpo[gguf]'")
 
 
-# --- what is written; each returns a function that reads it back as the decoder's weights ---
+# --- what is written ---
 
 
 def file_dtypes(run: SavedRun, model: Model, wanted: str) -> dict[str, np.dtype]:
@@ -167,7 +169,7 @@ def file_dtypes(run: SavedRun, model: Model, wanted: str) -> dict[str, np.dtype]
 
 def write_model(
     run: SavedRun, model: Model, dtypes: dict[str, np.dtype], mesh: jax.sharding.Mesh, folder: Path
-) -> Callable[[], Weights]:
+) -> Written:
     """Writes config.json and the weights, adapters merged."""
     lost = write_weights(
         folder,
@@ -178,11 +180,7 @@ def write_model(
         dtypes=dtypes,
         shard_bytes=SHARD_BYTES,
     )
-    if lost > 0.5:
-        _log.warning(
-            "rounding loses %s of what training changed; dtype=float32 or format=adapter keeps all of it",
-            console.format_percent(lost),
-        )
+    _tell_lost(lost)
     config = read_config(model.directory)
     dtype = dtypes["model.embed_tokens.weight"]
     _write_json(folder / "config.json", text_config(config, model.spec, dtype))
@@ -191,10 +189,46 @@ def write_model(
         spec = read_spec(folder, run.config.model.family)
         return place_stacks(spec, stored_weights(spec, folder), mesh, model.dtype)
 
-    return read_back
+    return Written({dtype.name for dtype in dtypes.values()}, read_back)
 
 
-def write_adapter(run: SavedRun, model: Model, folder: Path) -> Callable[[], Weights]:
+def _tell_lost(lost: float) -> None:
+    if lost > 0.5:
+        _log.warning(
+            "rounding loses %s of what training changed; dtype=float32 or format=adapter keeps all of it",
+            console.format_percent(lost),
+        )
+
+
+def write_gguf(
+    run: SavedRun, model: Model, tokenizer: Tokenizer, mesh: jax.sharding.Mesh, folder: Path, *, dtype: str, name: str
+) -> Written:
+    """Writes a GGUF file and a Modelfile.
+
+    Args:
+        dtype: of matrices; `auto` is float16.
+        name: of the model.
+    """
+    from tunix_grpo.export import gguf_file
+
+    dtype = "float16" if dtype == "auto" else dtype
+    file = folder / GGUF_FILE
+    _tell_lost(gguf_file.write_gguf(file, model, tokenizer, name=name, dtype=dtype))
+    start = tokenizer.bos_id() if tokenizer.adds_bos else None
+    text = modelfile(
+        read_turns(tokenizer.render_prompt),
+        file=GGUF_FILE,
+        bos=None if start is None else tokenizer.token(start),
+        system_prompt=system_prompt_text(run.config.task.system_prompt),
+        stops=[tokenizer.token(token) for token in tokenizer.stop_ids],
+    )
+    if "TEMPLATE" not in text:
+        _log.warning("Modelfile: the chat template cannot be put into Ollama's language; it is in the GGUF file")
+    (folder / "Modelfile").write_text(text, "utf-8")
+    return Written({dtype}, lambda: place_stacks(model.spec, gguf_file.read_gguf(file, model), mesh, model.dtype))
+
+
+def write_adapter(run: SavedRun, model: Model, folder: Path) -> Written:
     """Writes PEFT's files."""
     settings = run.config.model
     assert settings.lora_rank is not None  # only a run with an adapter has come here
@@ -219,7 +253,7 @@ def write_adapter(run: SavedRun, model: Model, folder: Path) -> Callable[[], Wei
         }
         return with_adapters(model.spec, model.reference, adapters)
 
-    return read_back
+    return Written(set(), read_back)
 
 
 def generation_config(directory: Path, tokenizer: Tokenizer) -> dict[str, Json]:
@@ -251,48 +285,6 @@ def _copy_tokenizer(source: Path, folder: Path) -> None:
 
 def _write_json(file: Path, content: Json) -> None:
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
-
-
-# --- the check ---
-
-
-def logits(model: Model, params: Weights, prompts: Sequence[Sequence[int]]) -> np.ndarray:
-    """Returns float32[tokens of all prompts, V]."""
-    width = max(map(len, prompts))
-    tokens = np.array([[*prompt, *[0] * (width - len(prompt))] for prompt in prompts], np.int32)
-    valid = np.arange(width) < np.array([[len(prompt)] for prompt in prompts])
-    with jax.default_matmul_precision("highest"):
-        positions = text_positions(jnp.asarray(valid))
-        hidden, _ = forward(model.spec, params, jnp.asarray(tokens), positions, jnp.asarray(valid))
-        return np.asarray(head_logits(params, hidden))[valid]
-
-
-def compare(trained: np.ndarray, written: np.ndarray, dtype: str) -> Check:
-    """Compares two models' logits.
-
-    Args:
-        dtype: the coarsest type that either was rounded to.
-
-    Raises:
-        UserError: they differ by more than rounding explains.
-    """
-    largest = float(np.max(np.abs(trained)))
-    difference = float(np.max(np.abs(written - trained)))
-    check = Check(difference, largest, TOLERANCE[dtype] * max(1.0, largest))
-    if not check.difference <= check.allowed:  # a NaN is not
-        raise UserError(
-            f"the written files do not give the trained model: their logits differ by {difference:.3g}, rounding to "
-            f"{dtype} explains at most {check.allowed:.3g}; nothing was kept"
-        )
-    return check
-
-
-def _coarsest(folder: Path, model: Model) -> str:
-    """Returns the coarsest of the types of the files and of the computation."""
-    written = {model.dtype.name}
-    if not (folder / ADAPTER_FILE).is_file():
-        written |= {dtype.name for dtype in own_dtypes(model.spec, folder).values()}
-    return max(written, key=lambda name: TOLERANCE[name])
 
 
 def _prompts(run: SavedRun, tokenizer: Tokenizer) -> list[list[int]]:

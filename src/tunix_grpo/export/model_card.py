@@ -17,14 +17,14 @@ MARK = "Written by `scripts/export.py` of tunix-grpo"
 _PRIVATE = ("checkpoint_dir", "output_dir", "jax_cache", "tracker", "device")
 _COLUMNS = {"eval/accuracy": "accuracy", "eval/reward": "reward", "eval/truncated": "truncated"}
 _LOADING = {
-    False: """\
+    "model": """\
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("{place}", dtype="auto")
 tokenizer = AutoTokenizer.from_pretrained("{place}")
 ```""",
-    True: """\
+    "adapter": """\
 ```python
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer
@@ -32,30 +32,37 @@ from transformers import AutoTokenizer
 model = AutoPeftModelForCausalLM.from_pretrained("{place}", dtype="auto")
 tokenizer = AutoTokenizer.from_pretrained("{place}")
 ```""",
+    "gguf": """\
+```
+llama-cli -m {place}/model.gguf
+cd {place} && ollama create {name} -f Modelfile && ollama run {name}
+```""",
 }
+_LIBRARIES = {"model": "transformers", "adapter": "peft", "gguf": "gguf"}
 
 
-def model_card(run: SavedRun, step: int, *, place: str, adapter: bool, check: str) -> str:
+def model_card(run: SavedRun, step: int, *, place: str, kind: str, check: str) -> str:
     """Returns the text of README.md.
 
     Args:
         step: that was exported.
         place: hub id, or folder, that the model is loaded from.
-        adapter: a PEFT adapter, not a whole model.
+        kind: of the files: `model`, `adapter` of PEFT, or `gguf`.
         check: a sentence on what reading the files back has shown.
     """
     model = run.config.model
     base = _base(run.config)
-    kind = "A LoRA adapter for" if adapter else "A model made from"
+    name = place.rpartition("/")[2]
+    what = "A LoRA adapter for" if kind == "adapter" else "A model made from"
     parts = [
-        _front_matter(run.config, adapter),
-        f"# {place.rpartition('/')[2]}",
-        f"{kind} {base}, {_training(run.config)}, {step} steps"
+        _front_matter(run.config, kind),
+        f"# {name}",
+        f"{what} {base}, {_training(run.config)}, {step} steps"
         + (f", LoRA of rank {model.lora_rank}." if model.lora_rank is not None else ", all weights."),
         "## Scores",
         _scores(run, step),
         "## Loading",
-        _LOADING[adapter].format(place=place),
+        _LOADING[kind].format(place=place, name=name),
         "## Settings",
         f"```yaml\n{yaml.safe_dump(portable(dataclasses.asdict(run.config)), sort_keys=False).strip()}\n```",
         f"{MARK} {__version__}. {check}",
@@ -93,13 +100,13 @@ def _base(config: RunConfig) -> str:
     return f"[{model.hub_id}](https://huggingface.co/{model.hub_id}){at}"
 
 
-def _front_matter(config: RunConfig, adapter: bool) -> str:
+def _front_matter(config: RunConfig, kind: str) -> str:
     """Returns what the hub reads of a card."""
-    content: dict[str, object] = {"library_name": "peft" if adapter else "transformers"}
+    content: dict[str, object] = {"library_name": _LIBRARIES[kind]}
     if config.model.path is None and config.model.kaggle_id is None:
         content["base_model"] = config.model.hub_id
-    kind = "grpo" if isinstance(config, Config) else "sft"
-    content |= {"pipeline_tag": "text-generation", "tags": [kind, "tunix-grpo"]}
+    way = "grpo" if isinstance(config, Config) else "sft"
+    content |= {"pipeline_tag": "text-generation", "tags": [way, "tunix-grpo"]}
     return f"---\n{yaml.safe_dump(content, sort_keys=False)}---"
 
 

@@ -62,7 +62,7 @@ class Rollout:
 
     Attributes:
         batch: token ids and lengths, on the host.
-        truncated: bool[B], no stop token within max_tokens.
+        truncated: bool[B], max_tokens without a stop token.
         texts: the completions without special tokens.
         token_ids: the completions, the stop token included.
         logps: float32[B, T] on the host, the log-probability of each token when it was drawn.
@@ -214,6 +214,7 @@ class Sampler:
         step: int,
         extra_round: int = 0,
         ended: Ended | None = None,
+        limits: np.ndarray | None = None,
     ) -> Rollout:
         """Draws completions.
 
@@ -223,6 +224,8 @@ class Sampler:
             step: the step that the random numbers belong to.
             extra_round: which further batch of the step it is, from 1; 0 is its own.
             ended: is told of each completion as soon as it has ended; the device draws on in the meantime.
+            limits: int[B], tokens of each completion, 1 to config.max_tokens, unless a stop token ends it before; None:
+                config.max_tokens. What is ended by a lower limit counts as ended by itself.
         """
         asked = left_padded(prompts, self._width, self._tokenizer.pad_id())
         rows = len(prompts) * config.num_generations
@@ -230,11 +233,12 @@ class Sampler:
         weights = self._gathering.weights(weights)
         if self._max_rows is not None and rows > self._max_rows:
             of_rows = [prompt for prompt in prompts for _ in range(config.num_generations)]
-            again = Asked(of_rows, np.asarray(jax.random.key_data(keys)))
+            again = Asked(of_rows, np.asarray(jax.random.key_data(keys)), limits)
             completions = self._engine(self._max_rows).completions(weights, again, config)
         else:
             by_rows = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec("fsdp"))
-            start = Start(weights, *layouts.put((*asked, keys), by_rows))
+            ends = None if limits is None else np.asarray(limits, np.int32)
+            start = Start(weights, *layouts.put((*asked, keys, ends), by_rows))
             rule = DrawRule(config, tuple(self._tokenizer.stop_ids), self._tokenizer.pad_id())
             drawing = completions_in_stages if config.max_tokens > SHORT else _completions_at_once
             completions = drawing(self._form, self._mesh, start, rule)
@@ -256,7 +260,7 @@ class Sampler:
         for done in completions:
             row, length = done.place, len(done.tokens)
             tokens[row, :length], logps[row, :length] = done.tokens, done.logps
-            lengths[row], truncated[row] = length, not done.stopped
+            lengths[row], truncated[row] = length, not done.stopped and length == width
             # The stop token is trained, but it is not text.
             texts[row] = self._tokenizer.decode(done.tokens[: length - done.stopped].tolist())
             token_ids[row] = done.tokens.tolist()

@@ -124,7 +124,7 @@ class Trainer(Learner):
             ahead.add(row, samples_of(batch, one, self._task, step, self._sampling.max_tokens))
 
         weights = self.params, self._frozen
-        return self._sampler.sample(weights, batch.ids, self._sampling, step, extra_round, ended)
+        return self._sampler.sample(weights, batch.ids, self._sampling, step, extra_round, ended, batch.limits)
 
     def step(self, step: int, batch: Batch) -> StepResult:
         """Runs one step whole: `collect`, then `update`."""

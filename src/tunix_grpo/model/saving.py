@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -39,6 +39,28 @@ ADAPTER_CONFIG = "adapter_config.json"
 _PEFT_PREFIX = "base_model.model."
 
 Adapters: TypeAlias = dict[str, tuple[Array, Array]]
+
+
+class Rounding:
+    """Rounds tensors to the type of a file, adapters merged before in float32, and adds up what that loses of them."""
+
+    def __init__(self) -> None:
+        self._lost = self._changed = 0.0
+
+    @property
+    def lost(self) -> float:
+        """What was lost of the adapters' change to the weights, as a part of it (Frobenius norms); 0 without any."""
+        return (self._lost / self._changed) ** 0.5 if self._changed else 0.0
+
+    def merged(self, tensor: np.ndarray, delta: np.ndarray | None, dtype: np.dtype) -> np.ndarray:
+        """Returns a tensor, with what an adapter adds to it, in the type of the file."""
+        if delta is None:
+            return tensor.astype(dtype)
+        merged = tensor.astype(np.float32) + delta
+        rounded = merged.astype(dtype)
+        self._lost += float(np.sum(np.square(rounded.astype(np.float32) - merged)))
+        self._changed += float(np.sum(np.square(delta)))
+        return rounded
 
 
 def own_dtypes(spec: DecoderSpec, directory: Path) -> dict[str, np.dtype]:
@@ -92,35 +114,41 @@ def write_weights(
         shard_bytes: a file is not larger, unless one leaf alone is.
 
     Returns:
-        What rounding lost of the adapters, as a part of their change to the weights (Frobenius norms); 0 without any.
+        What rounding lost of the adapters, see `Rounding.lost`.
     """
+    rounding = Rounding()
     flat = flattened(trained)
     shards = _shards(spec, dtypes, shard_bytes)
     weight_map: dict[str, str] = {}
-    lost = changed = 0.0
     for number, shard in enumerate(shards, 1):
         name = MODEL_FILE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-        tensors = {}
-        for leaf in shard:
-            pairs = _pairs_of(leaf, flat)
-            stored = leaf.save(np.asarray(array_of(leaf)))
-            for index, (tensor_name, tensor) in enumerate(zip(leaf.names, stored, strict=True)):
-                dtype = dtypes[tensor_name]
-                if pairs:
-                    a, b = pairs[index]
-                    delta = lora_scale * (b @ a)
-                    merged = tensor.astype(np.float32) + delta
-                    tensor = merged.astype(dtype)
-                    lost += float(np.sum(np.square(tensor.astype(np.float32) - merged)))
-                    changed += float(np.sum(np.square(delta)))
-                tensors[tensor_name] = np.ascontiguousarray(tensor.astype(dtype))
+        tensors = {
+            tensor_name: np.ascontiguousarray(rounding.merged(tensor, delta, dtypes[tensor_name]))
+            for leaf in shard
+            for tensor_name, tensor, delta in leaf_tensors(leaf, array_of(leaf), flat, lora_scale)
+        }
         _save(tensors, folder / name)
         weight_map |= dict.fromkeys(tensors, name)
     if len(shards) > 1:
         total = sum(_bytes(leaf, dtypes) for shard in shards for leaf in shard)
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         (folder / MODEL_INDEX).write_text(json.dumps(index, indent=2) + "\n")
-    return (lost / changed) ** 0.5 if changed else 0.0
+    return rounding.lost
+
+
+def leaf_tensors(
+    leaf: Leaf, array: Array, trained: Mapping[LeafPath, jax.Array], lora_scale: float
+) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
+    """Yields the name of each Hugging Face tensor of a leaf, the tensor, and what its adapter adds, in float32.
+
+    Args:
+        array: the leaf without an adapter.
+        trained: adapters by the paths of their leaves.
+    """
+    pairs = _pairs_of(leaf, trained)
+    for index, (name, tensor) in enumerate(zip(leaf.names, leaf.save(np.asarray(array)), strict=True)):
+        a, b = pairs[index] if pairs else (None, None)
+        yield name, np.asarray(tensor), None if a is None or b is None else np.asarray(lora_scale * (b @ a))
 
 
 def text_config(config: Mapping[str, Json], spec: DecoderSpec, dtype: np.dtype) -> dict[str, Json]:

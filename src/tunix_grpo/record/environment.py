@@ -37,6 +37,7 @@ def write_environment(
         "questions": dict(questions),
         "device": devices.kind,
         "devices": devices.mesh.size,
+        "xla_flags": os.environ.get("XLA_FLAGS"),
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "python": platform.python_version(),

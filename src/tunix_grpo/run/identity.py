@@ -119,6 +119,7 @@ def settings(config: RunConfig) -> dict[str, Json]:
     if isinstance(config, Config):
         groups["reward"] = _of_rewards(groups["reward"])
     flat = {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
+    flat["training.deterministic"] = config.training.deterministic
     return {key: value for key, value in flat.items() if key not in FREE}
 
 

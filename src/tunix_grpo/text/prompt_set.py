@@ -34,6 +34,7 @@ class Batch:
         ids: P prompts as token ids.
         num_generations: G, completions that each prompt gets.
         rows: the P indices into the set that the prompts come from.
+        limits: int[B], tokens at which each completion is ended; None: a stop token or the longest length ends it.
     """
 
     questions: list
@@ -41,6 +42,7 @@ class Batch:
     ids: list[list[int]]
     num_generations: int
     rows: list[int]
+    limits: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Returns P."""

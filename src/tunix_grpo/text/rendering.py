@@ -71,6 +71,13 @@ class Renderer:
             was_written |= form in _WITH_TEXT
         raise self._left_out(messages) if was_written or failure is None else failure
 
+    def template(self) -> str | None:
+        """Returns the text of the chat template in use, of several the chosen one; None where there is none."""
+        templates, chosen = self._tokenizer.chat_template, self._variables.get("chat_template")
+        if isinstance(templates, dict):
+            return templates.get("default" if chosen is None else chosen, chosen)
+        return chosen or templates
+
     def turn_start(self) -> str:
         """Returns what the template writes in front of a user's question; nothing where it does not work."""
         try:

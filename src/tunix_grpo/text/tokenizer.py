@@ -8,10 +8,12 @@ completion; the pad token is one that neither stops a completion nor occurs in t
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tunix_grpo.errors import UserError, one_line, shortened
 from tunix_grpo.files import read_json
@@ -30,6 +32,7 @@ class Tokenizer:
 
     Attributes:
         stop_ids: tokens that end a completion, sorted.
+        adds_bos: every text starts with BOS.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class Tokenizer:
         self.stop_ids = tuple(sorted(set(stop_ids)))
         self._pad_id = _choose_pad(tokenizer, self.stop_ids, vocab_size)
         plain = self._ids("a", add_special_tokens=True)
-        self._adds_bos = tokenizer.bos_token_id is not None and plain[:1] == [tokenizer.bos_token_id]
+        self.adds_bos = tokenizer.bos_token_id is not None and plain[:1] == [tokenizer.bos_token_id]
 
     def encode_prompt(self, messages: list[dict[str, str]]) -> list[int]:
         """Returns the ids of a conversation up to the place where the model answers; see `rendering.py`.
@@ -128,6 +131,22 @@ class Tokenizer:
         """Returns the beginning-of-text token, or None."""
         return self._tokenizer.bos_token_id
 
+    def chat_template(self) -> str | None:
+        """Returns the text of the chat template in use; None for a base model."""
+        return self._renderer.template()
+
+    def parts(self) -> dict[str, Any]:
+        """Returns what tokenizer.json says of this tokenizer, whatever files it was read from.
+
+        Raises:
+            UserError: it is none of the tokenizers library.
+        """
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            place = self._tokenizer.name_or_path
+            raise UserError(f"{place}: its tokenizer has no tokenizer.json; give model.tokenizer=DIR of one that has")
+        return json.loads(backend.to_str())
+
     @functools.cached_property
     def _frame(self) -> frozenset[int]:
         """Holds the special tokens that are no text: stop and pad tokens, BOS and the marks of turns.
@@ -152,7 +171,7 @@ class Tokenizer:
 
     def _encode(self, text: str) -> list[int]:
         ids = self._plain_ids(text)
-        if self._adds_bos and ids[:1] != [self._tokenizer.bos_token_id]:
+        if self.adds_bos and ids[:1] != [self._tokenizer.bos_token_id]:
             ids = [self._tokenizer.bos_token_id, *ids]
         return ids
 
