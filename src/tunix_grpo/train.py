@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tunix_grpo import console, workers
 from tunix_grpo.config import Config
-from tunix_grpo.errors import UserError
+from tunix_grpo.errors import HalfStepError, UserError
 from tunix_grpo.grpo.evaluations import build_evaluations, held_out_questions
 from tunix_grpo.grpo.optimizer import build_optimizer, build_schedule
 from tunix_grpo.grpo.spikes import Spikes
@@ -116,6 +116,7 @@ def train(config: Config) -> Summary:
         trainer = Trainer(
             config, devices.mesh, model, tokenizer, task, rewards, optimizer, width, each, follows, spikes
         )
+        trainer.memory.recall(state.memory)
         if state.step > 0:
             trainer.restore(*checkpoints.restore(state.step, trainer.params, trainer.optimizer_state))
         sizes = {"width": width, "data_parallel": devices.data_parallel}
@@ -154,7 +155,7 @@ def train(config: Config) -> Summary:
                     order.note(step, collected.groups.outcomes)
                     state.step = step
                     state.num_tokens += result.num_tokens
-                    state.update_window = spikes.window
+                    state.update_window, state.memory = spikes.window, trainer.memory.saved()
                     bad_steps.note(step, result.health, completion_lines(step, result))
                     metrics = {}
                     if due(step, config.training.log_interval_steps, total_steps):
@@ -184,7 +185,7 @@ def train(config: Config) -> Summary:
                         break
                 saver.finish()
             except UserError as error:  # a reward that fails, numbers that are not finite, a disk that stays full
-                new = state.step >= first_step
+                new = state.step >= first_step and not isinstance(error, HalfStepError)
                 where = save_where_possible(error, saver.save_into, checkpoints, output) if new else ""
                 raise UserError(f"step {step}: {error}{where}") from error
 
