@@ -49,7 +49,7 @@ def uneven(compose, folder, monkeypatch):
         with monkeypatch.context() as patches:
             patches.setattr(rollout, "SHORT", 16 if "stages" in way else LENGTH)
             if "pieces" not in way:
-                patches.setattr("tunix_grpo.grpo.trainer.cut_by_length", padded)
+                patches.setattr("tunix_grpo.grpo.cutting.cut_by_length", padded)
             slots = ["generation.max_rows=5"] if "slots" in way else []
             trainer = small_trainer(compose, folder, *SETTINGS, *slots, *overrides, **changes)
             collected = [trainer.collect(number, batch) for number in range(1, steps + 1)]

@@ -146,7 +146,7 @@ def test_the_reference_is_computed_while_rewards_are(compose, folder, monkeypatc
 
     done = []
     trainer = small_trainer(compose, folder, "grpo.beta=0.1", "training.micro_batch_size=1", reward=reward)
-    monkeypatch.setattr("tunix_grpo.grpo.trainer.token_logps", reference)
+    monkeypatch.setattr("tunix_grpo.grpo.cutting.token_logps", reference)
     trainer.collect(1, number_prompts(2).batch(ROWS[:2], 4))
     assert done == [True]
 

@@ -26,6 +26,10 @@ class ConfigError(UserError):
             super().__init__(f"{len(self.problems)} settings are wrong:{lines}")
 
 
+class HalfStepError(UserError):
+    """Ends a run between two updates of a step, so that its parameters are those of no step."""
+
+
 class NotContinued(UserError):
     """Refuses to go on with a checkpoint in silence; a door that knows the command shows those that do what is meant.
 

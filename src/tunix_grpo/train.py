@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tunix_grpo import console, workers
 from tunix_grpo.config import Config
-from tunix_grpo.errors import UserError
+from tunix_grpo.errors import HalfStepError, UserError
 from tunix_grpo.grpo.evaluations import build_evaluations, held_out_questions
 from tunix_grpo.grpo.optimizer import build_optimizer, build_schedule
 from tunix_grpo.grpo.spikes import Spikes
@@ -128,6 +128,7 @@ def train_on(hosts: Hosts, config: Config) -> Summary:
         spikes = Spikes(config.training.spikes, config.training.spike_threshold, state.update_window)
         parts = (model, tokenizer, task, rewards, optimizer)
         trainer = Trainer(config, devices.mesh, *parts, width, each, follows, spikes, hosts)
+        trainer.memory.recall(state.memory)
         if state.step > 0:
             trainer.restore(*checkpoints.restore(state.step, trainer.params, trainer.optimizer_state))
         sizes = {"width": width, "data_parallel": devices.data_parallel}
@@ -172,7 +173,7 @@ def train_on(hosts: Hosts, config: Config) -> Summary:
                     order.note(step, collected.groups.outcomes)
                     state.step = step
                     state.num_tokens += result.num_tokens
-                    state.update_window = spikes.window
+                    state.update_window, state.memory = spikes.window, trainer.memory.saved()
                     metrics = {}
                     with hosts.together():
                         bad_steps.note(step, result.health, completion_lines(step, result))
@@ -204,7 +205,7 @@ def train_on(hosts: Hosts, config: Config) -> Summary:
                         break
                 saver.finish()
             except UserError as error:  # a reward that fails, numbers that are not finite, a disk that stays full
-                new = state.step >= first_step and hosts.is_known(error)
+                new = state.step >= first_step and hosts.is_known(error) and not isinstance(error, HalfStepError)
                 where = save_where_possible(error, saver.save_into, checkpoints, output) if new else ""
                 raise UserError(f"step {step}: {error}{where}") from error
 

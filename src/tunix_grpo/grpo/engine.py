@@ -99,6 +99,14 @@ class Engine:
         rule = DrawRule(dataclasses.replace(sampling, num_generations=1), self.stop_ids, self.pad_id)
         return _Drawing(self, weights, asked, rule).completions()
 
+    def largest_program(self, weights: tuple[LeafTree, Weights], sampling: Sampling) -> jax.stages.Lowered:
+        """Returns the program that draws in the largest cache, neither compiled nor run."""
+        rule = DrawRule(dataclasses.replace(sampling, num_generations=1), self.stop_ids, self.pad_id)
+        size = (cache_sizes(sampling.max_tokens - 1) or [1])[-1]
+        slots = jax.eval_shape(lambda: _free(self.form, self.mesh, self.rows, self.prompt_width, size, rule))
+        together = jax.eval_shape(lambda *held: _joined(self.form, *held), *weights)
+        return _continued.lower(self.form, self.mesh, together, slots, rule, tokens_of_round())
+
 
 class _Drawing:
     """The rows of an engine while they work a list off."""

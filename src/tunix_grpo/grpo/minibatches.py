@@ -5,6 +5,7 @@ Letters: P prompts, G completions of each, B = P * G rows (row i belongs to prom
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -42,6 +43,27 @@ class Part(NamedTuple):
         """Returns the part's rows at the indices int[r], with all its prompts."""
         divisors = Divisors(self.divisors.per_row[rows], self.divisors.whole)
         return Part(self.prompts, self.rows[rows], self.kept[rows], divisors)
+
+    def split(self, prompts: int) -> list[Part]:
+        """Returns it in parts of so many prompts each, with all their rows; itself where it has no more."""
+        count, group = len(self.prompts), len(self.rows) // len(self.prompts)
+        if count <= prompts:
+            return [self]
+        parts = []
+        for places in np.split(np.arange(count), count // prompts):
+            rows = self.some(rows_of(places, group))
+            parts.append(rows._replace(prompts=self.prompts[places]))
+        return parts
+
+
+def joined(parts: Sequence[Part]) -> Part:
+    """Returns the whole of which `Part.some` has returned these."""
+    rows, kept, per_row = (
+        np.concatenate(columns)
+        for columns in zip(*((part.rows, part.kept, part.divisors.per_row) for part in parts), strict=True)
+    )
+    whole = Part(parts[0].prompts, rows, kept, Divisors(per_row, parts[0].divisors.whole))
+    return whole.some(np.argsort(rows))  # the rows of a step's micro batches rise
 
 
 def minibatch_order(num_prompts: int, num_minibatches: int, seed: int, step: int) -> list[np.ndarray]:

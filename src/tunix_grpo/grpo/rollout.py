@@ -26,6 +26,7 @@ from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import Completions, left_padded
 from tunix_grpo.grpo.answering import Answerer, SlotAnswerer
 from tunix_grpo.grpo.engine import Asked, Completion, Engine
+from tunix_grpo.grpo.needed import program_bytes
 from tunix_grpo.grpo.stages import SHORT, Start, completions_in_stages
 from tunix_grpo.model.gathering import Gathering
 from tunix_grpo.model.layout import LeafTree
@@ -215,6 +216,7 @@ class Sampler:
         extra_round: int = 0,
         ended: Ended | None = None,
         limits: np.ndarray | None = None,
+        max_rows: int | None = None,
     ) -> Rollout:
         """Draws completions.
 
@@ -226,15 +228,17 @@ class Sampler:
             ended: is told of each completion as soon as it has ended; the device draws on in the meantime.
             limits: int[B], tokens of each completion, 1 to config.max_tokens, unless a stop token ends it before; None:
                 config.max_tokens. What is ended by a lower limit counts as ended by itself.
+            max_rows: in the place of the sampler's own; None: that.
         """
         asked = left_padded(prompts, self._width, self._tokenizer.pad_id())
         rows = len(prompts) * config.num_generations
         keys = row_keys(self._seed, step, rows, extra_round)
         weights = self._gathering.weights(weights)
-        if self._max_rows is not None and rows > self._max_rows:
+        most = max_rows or self._max_rows
+        if most is not None and rows > most:
             of_rows = [prompt for prompt in prompts for _ in range(config.num_generations)]
             again = Asked(of_rows, np.asarray(jax.random.key_data(keys)), limits)
-            completions = self._engine(self._max_rows).completions(weights, again, config)
+            completions = self._engine(most).completions(weights, again, config)
         else:
             by_rows = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec("fsdp"))
             ends = None if limits is None else np.asarray(limits, np.int32)
@@ -277,6 +281,10 @@ class Sampler:
         """
         engine, weights = self._engine(rows, width), self._gathering.weights(weights)
         return SlotAnswerer(engine, weights, self._tokenizer, self._seed)
+
+    def needed_bytes(self, weights: tuple[LeafTree, Weights], config: Sampling, rows: int) -> int | None:
+        """Returns what drawing in so many rows at once needs on a device, as the compiler says it."""
+        return program_bytes(self._engine(rows).largest_program(self._gathering.weights(weights), config))
 
     def _engine(self, rows: int, width: int | None = None) -> Engine:
         devices = self._mesh.shape["fsdp"]

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import jax
 import numpy as np
 
+from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.grpo.minibatches import Part
 from tunix_grpo.grpo.replacement import Groups
@@ -37,6 +39,39 @@ class Piece:
 
 
 MicroBatch: TypeAlias = list[Piece]
+
+
+def pieces_of(minibatches: Iterable[list[MicroBatch]]) -> list[Piece]:
+    """Returns the pieces of a step, in the order in which they run."""
+    return [piece for minibatch in minibatches for micro in minibatch for piece in micro]
+
+
+def by_rows(pieces: Sequence[Piece], values: Sequence[jax.Array | None], shape: tuple[int, int]) -> np.ndarray | None:
+    """Returns float32[B, T] on the host, with the values of the rows of pieces; None where there are none.
+
+    Args:
+        values: float32[rows, T] of each piece, T as of its completions.
+        shape: B and T of the step.
+    """
+    found = np.zeros(shape, np.float32)
+    for piece, of_piece in zip(pieces, values, strict=True):
+        if of_piece is None:
+            return None
+        found[piece.part.rows, : of_piece.shape[1]] = layouts.fetched(of_piece)
+    return found
+
+
+@dataclasses.dataclass
+class Turn:
+    """What one update of each pass trains on.
+
+    Attributes:
+        micros: its micro batches.
+        old: of each piece, log-probabilities under the weights that sampled; empty before these have updated.
+    """
+
+    micros: list[MicroBatch]
+    old: list[jax.Array] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +125,7 @@ class StepResult:
         num_tokens: prompt and completion tokens that were processed, those of groups that were given back included.
         num_drawn: the completion tokens among them.
         health: which of its updates were no good.
+        no_room: a sentence for each time that memory ran out.
     """
 
     sampled: Groups
@@ -101,6 +137,7 @@ class StepResult:
     num_tokens: int
     num_drawn: int
     health: UpdateHealth
+    no_room: Sequence[str] = ()
 
 
 class Clock:

@@ -11,31 +11,35 @@ What differs from the GRPO paper (arXiv:2402.03300) and from stock Tunix, in one
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 
-from tunix_grpo.config import TrainerConfig, plugins
+from tunix_grpo.config import TrainerConfig
 from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.forward import choose_remat
 from tunix_grpo.decoder.generation import Sampling
+from tunix_grpo.decoder.rows import Completions
+from tunix_grpo.errors import HalfStepError, UserError
 from tunix_grpo.grpo.advantages import Advantages, advantage_of
-from tunix_grpo.grpo.algorithms import AGGREGATIONS, objective_of
+from tunix_grpo.grpo.algorithms import objective_of
 from tunix_grpo.grpo.answering import Answerer
-from tunix_grpo.grpo.buckets import cut_by_length, say_new
+from tunix_grpo.grpo.cutting import Cutter
 from tunix_grpo.grpo.learner import Learner
 from tunix_grpo.grpo.loss import LossInputs, sampling_difference
-from tunix_grpo.grpo.minibatches import Part, cut_step, minibatch_order
-from tunix_grpo.grpo.passes import PassForm, accumulate_pieces, token_logps
+from tunix_grpo.grpo.memory import Memory
+from tunix_grpo.grpo.needed import completions_like, reference_bytes, update_bytes
+from tunix_grpo.grpo.passes import Gradient, PassForm, accumulate_pieces, token_logps
 from tunix_grpo.grpo.replacement import Groups, replace_equal_groups, right_answers
 from tunix_grpo.grpo.rollout import Rollout, RowTokenizer, Sampler, samples_of, train_sampling
 from tunix_grpo.grpo.shared_scoring import score_together
 from tunix_grpo.grpo.spikes import Limits, Spikes
-from tunix_grpo.grpo.step import Clock, Collected, MicroBatch, Piece, StepResult, UpdateHealth
+from tunix_grpo.grpo.step import Clock, Collected, MicroBatch, Piece, StepResult, Turn, UpdateHealth, pieces_of
 from tunix_grpo.grpo.updates import Update, no_gradient, update_health, update_metrics
 from tunix_grpo.hosts.cluster import ALONE, Hosts
 from tunix_grpo.model.model import Model
@@ -44,6 +48,8 @@ from tunix_grpo.rewards.base import Reward, Samples
 from tunix_grpo.rewards.scoring import RewardTable
 from tunix_grpo.tasks.base import Task
 from tunix_grpo.text.prompt_set import Batch
+
+_REFERENCE, _UPDATE = "the reference", "the update"  # in sentences
 
 
 class Trainer(Learner):
@@ -79,14 +85,15 @@ class Trainer(Learner):
         weights = {reward.name: reward.weight for reward in rewards}
         self._advantages = Advantages(advantage_of(config.grpo.advantage), weights if normalise_each else None)
         self._objective, group = objective_of(config.grpo), config.grpo.num_generations
-        self._micro_prompts = config.training.micro_batch_size * mesh.shape["fsdp"]
         self._sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
         tokens = config.training.micro_batch_size * (prompt_width + group * config.generation.max_generation_steps)
         self.remat = choose_remat(config.training.remat, model.spec, tokens, model.dtype)
+        self.memory = Memory(config, mesh, self.remat, model.is_quantized)
+        self._shape = prompt_width, config.generation.max_generation_steps
         rows = config.generation.max_rows
         self._sampler = Sampler(model, tokenizer, mesh, prompt_width=prompt_width, seed=config.seed, max_rows=rows)
-        self._known_sizes: set[tuple[int, int]] = set()  # of pieces, whose programs are compiled
         self._form = PassForm(model.form, self._objective, config.generation.temperature, self.remat)
+        self._cutter = Cutter(config, mesh, model, self._form, self._sampling, self.memory)
 
     def ahead(self) -> Ahead:
         """Returns what asks slow rewards about completions while others are drawn."""
@@ -115,16 +122,24 @@ class Trainer(Learner):
     def draw(self, batch: Batch, step: int, extra_round: int, ahead: Ahead) -> Rollout:
         """Samples the completions of a batch that is trained on; see `Sampler.sample`."""
 
-        own = self._hosts.part(len(batch) * batch.num_generations, batch.num_generations)
+        own = self._hosts.part(
+            len(batch) * batch.num_generations, batch.num_generations
+        )  # other hosts ask about others
+        told: set[int] = set()  # a rollout that begins again has nothing new to tell of these
 
         def ended(row: int, text: str, token_ids: list[int]) -> None:
-            if row not in own:  # another host asks about it
-                return
-            one = [(row, text, token_ids)]
-            ahead.add(row, samples_of(batch, one, self._task, step, self._sampling.max_tokens))
+            if row in own and row not in told:
+                told.add(row)
+                one = [(row, text, token_ids)]
+                ahead.add(row, samples_of(batch, one, self._task, step, self._sampling.max_tokens))
 
-        weights = self.params, self._frozen
-        return self._sampler.sample(weights, batch.ids, self._sampling, step, extra_round, ended, batch.limits)
+        def draw(most: int | None) -> Rollout:
+            where = step, extra_round, ended, batch.limits, most
+            return self._sampler.sample(weights, batch.ids, self._sampling, *where)
+
+        weights, count = (self.params, self._frozen), len(batch.ids) * self._sampling.num_generations
+        needs = functools.partial(self._sampler.needed_bytes, weights, self._sampling)
+        return self.memory.drawing(count, draw, needs)
 
     def step(self, step: int, batch: Batch) -> StepResult:
         """Runs one step whole: `collect`, then `update`."""
@@ -145,18 +160,18 @@ class Trainer(Learner):
         ahead = self.ahead()
         rollout = self.draw(batch, step, 0, ahead)
         clock.lap("timing/rollout")
-        minibatches = None
+        early, cut = None, functools.partial(self._cutter.cut, step, rollout)
         if grpo.beta > 0 and fresh is None:  # dispatched first: the device works while the host computes rewards
-            minibatches = self._cut(step, rollout)
+            early = self.memory.passing(_REFERENCE, cut, self._reference_bytes)
         sampled = groups = self.groups(batch, rollout, step, ahead)
         clock.lap("timing/reward")
         if fresh is not None:
             groups = replace_equal_groups(self, sampled, fresh, step, grpo.max_extra_rounds)
             clock.lap("timing/replacement")
         gains = self._advantages.of(groups.rewards, batch.num_generations)
-        if minibatches is None or groups.rewards.skipped:
-            minibatches = self._cut(step, groups.rollout, gains, groups.rewards.skipped)
-        jax.block_until_ready([piece.reference for piece in _pieces(minibatches)])
+        if early is None or groups.rewards.skipped:
+            early, cut = None, functools.partial(self._cutter.cut, step, groups.rollout, gains, groups.rewards.skipped)
+        minibatches = self._with_reference(early, cut)
         clock.lap("timing/reference")
         return Collected(sampled, groups, gains, minibatches, clock.laps)
 
@@ -176,106 +191,101 @@ class Trainer(Learner):
             metrics |= groups.metrics()
         tokens = groups.num_tokens() + groups.given_back_tokens, groups.num_drawn() + groups.given_back_drawn
         trained = (groups.batch, groups.rollout, groups.rewards, done.advantages)
-        return StepResult(done.sampled, *trained, metrics, *tokens, health)
+        metrics |= self.memory.metrics()
+        return StepResult(done.sampled, *trained, metrics, *tokens, health, self.memory.take_notes())
 
-    def _cut(
-        self, step: int, rollout: Rollout, gains: np.ndarray | None = None, skipped: Collection[int] = ()
+    def _with_reference(
+        self, ready: list[list[MicroBatch]] | None, cut: Callable[[], list[list[MicroBatch]]]
     ) -> list[list[MicroBatch]]:
-        """Cuts a step into the micro batches of each minibatch, and dispatches the reference where there is one.
+        """Returns the micro batches when the reference has run.
 
         Args:
-            gains: float32[B]; None where they are not known yet.
-            skipped: rows without a loss, since a reward could not be had.
+            ready: those for which it is on its way.
+            cut: sends it on its way again.
         """
-        grpo, group = self._config.grpo, self._sampling.num_generations
-        kept = np.where(rollout.truncated & grpo.mask_truncated, np.float32(0), np.float32(1))
-        kept[sorted(skipped)] = 0
-        has_gradient = None
-        if gains is not None and grpo.beta == 0 and not plugins.is_outside(grpo.ratio):
-            has_gradient = ((gains * kept) != 0).reshape(-1, group).any(axis=1)
-        prompts = minibatch_order(len(kept) // group, grpo.num_minibatches, self._config.seed, step)
-        aggregation, longest = AGGREGATIONS[grpo.aggregation], self._config.generation.max_generation_steps
-        parts = cut_step(prompts, self._micro_prompts, rollout.lengths, kept, aggregation, longest, has_gradient)
-        return [[self._micro_batch(rollout, part) for part in minibatch] for minibatch in parts]
 
-    def _micro_batch(self, rollout: Rollout, part: Part) -> MicroBatch:
-        """Puts a micro batch on the devices, in pieces of alike length, and dispatches the reference."""
-        lengths, shape = rollout.lengths[part.rows], rollout.batch.prompt_tokens.shape
-        cut = cut_by_length(lengths, shape[1], self._sampling, self._mesh.shape["fsdp"])
-        say_new(cut, self._known_sizes)
-        parts = [part.some(rows) for rows, _, _ in cut]
-        batches, sampled = [], []
-        for of_rows, (_, prompt, width) in zip(parts, cut, strict=True):
-            batch = rollout.batch.rows(part.prompts, of_rows.rows)
-            batch = batch._replace(tokens=batch.tokens[:, :width], prompt=prompt)
-            batches.append(layouts.put(batch, self._sharding))
-            sampled.append(layouts.put(rollout.logps[of_rows.rows, :width], self._sharding))
-        references: Sequence[jax.Array | None] = [None] * len(cut)
-        if self._config.grpo.beta > 0:
-            references = token_logps(self._form, None, self._model.reference, batches)
-        return list(map(Piece, parts, batches, sampled, references))
+        def wait() -> list[list[MicroBatch]]:
+            nonlocal ready
+            minibatches, ready = ready or cut(), None
+            jax.block_until_ready([piece.reference for piece in pieces_of(minibatches)])
+            return minibatches
+
+        return self.memory.passing(_REFERENCE, wait, self._reference_bytes)
 
     def _update(self, done: Collected) -> tuple[dict[str, float], UpdateHealth]:
         """Runs the optimizer updates of a step and returns their metrics, and which of them were no good."""
-        old, limits = self._old_logps(done), self.spikes.limits_of_updates()
+        turns, limits = [Turn(list(micros)) for micros in done.minibatches], self.spikes.limits_of_updates()
         passes: list[list[Update]] = []
-        for _ in range(self._config.grpo.num_iterations):
-            updates = []
-            for index, minibatch in enumerate(done.minibatches):
-                update, logps = self._one_update(done, minibatch, old[index], limits)
-                old[index] = old[index] or logps
-                updates.append(update)
-            passes.append(updates)
+        try:
+            self.memory.passing(_UPDATE, lambda: self._old_logps(done, turns), self._update_bytes)
+            for _ in range(self._config.grpo.num_iterations):
+                passes.append([])
+                for turn in turns:
+                    passes[-1].append(self._one_update(done, turn, limits))
+        except UserError as error:
+            raise HalfStepError(str(error)) if any(passes) else error from None
         differences = [
             sampling_difference(trained, piece.sampled, piece.completions)
-            for piece, trained in zip(_pieces(done.minibatches), itertools.chain(*old), strict=True)
+            for turn in turns
+            for piece, trained in zip(pieces_of([turn.micros]), turn.old, strict=True)
         ]
         passes, differences = layouts.fetched((passes, differences))
         health = update_health(passes, self.spikes)
         metrics = update_metrics(passes, differences, with_kl=self._config.grpo.beta > 0)
         return health.metrics() | metrics, health
 
-    def _old_logps(self, done: Collected) -> list[list[jax.Array]]:
-        """Returns, by minibatch and piece, log-probabilities under the weights that sampled.
+    def _old_logps(self, done: Collected, turns: list[Turn]) -> None:
+        """Computes log-probabilities under the weights that sampled, for those who update when these have moved.
 
-        Empty for the first minibatch, whose own first pass gives them; the weights have moved when the others' turn
-        comes.
+        The first one's own first pass gives them.
         """
-        old: list[list[jax.Array]] = [[]]
-        for minibatch in done.minibatches[1:]:
-            batches = [[piece.completions for piece in micro] for micro in minibatch]
+        for turn in turns[1:]:
+            self._cutter.cut_smaller(done.groups.rollout, turn)
+            batches = [[piece.completions for piece in micro] for micro in turn.micros]
             of_micros = [token_logps(self._form, self.params, self._frozen, pieces) for pieces in batches]
-            old.append(list(itertools.chain(*of_micros)))
-        return old
+            turn.old = jax.block_until_ready(list(itertools.chain(*of_micros)))
 
-    def _one_update(
-        self, done: Collected, minibatch: list[MicroBatch], old: list[jax.Array], limits: Limits
-    ) -> tuple[Update, list[jax.Array]]:
-        """Makes an optimizer update; returns its numbers, and the log-probabilities of each piece before it.
+    def _one_update(self, done: Collected, turn: Turn, limits: Limits) -> Update:
+        """Makes an optimizer update; returns its numbers.
 
         Args:
-            old: of each piece, log-probabilities under the weights that sampled; empty: these weights sampled.
             limits: of an update that is made.
         """
-        several = self._config.training.gradient_accumulation_steps > 1 or any(len(micro) > 1 for micro in minibatch)
-        state: Any = no_gradient(self.params, self._mesh) if several else None
-        before, logps = iter(old), []
-        for micro in minibatch:
-            inputs = [self._loss_inputs(done, piece, next(before, None)) for piece in micro]
-            state, trained = accumulate_pieces(self._form, self.params, self._frozen, state, inputs)
-            logps += trained
-        gradient, sums = state
+        run = functools.partial(self._gradient, done, turn)
+        (gradient, sums), logps = self.memory.passing(_UPDATE, run, self._update_bytes)
+        turn.old = turn.old or logps
         self.params, self.optimizer_state, norm, made = self._apply(
             self.params, self.optimizer_state, gradient, sums.loss, limits
         )
-        return Update(sums, norm, made), logps
+        return Update(sums, norm, made)
+
+    def _gradient(self, done: Collected, turn: Turn) -> tuple[Gradient, list[jax.Array]]:
+        """Returns the gradient of an update when it is computed, and each piece's log-probabilities before it."""
+        self._cutter.cut_smaller(done.groups.rollout, turn)
+        one = len(turn.micros) == 1 and self._config.training.gradient_accumulation_steps == 1
+        state: Any = None if one and len(turn.micros[0]) == 1 else no_gradient(self.params, self._mesh)
+        before, logps = iter(turn.old), []
+        for micro in turn.micros:
+            inputs = [self._loss_inputs(done, piece, next(before, None)) for piece in micro]
+            state, trained = accumulate_pieces(self._form, self.params, self._frozen, state, inputs)
+            logps += trained
+        # The optimizer takes the parameters' memory: only when the gradient is there is there no way back.
+        jax.block_until_ready(state[1])
+        return state, logps
+
+    def _smallest(self) -> Completions:
+        """Returns the shapes of a micro batch of one prompt per device."""
+        (prompt, completion), prompts = self._shape, self._mesh.shape["fsdp"]
+        rows = prompts * self._sampling.num_generations
+        return completions_like(self._sharding, (prompts, prompt), (rows, completion))
+
+    def _reference_bytes(self) -> int | None:
+        return reference_bytes(self._form, self._model.reference, self._smallest())
+
+    def _update_bytes(self) -> int | None:
+        return update_bytes(self._form, self.params, self._frozen, self._smallest())
 
     def _loss_inputs(self, done: Collected, piece: Piece, old: jax.Array | None) -> LossInputs:
         gains, kept, divisors = piece.part.loss_inputs(done.advantages)
         sampled = piece.sampled if self._objective.importance != "none" else None
         return LossInputs(piece.completions, gains, kept, divisors, piece.reference, old, sampled)
-
-
-def _pieces(minibatches: list[list[MicroBatch]]) -> list[Piece]:
-    """Returns the pieces of a step, in the order in which they run."""
-    return [piece for minibatch in minibatches for micro in minibatch for piece in micro]

@@ -115,6 +115,12 @@ class Model:
         return {} if self._all_trained else self.reference
 
     @property
+    def is_quantized(self) -> bool:
+        """Says whether weights that stay are held in few bits."""
+        leaves = jax.tree.leaves(self.reference, is_leaf=lambda leaf: isinstance(leaf, qwix.QArray))
+        return any(isinstance(leaf, qwix.QArray) for leaf in leaves)
+
+    @property
     def _all_trained(self) -> bool:
         return bool(self.trained) and self.lora_scale == 0
 

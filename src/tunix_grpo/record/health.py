@@ -60,7 +60,12 @@ class Health:
             raise UserError(f"{reason.sentence}; training.first_look=warn trains all the same")
 
     def note(self, step: int, done: StepResult) -> None:
-        """Says what holds over the last steps, those of broken numbers aside, and has not been said yet."""
+        """Says what holds over the last steps, those of broken numbers aside, and has not been said yet.
+
+        Keeps what was said of memory that ran out.
+        """
+        for sentence in done.no_room:
+            self._keep(step, f"step {step}", Finding("out of memory", logging.WARNING, False, sentence))
         if self._config.training.first_look == "off" or done.health.not_finite:
             return
         facts = count_facts(done.rollout, done.rewards, done.batch.num_generations, self._largest)

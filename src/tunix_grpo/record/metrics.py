@@ -68,6 +68,9 @@ METRICS: dict[str, str] = {
     "saves/failed": "checkpoints that could not be written since the start; absent without one",
     "perf/tokens_per_second": "completion tokens generated per second of the whole step, those given back too",
     "perf/peak_memory_gb": "highest device memory use so far, in units of 10^9 bytes",
+    "memory/micro_batch_size": "prompts per device that pass through the model at once, since memory ran out with "
+    "training.micro_batch_size of them; absent where it did not",
+    "memory/max_rows": "completions that are drawn at once, since memory ran out with more; absent where it did not",
     "perf/compilations": "programs compiled since the start; it should stop growing",
     "perf/worker_restarts": "processes of rewards that were replaced since they had grown; absent without one",
     "grader/unanswered": "judgements of math-verify that took too long or crashed since the start; they count as wrong",

@@ -96,6 +96,16 @@ def peak_memory_bytes() -> int:
     return process_peak_bytes()
 
 
+def device_memory_bytes() -> int:
+    """Returns how much memory there is: of the first device where it tells, of this machine otherwise."""
+    import jax
+
+    stats = jax.local_devices()[0].memory_stats()
+    if stats is not None and "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def process_peak_bytes() -> int:
     """Returns the most memory that this process has had so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

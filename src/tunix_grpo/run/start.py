@@ -12,6 +12,7 @@ from tunix_grpo.config import Config, RunConfig, SftConfig
 from tunix_grpo.config.history import with_former_entries
 from tunix_grpo.config.words import assignment
 from tunix_grpo.errors import NotContinued, UserError
+from tunix_grpo.files import Json
 from tunix_grpo.hosts.cluster import ALONE, Hosts
 from tunix_grpo.run.checkpoints import Checkpoints, differences
 from tunix_grpo.run.evaluated import Row, early_end, logged_evaluations
@@ -41,6 +42,7 @@ class RunState:
         trackio_run: likewise, the name of the trackio run.
         total_steps: planned when this was saved.
         date: the day that chat templates are told, YYYY-MM-DD; None in checkpoints of versions up to 0.1.
+        memory: what runs at once, where the device has no room for what the settings say (`grpo.memory`).
         update_window: loss and gradient norm of the last updates, which spikes are told by.
         evaluations: what all evaluations up to now have shown, in their order.
         unevaluated: the evaluation after `step` was cut off, and is to be done.
@@ -53,6 +55,7 @@ class RunState:
     trackio_run: str | None = None
     total_steps: int = 0
     date: str | None = None
+    memory: dict[str, Json] = dataclasses.field(default_factory=dict)
     update_window: list[list[float]] = dataclasses.field(default_factory=list)
     evaluations: list[Row] = dataclasses.field(default_factory=list)
     unevaluated: bool = False
