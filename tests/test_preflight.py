@@ -62,7 +62,7 @@ def test_the_programs_are_those_of_a_run(compose, folder, monkeypatch, length):
 
     settings = (*SETTINGS, f"generation.max_generation_steps={length}")
     trainer = small_trainer(compose, folder, *settings, lora_rank=4)
-    monkeypatch.setattr("tunix_grpo.grpo.trainer.cut_by_length", whole)
+    monkeypatch.setattr("tunix_grpo.grpo.cutting.cut_by_length", whole)
     for module, name in (
         (rollout, "completions_drawn"),
         (stages, "_started"),
