@@ -28,7 +28,7 @@ def test_every_command_shows_its_settings(command, capfd, monkeypatch, tmp_path)
     monkeypatch.setattr(sys, "argv", [command, "--cfg", "job"])
     monkeypatch.chdir(tmp_path)
     assert getattr(importlib.import_module(module), function)() == 0
-    assert re.search("^(jax_cache|reward|folder|output):", capfd.readouterr().out, re.MULTILINE)
+    assert re.search("^(jax_cache|reward|folder|output|target):", capfd.readouterr().out, re.MULTILINE)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -32,7 +32,6 @@ NOT_HERE = {
     r"compiled_memory": "compiles for an H100, which wants jax's CUDA packages",
     r"^make (cuda|tpu|preflight)": "downloads jax for an accelerator",
     r"^make tensorboard": "serves until it is stopped",
-    r"^make cluster-test": "is what test_cluster.py is, in minutes",
     r"submitit_slurm": "wants a Slurm cluster",
     r"^pip install": "downloads packages",
     r"format=gguf": "llama.cpp has no name for the tokenizer of the bundled model",

@@ -82,13 +82,14 @@ def test_the_jobset_numbers_its_pods_as_the_program_does():
     assert {mount["name"] for mount in container["volumeMounts"]} == volumes
 
 
-def test_the_line_for_submitit_asks_for_what_its_launcher_has():
+def test_the_line_for_submitit_asks_for_what_its_launcher_has(monkeypatch):
     (line,) = [
         line.strip()
         for line in (ROOT / "docs" / "clusters.md").read_text().splitlines()
         if "hydra/launcher=submitit_slurm" in line and line.startswith("    ")
     ]
     words = [word for word in shlex.split(line)[2:] if word != "--multirun"]
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)  # as it was again, when the test is over
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = hydra.compose("config", words, return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)

@@ -237,5 +237,5 @@ def test_messages_are_found_where_they_are():
     assert ("config.relations", "task.dataset") in train  # a relation's sentence, reached by way of a table
     assert ("model.sources", "model.path") in train  # a constant that errors share
     assert ("programs.generate", "file") in asked and ("programs.generate", "file") not in train
-    assert ("run.checkpoints", "checkpoint_dir") in train  # a function that a class calls
+    assert ("run.locking", "checkpoint_dir") in train  # a function that a class calls
     assert SETTING.findall("a=1: b.c=2, not d == 3, f(e=4) or (g=5); see x/h=6") == ["a", "b.c", "e", "g"]

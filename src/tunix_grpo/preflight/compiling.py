@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from tunix_grpo import seeds
 from tunix_grpo.config import Config
 from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.cache import cache_sizes
@@ -127,7 +128,7 @@ class Programs:
         prompts = rows // sampling.num_generations
         width = config.generation.max_prompt_length
         asked = (self._rows((prompts, width), np.int32), self._rows((prompts, width), bool))
-        keys = self._rows((rows,), jax.random.key(0).dtype)
+        keys = self._rows((rows,), seeds.key("rollout", 0).dtype)
         rule = DrawRule(sampling, _STOP_IDS, _PAD_ID)
         most = config.generation.max_rows
         if most is not None and rows > most:

@@ -117,7 +117,13 @@ def place_of(settings: DistributedConfig) -> Place | None:
         assert settings.num_processes is not None
         assert settings.process_id is not None
         return Place(settings.coordinator, settings.num_processes, settings.process_id)
-    return _found()
+    try:
+        return _found()
+    except _UntoldError as error:
+        raise UserError(
+            f"distributed.hosts=auto: this process is one of several, and {error}; give distributed.coordinator, "
+            "distributed.num_processes and distributed.process_id, or distributed.hosts=off"
+        ) from error
 
 
 def refuse_several(program: str) -> None:
@@ -126,10 +132,14 @@ def refuse_several(program: str) -> None:
     Raises:
         UserError: a cluster has started this process as one of several.
     """
-    place = _found()
-    if place is not None:
+    try:
+        place = _found()
+        several = None if place is None else str(place.count)
+    except _UntoldError:
+        several = "several"
+    if several is not None:
         raise UserError(
-            f"{program} runs in one process, and this is one of {place.count}: start it once, without srun or mpirun; "
+            f"{program} runs in one process, and this is one of {several}: start it once, without srun or mpirun; "
             "training alone runs on several hosts"
         )
 
@@ -142,8 +152,16 @@ def end_process(sentence: str, code: int = 1) -> NoReturn:
     os._exit(code)
 
 
+class _UntoldError(Exception):
+    """Says of a cluster that it has started several processes, and why it does not tell this one its place."""
+
+
 def _found() -> Place | None:
-    """Returns the place that SLURM, Open MPI, a TPU slice or Kubernetes gives this process among several."""
+    """Returns the place that SLURM, Open MPI, a TPU slice or Kubernetes gives this process among several.
+
+    Raises:
+        _UntoldError: the cluster does not tell it.
+    """
     from jax._src.clusters import ClusterEnv  # what jax.distributed.initialize asks, before anything is decided
 
     for cluster in ClusterEnv._cluster_types:
@@ -159,11 +177,8 @@ def _found() -> Place | None:
             device = cluster.get_local_process_id() if _share_a_host() else None
             return Place(address, count, cluster.get_process_id(), device)
         except (RuntimeError, ValueError, KeyError, OSError) as error:
-            raise UserError(
-                f"distributed.hosts=auto: this process is one of several, and {cluster.name or cluster.__name__} does "
-                f"not tell its place ({one_line(error)}); give distributed.coordinator, distributed.num_processes and "
-                "distributed.process_id, or distributed.hosts=off"
-            ) from error
+            name = cluster.name or cluster.__name__
+            raise _UntoldError(f"{name} does not tell its place ({one_line(error)})") from error
     return None
 
 
