@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hydra
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from tunix_grpo.cli import NEW_OBJECTS
@@ -113,6 +114,8 @@ def compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jax_cache: str) -> 
     The test's current directory and the run's output directory are its own `tmp_path`.
     """
     monkeypatch.chdir(tmp_path)
+    # A test before this one may have run a program here: its command line is not this test's.
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     return lambda *overrides: load(_composed("config", tmp_path, jax_cache, overrides))
 
 
@@ -120,6 +123,7 @@ def compose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jax_cache: str) -> 
 def compose_sft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jax_cache: str) -> Callable[..., SftConfig]:
     """Composes the shipped config of scripts/sft.py, as `compose` does that of training."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", None)
     return lambda *overrides: sft.load(_composed("sft", tmp_path, jax_cache, overrides))
 
 
