@@ -94,7 +94,7 @@ def test_what_fails_ahead_is_said_where_all_are_scored():
         for text in texts:
             ahead.add(text, one(text))
         deadline = time.monotonic() + WAIT_S
-        while ahead._asking and time.monotonic() < deadline:
+        while ahead._running and time.monotonic() < deadline:
             time.sleep(0.001)
         return ahead.values(texts)
 

@@ -310,7 +310,7 @@ def test_two_thousand_steps_with_an_isolated_reward_leave_everything_flat(tmp_pa
     steps = [each for each in metrics if "loss" in each]
     assert steps[-1]["step"] == 2000 and steps[-1]["rewards/own/errors"] > 0
     settled = [each for each in seen if each[0] >= 500]
-    assert {processes for _, processes, *_ in settled} == {2}
+    assert {processes for _, processes, *_ in settled} <= {1, 2}  # as many as completions are asked about together
     files = [files for *_, files, _ in settled]
     threads = [threads for *_, threads in settled]
     assert max(files) - min(files) <= 4 and max(threads) - min(threads) <= 4

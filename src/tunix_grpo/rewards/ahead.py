@@ -12,6 +12,8 @@ from tunix_grpo.rewards.values import checked
 
 # Name of a reward -> what it gives some of the rows.
 Early: TypeAlias = Mapping[str, Mapping[int, Scored | Failure]]
+# What ends at once is told of one by one, and asked about together.
+_GATHERED_S = 0.02
 
 
 class Ahead:
@@ -26,6 +28,7 @@ class Ahead:
         self._rewards = [reward for reward in rewards if reward.by_row]
         self._waiting: dict[Hashable, Samples] = {}
         self._asking: dict[Hashable, Samples] = {}
+        self._running = False
         self._values: dict[str, dict[Hashable, Scored | Failure]] = {reward.name: {} for reward in self._rewards}
         self._changed = threading.Condition()  # held while one of the above is read or changed
 
@@ -40,8 +43,8 @@ class Ahead:
             return
         with self._changed:
             self._waiting[name] = sample
-            if not self._asking:
-                self._asking, self._waiting = self._waiting, {}
+            if not self._running:
+                self._running = True
                 threading.Thread(target=self._ask, name="rewards ahead", daemon=True).start()
 
     def values(self, names: Sequence[Hashable]) -> Early:
@@ -61,12 +64,18 @@ class Ahead:
 
     def _ask(self) -> None:
         """Asks until nothing waits."""
-        while self._asking:
+        while True:
+            time.sleep(_GATHERED_S)
+            with self._changed:
+                self._asking, self._waiting = self._waiting, {}
+                if not self._asking:
+                    self._running = False
+                    return
             found = self._asked(list(self._asking), _joined(list(self._asking.values())))
             with self._changed:
                 for reward, values in found.items():
                     self._values[reward].update(values)
-                self._asking, self._waiting = self._waiting, {}
+                self._asking = {}
                 self._changed.notify_all()
 
     def _asked(self, names: Sequence[Hashable], samples: Samples) -> dict[str, dict[Hashable, Scored | Failure]]:
