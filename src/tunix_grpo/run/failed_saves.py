@@ -27,7 +27,7 @@ def quiet_failures() -> Iterator[Callable[[], object]]:
 
     Gives a function to be called after such a save, when its error is gone: the save ends with the first thread that
     fails, the others say their error when they come to it; and a task that holds an error nobody asked for complains
-    when it is collected.
+    when it is collected, which may be long after.
     """
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels, hook = [logger.level for logger in loggers], sys.unraisablehook
@@ -63,8 +63,13 @@ def _of_the_main_thread(say: Callable[[sys.UnraisableHookArgs], object], unraisa
         say(unraisable)
 
 
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return f"{os.sep}orbax{os.sep}" not in record.getMessage()  # asyncio names the file of a task's coroutine
+
+
 def _settle(failures: list[float]) -> None:
     """Waits until all threads of Orbax have failed, and collects what they leave; notes when that was."""
+    logging.getLogger("asyncio").addFilter(_not_of_orbax)
     failures.append(time.monotonic())
     deadline = time.monotonic() + _LONGEST_WAIT_S
     for thread in threading.enumerate():
