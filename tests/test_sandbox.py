@@ -552,7 +552,18 @@ def test_trouble_of_the_sandbox_itself_is_no_fault_of_a_program():
         sandbox.run(job)
 
 
-def test_a_sandbox_that_cannot_start_says_why(monkeypatch):
-    monkeypatch.setattr(starting, "_PROGRAM", "raise SystemExit('it is broken')")
+@pytest.mark.parametrize("ended", [False, True], ids=["heard by reading", "heard by sending"])
+def test_a_sandbox_that_cannot_start_says_why(monkeypatch, ended):
+    """Its process ends at once: after it has been sent something, or before."""
+    monkeypatch.setattr(starting, "_PROGRAM", f"import time; time.sleep({1 - ended}); raise SystemExit('it is broken')")
+    start = starting.Starter._start
+
+    def start_and_wait(self):
+        connection = start(self)
+        if ended:
+            self._process.wait()
+        return connection
+
+    monkeypatch.setattr(starting.Starter, "_start", start_and_wait)
     with pytest.raises(SandboxError, match="cannot be started: it is broken"):
         Sandbox(LIMITS, workers=1).run(Job(code="", inputs=[""], count=1))

@@ -13,6 +13,7 @@ from typing import IO
 
 _SOURCES = Path(__file__).resolve().parents[2]
 _PROGRAM = f"import sys; sys.path.append({str(_SOURCES)!r}); from tunix_grpo.sandbox.zygote import main; main()"
+_ENDED = BrokenPipeError, ConnectionResetError  # what sending says when the process has ended
 
 
 class Launched:
@@ -87,9 +88,10 @@ class Starter:
             self._connection = self._start()
         try:
             socket.send_fds(self._connection, [b"x"], files)
-        except (BrokenPipeError, ConnectionResetError):  # it has just ended
+        except _ENDED:  # just now
             self._connection = self._start()
-            socket.send_fds(self._connection, [b"x"], files)
+            with contextlib.suppress(*_ENDED):  # it cannot be started: whoever reads hears nothing, and asks it why
+                socket.send_fds(self._connection, [b"x"], files)
 
     def _start(self) -> socket.socket:
         self._close()
