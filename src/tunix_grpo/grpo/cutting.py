@@ -91,12 +91,12 @@ class Cutter:
         cut = cut_by_length(lengths, shape[1], self._sampling, self._mesh.shape["fsdp"])
         say_new(cut, self._known_sizes)
         parts = [part.some(rows) for rows, _, _ in cut]
-        batches, sampled = [], []
+        batches = []
         for of_rows, (_, prompt, width) in zip(parts, cut, strict=True):
             batch = rollout.batch.rows(part.prompts, of_rows.rows)
             batch = batch._replace(tokens=batch.tokens[:, :width], prompt=prompt)
             batches.append(layouts.put(batch, self._sharding))
-            sampled.append(layouts.put(rollout.logps[of_rows.rows, :width], self._sharding))
+        sampled = [self._on_devices(rollout.logps, *each) for each in zip(parts, batches, strict=True)]
         references: Sequence[jax.Array | None] = [None] * len(cut)
         if known is not None:
             references = [self._on_devices(known, *each) for each in zip(parts, batches, strict=True)]

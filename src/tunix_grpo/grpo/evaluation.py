@@ -122,7 +122,7 @@ class Evaluator:
 
     def _ask(self, ahead: Ahead, one: Answered, step: int) -> None:
         """Has slow rewards asked about an answer while others are drawn."""
-        if self.rewarded and self.hosts.count == 1:  # of several, each scores its part of a batch
+        if ahead.asks and self.rewarded and self.hosts.count == 1:  # of several, each scores its part of a batch
             samples = samples_of([one], self.prompts, self.task, max_tokens=self.sampling.max_tokens, step=step)
             ahead.add(one.request.question, samples)
 

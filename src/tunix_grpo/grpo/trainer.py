@@ -22,19 +22,17 @@ import optax
 
 from tunix_grpo.config import TrainerConfig
 from tunix_grpo.decoder import layouts
-from tunix_grpo.decoder.forward import choose_remat
 from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.errors import HalfStepError, UserError
 from tunix_grpo.grpo.advantages import Advantages, advantage_of
-from tunix_grpo.grpo.algorithms import objective_of
 from tunix_grpo.grpo.answering import Answerer
 from tunix_grpo.grpo.cutting import Cutter
 from tunix_grpo.grpo.learner import Learner
 from tunix_grpo.grpo.loss import LossInputs, sampling_difference
 from tunix_grpo.grpo.memory import Memory
 from tunix_grpo.grpo.needed import completions_like, reference_bytes, update_bytes
-from tunix_grpo.grpo.passes import Gradient, PassForm, accumulate_pieces, token_logps
+from tunix_grpo.grpo.passes import Gradient, accumulate_pieces, pass_form, token_logps
 from tunix_grpo.grpo.replacement import Groups, replace_equal_groups, right_answers
 from tunix_grpo.grpo.rollout import Rollout, RowTokenizer, Sampler, samples_of, train_sampling
 from tunix_grpo.grpo.shared_scoring import score_together
@@ -84,15 +82,13 @@ class Trainer(Learner):
         self._sampling, self._asked = train_sampling(config), task if count_right else None
         weights = {reward.name: reward.weight for reward in rewards}
         self._advantages = Advantages(advantage_of(config.grpo.advantage), weights if normalise_each else None)
-        self._objective, group = objective_of(config.grpo), config.grpo.num_generations
         self._sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
-        tokens = config.training.micro_batch_size * (prompt_width + group * config.generation.max_generation_steps)
-        self.remat = choose_remat(config.training.remat, model.spec, tokens, model.dtype)
+        self._form = pass_form(config, model, prompt_width)
+        self.remat = self._form.remat
         self.memory = Memory(config, mesh, self.remat, model.is_quantized)
         self._shape = prompt_width, config.generation.max_generation_steps
         rows = config.generation.max_rows
         self._sampler = Sampler(model, tokenizer, mesh, prompt_width=prompt_width, seed=config.seed, max_rows=rows)
-        self._form = PassForm(model.form, self._objective, config.generation.temperature, self.remat)
         self._cutter = Cutter(config, mesh, model, self._form, self._sampling, self.memory)
 
     def ahead(self) -> Ahead:
@@ -122,9 +118,8 @@ class Trainer(Learner):
     def draw(self, batch: Batch, step: int, extra_round: int, ahead: Ahead) -> Rollout:
         """Samples the completions of a batch that is trained on; see `Sampler.sample`."""
 
-        own = self._hosts.part(
-            len(batch) * batch.num_generations, batch.num_generations
-        )  # other hosts ask about others
+        count = len(batch) * batch.num_generations
+        own = self._hosts.part(count, batch.num_generations)  # other hosts ask about others
         told: set[int] = set()  # a rollout that begins again has nothing new to tell of these
 
         def ended(row: int, text: str, token_ids: list[int]) -> None:
@@ -134,10 +129,10 @@ class Trainer(Learner):
                 ahead.add(row, samples_of(batch, one, self._task, step, self._sampling.max_tokens))
 
         def draw(most: int | None) -> Rollout:
-            where = step, extra_round, ended, batch.limits, most
+            where = step, extra_round, ended if ahead.asks else None, batch.limits, most
             return self._sampler.sample(weights, batch.ids, self._sampling, *where)
 
-        weights, count = (self.params, self._frozen), len(batch.ids) * self._sampling.num_generations
+        weights = self.params, self._frozen
         needs = functools.partial(self._sampler.needed_bytes, weights, self._sampling)
         return self.memory.drawing(count, draw, needs)
 
@@ -287,5 +282,5 @@ class Trainer(Learner):
 
     def _loss_inputs(self, done: Collected, piece: Piece, old: jax.Array | None) -> LossInputs:
         gains, kept, divisors = piece.part.loss_inputs(done.advantages)
-        sampled = piece.sampled if self._objective.importance != "none" else None
+        sampled = piece.sampled if self._form.objective.importance != "none" else None
         return LossInputs(piece.completions, gains, kept, divisors, piece.reference, old, sampled)

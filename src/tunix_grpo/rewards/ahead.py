@@ -32,15 +32,18 @@ class Ahead:
         self._values: dict[str, dict[Hashable, Scored | Failure]] = {reward.name: {} for reward in self._rewards}
         self._changed = threading.Condition()  # held while one of the above is read or changed
 
+    @property
+    def asks(self) -> bool:
+        """Whether any reward is asked ahead."""
+        return bool(self._rewards)
+
     def add(self, name: Hashable, sample: Samples) -> None:
-        """Takes a completion.
+        """Takes a completion; there is to be a reward that is asked ahead.
 
         Args:
             name: what it is asked for by.
             sample: of one row.
         """
-        if not self._rewards:
-            return
         with self._changed:
             self._waiting[name] = sample
             if not self._running:
@@ -48,7 +51,7 @@ class Ahead:
                 threading.Thread(target=self._ask, name="rewards ahead", daemon=True).start()
 
     def values(self, names: Sequence[Hashable]) -> Early:
-        """Waits for what is being asked about these completions, and returns the values there are.
+        """Waits for what is being asked about these completions, and hands out the values there are, once.
 
         Args:
             names: of the completions, in the order in which the values count them; those that wait are not asked about.
@@ -58,7 +61,7 @@ class Ahead:
                 self._waiting.pop(name, None)
             self._changed.wait_for(lambda: self._asking.keys().isdisjoint(names))
             return {
-                reward: {place: of_names[name] for place, name in enumerate(names) if name in of_names}
+                reward: {place: of_names.pop(name) for place, name in enumerate(names) if name in of_names}
                 for reward, of_names in self._values.items()
             }
 

@@ -113,7 +113,8 @@ class Room:
             ahead = Ahead(self._rewards)
 
             def ask(one: Answered, ahead: Ahead = ahead) -> None:
-                ahead.add(_name(one), self._samples([one], asked))
+                if ahead.asks:
+                    ahead.add(_name(one), self._samples([one], asked))
 
             for some in behind(drawn, self._config.evaluation.batch_size, ask):
                 answers.add(self._scored(some, asked, prompts, ahead, greedy=greedy))
