@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -36,6 +36,24 @@ State = TypeVar("State")  # another
 _log = logging.getLogger(__name__)
 # Orbax would give up after 20 minutes; and where a folder cannot be made beside, its threads wait for it for minutes.
 _SAVING = ocp.AsyncOptions(timeout_secs=24 * 3600, create_directories_asynchronously=False)
+
+
+class _Save(NamedTuple):
+    """A step that is being saved.
+
+    Attributes:
+        params, optimizer: arrays by name.
+        run: JSON values that describe the run.
+        best: steps, the best first; the first of them that is there is not deleted.
+        copied: is set when nobody looks at the arrays any more.
+    """
+
+    step: int
+    params: Mapping[str, jax.Array]
+    optimizer: Mapping[str, jax.Array]
+    run: Mapping[str, object]
+    best: Sequence[int]
+    copied: threading.Event
 
 
 class NotSavedError(UserError):
@@ -142,11 +160,9 @@ class Checkpoints(SavedSteps):
             best: steps, the best first; the first of them that is there is not deleted.
         """
         assert self._outcome is None
-        copied = threading.Event()
-        self._outcome = self._beside.submit(
-            self._write, step, flat_leaves(params), flat_leaves(optimizer), run, best, copied
-        )
-        copied.wait()
+        save = _Save(step, flat_leaves(params), flat_leaves(optimizer), run, best, threading.Event())
+        self._outcome = self._beside.submit(self._write, save)
+        save.copied.wait()
 
     def ended(self) -> bool:
         """Says whether a save has ended whose outcome nobody has asked for yet."""
@@ -189,59 +205,40 @@ class Checkpoints(SavedSteps):
         )
         return like(params, restored["params"]), like(optimizer, restored["optimizer"])
 
-    def _write(
-        self,
-        step: int,
-        params: Mapping[str, jax.Array],
-        optimizer: Mapping[str, jax.Array],
-        run: Mapping[str, object],
-        best: Sequence[int],
-        copied: threading.Event,
-    ) -> None:
-        """Saves one step, in the thread beside training; sets `copied` as soon as it looks at the arrays no more."""
+    def _write(self, save: _Save) -> None:
+        """Saves one step, in the thread beside training."""
         try:
-            if self.holds(step, run):
+            if self.holds(save.step, save.run):
                 return
             with quiet_failures() as settle:
-                reason = self._reason_not_written(step, params, optimizer, run, copied)
+                reason = self._reason_not_written(save)
                 if reason is not None:
                     settle()
         finally:
-            copied.set()
+            save.copied.set()
         with contextlib.suppress(OSError):  # of a disk that fails, which is said
             self._put_back_and_clear()
         if reason is not None:
-            raise NotSavedError(f"{self.root / str(step)}: the checkpoint could not be written ({reason})")
-        self._faulty.discard(step)
-        self._delete_older(step, best)
+            raise not_saved(self.root / str(save.step), reason)
+        self._faulty.discard(save.step)
+        self._delete_older(save.step, save.best)
 
     def holds(self, step: int, run: Mapping[str, object]) -> bool:
         """Says whether a step is there, whole, and says the same of the run."""
         there = (self.root / str(step)).exists() and self.fault(step) is None
         return there and self.run_of(step) == json.loads(json.dumps(run))
 
-    def _reason_not_written(
-        self,
-        step: int,
-        params: Mapping[str, jax.Array],
-        optimizer: Mapping[str, jax.Array],
-        run: Mapping[str, object],
-        copied: threading.Event,
-    ) -> str | None:
+    def _reason_not_written(self, save: _Save) -> str | None:
         """Writes a step; returns why that failed, rather than an error, which would keep Orbax's tasks alive."""
-        written = self.folder / UNFINISHED / str(step)
+        written = self.folder / UNFINISHED / str(save.step)
         try:
-            items = ocp.args.Composite(
-                params=ocp.args.StandardSave(apart(params)),
-                optimizer=ocp.args.StandardSave(apart(optimizer)),
-                run=ocp.args.JsonSave(run),
-            )
+            items = items_of(apart(save.params), apart(save.optimizer), save.run)
             self._saver.save(written, args=items)  # returns when it has copied what is on accelerators
             del items
-            copied.set()
+            save.copied.set()
             self._saver.wait_until_finished()
             write_manifest(written)
-            self._put_in(written, step)
+            self._put_in(written, save.step)
         except (OSError, ValueError) as error:  # Orbax says ValueError when a file cannot be written
             return system_reason(error)
         return None
@@ -274,6 +271,19 @@ class Checkpoints(SavedSteps):
         for leftover in self.root.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(leftover)
         (self.root / LOCK).unlink(missing_ok=True)
+
+
+def items_of(
+    params: Mapping[str, jax.Array], optimizer: Mapping[str, jax.Array], run: Mapping[str, object]
+) -> ocp.args.Composite:
+    """Returns what Orbax writes of a step."""
+    arrays = {"params": ocp.args.StandardSave(params), "optimizer": ocp.args.StandardSave(optimizer)}
+    return ocp.args.Composite(**arrays, run=ocp.args.JsonSave(run))
+
+
+def not_saved(place: Path, reason: str) -> NotSavedError:
+    """Returns what is said of a step that could not be written."""
+    return NotSavedError(f"{place}: the checkpoint could not be written ({reason})")
 
 
 def differences(saved: Mapping[str, object], current: Mapping[str, object]) -> dict[str, str]:

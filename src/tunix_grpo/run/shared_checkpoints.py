@@ -11,11 +11,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import orbax.checkpoint as ocp
-
 from tunix_grpo.errors import UserError
 from tunix_grpo.hosts.cluster import Hosts
-from tunix_grpo.run.checkpoints import Checkpoints, NotSavedError, SavedSteps
+from tunix_grpo.run.checkpoints import Checkpoints, NotSavedError, SavedSteps, items_of, not_saved
 from tunix_grpo.run.failed_saves import quiet_failures, system_reason
 from tunix_grpo.run.leaves import flat_leaves
 from tunix_grpo.run.places import UNFINISHED
@@ -76,11 +74,7 @@ class SharedCheckpoints(Checkpoints):
         self._is_asked_for = False
         if self._hosts.agree(self._own is not None and self._own.holds(step, run)):
             return
-        items = ocp.args.Composite(
-            params=ocp.args.StandardSave(flat_leaves(params)),
-            optimizer=ocp.args.StandardSave(flat_leaves(optimizer)),
-            run=ocp.args.JsonSave(run),
-        )
+        items = items_of(flat_leaves(params), flat_leaves(optimizer), run)
         unfinished = self.folder / UNFINISHED / str(step)
         with quiet_failures():
             try:
@@ -141,7 +135,7 @@ class SharedCheckpoints(Checkpoints):
         return failed is None
 
     def _not_saved(self, step: int, reason: str) -> NotSavedError:
-        return NotSavedError(f"{self.root / str(step)}: the checkpoint could not be written ({reason})")
+        return not_saved(self.root / str(step), reason)
 
     def _writer(self, name: str) -> int:
         found = _WRITER.search(name)
