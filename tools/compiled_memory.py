@@ -16,6 +16,7 @@ counted.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import re
 import sys
@@ -36,30 +37,28 @@ DUMPED = tempfile.TemporaryDirectory()
 if "v5e" not in sys.argv:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={DUMPED.name}"
 ask_for_determinism("--deterministic" in sys.argv)
-sys.path.insert(0, str(HERE.parent / "tests"))
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from jax._src.cudnn import fused_attention_stablehlo as cudnn  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
-from jax.sharding import Mesh, PartitionSpec  # noqa: E402
+from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 
 from tunix_grpo.decoder import layouts  # noqa: E402
 from tunix_grpo.decoder.attention import FUSED, PLAIN  # noqa: E402
 from tunix_grpo.decoder.forward import choose_remat  # noqa: E402
 from tunix_grpo.decoder.generation import Sampling, generate  # noqa: E402
+from tunix_grpo.decoder.platform import traced_for  # noqa: E402
 from tunix_grpo.decoder.rows import Completions  # noqa: E402
 from tunix_grpo.grpo.algorithms import Divisors, Objective, token  # noqa: E402
 from tunix_grpo.grpo.loss import LossInputs, completion_logprobs, grpo_loss  # noqa: E402
+from tunix_grpo.grpo.needed import completions_like  # noqa: E402
 from tunix_grpo.model.abstract import abstract_model  # noqa: E402
-from tunix_grpo.model.gathering import gathered_shapes, gathered_shardings  # noqa: E402
+from tunix_grpo.model.gathering import gathered_like  # noqa: E402
 from tunix_grpo.model.model import Model  # noqa: E402
 from tunix_grpo.model.placing import fitting_sharding  # noqa: E402
 from tunix_grpo.preflight.collectives import collectives, traffic  # noqa: E402
+from tunix_grpo.preflight.targets import TARGETS, ask_no_device, described_mesh  # noqa: E402
 
 SHAPES = HERE.parent / "src" / "tunix_grpo" / "assets" / "shapes"
-DEVICES = SHAPES.with_name("devices")
 PROMPTS, GROUP, PROMPT_TOKENS, COMPLETION_TOKENS = 4, 4, 256, 512  # prompts of each data-parallel device
 STOPS, PAD = (1, 106), 0
 
@@ -75,9 +74,15 @@ def main() -> None:
     parser.add_argument("--deterministic", action="store_true", help="as training.deterministic=true compiles them")
     parser.add_argument("--form", default="", help="of attention: plain or fused; fused on an H100")
     asked = parser.parse_args()
-    platform = "cuda" if asked.device == "h100" else "tpu"
-    pretend_to_have("gpu" if platform == "cuda" else "tpu")
-    mesh = mesh_of(platform, asked.fsdp, asked.tp)
+    name = {"h100": "h100", "v5e": "v5e-1"}[asked.device]
+    target = dataclasses.replace(TARGETS[name], count=asked.fsdp * asked.tp)
+    divided: Any = SimpleNamespace(fsdp=asked.fsdp, tp=asked.tp)
+    ask_no_device()
+    with traced_for(target.described):
+        compile_all(asked, target.lowering, described_mesh(name, target, divided))
+
+
+def compile_all(asked: argparse.Namespace, platform: str, mesh: Mesh) -> None:
     model = described_model(SHAPES / f"google--gemma-3-{asked.size}-it", asked.rank, mesh)
     form = asked.form or (FUSED if platform == "cuda" else PLAIN)
     print(
@@ -106,30 +111,6 @@ def atomic_kernels() -> int:
     return found
 
 
-def pretend_to_have(backend: str) -> None:
-    """Answers what the package and JAX ask of the device, as an H100 with cuDNN or a TPU would."""
-    jax.default_backend = lambda: backend
-    cudnn.check_cudnn_version = lambda: 91000
-    cudnn.check_compute_capability = lambda capability: True
-    cudnn.is_cuda_compute_capability_equal = lambda capability: False
-
-
-def mesh_of(platform: str, fsdp: int, tp: int) -> Mesh:
-    """Returns a mesh of devices that are only described."""
-    count = fsdp * tp
-    if platform == "cuda":
-        described = topologies.get_topology_desc(
-            platform="cuda", target_config=(DEVICES / "h100.txtpb").read_text(), topology=f"1x1x{count}"
-        )
-    elif count == 1:
-        described = topologies.get_topology_desc(
-            platform="tpu", topology_name="v5e:1x1", chips_per_host_bounds=(1, 1, 1)
-        )
-    else:
-        described = topologies.get_topology_desc(platform="tpu", topology_name=f"v5e:2x{count // 2}")
-    return Mesh(np.array(described.devices).reshape(fsdp, tp), ("fsdp", "tp"))
-
-
 def described_model(directory: Path, rank: int, mesh: Mesh) -> Model:
     """Returns a model with shapes in place of arrays, which lie on the mesh as a loaded model's do."""
     config: Any = SimpleNamespace(
@@ -149,13 +130,8 @@ def by_rows(mesh: Mesh, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax
 
 def completions(mesh: Mesh) -> Completions:
     prompts = PROMPTS * mesh.shape["fsdp"]
-    shapes = {"prompts": (prompts, PROMPT_TOKENS), "rows": (prompts * GROUP, COMPLETION_TOKENS)}
-    return Completions(
-        by_rows(mesh, shapes["prompts"], jnp.int32),
-        by_rows(mesh, shapes["prompts"], bool),
-        by_rows(mesh, shapes["rows"], jnp.int32),
-        by_rows(mesh, shapes["rows"][:1], jnp.int32),
-    )
+    by_rows = NamedSharding(mesh, PartitionSpec("fsdp"))
+    return completions_like(by_rows, (prompts, PROMPT_TOKENS), (prompts * GROUP, COMPLETION_TOKENS))
 
 
 def update(model: Model, mesh: Mesh, form: str) -> tuple[Callable, tuple]:
@@ -194,15 +170,7 @@ def rollout(model: Model, mesh: Mesh, form: str) -> tuple[Callable, tuple]:
     own = model.form
     batch = completions(mesh)
     keys = by_rows(mesh, batch.lengths.shape, jax.random.key(0).dtype)
-    held = (model.trained, model.frozen)
-    if mesh.shape["fsdp"] > 1:
-        places = jax.tree.leaves(gathered_shardings(held, mesh))
-        shapes = gathered_shapes(held, model.dtype)
-        gathered = [
-            jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place)
-            for shape, place in zip(shapes, places, strict=True)
-        ]
-        held = jax.tree.unflatten(jax.tree.structure(held), gathered)
+    held = gathered_like((model.trained, model.frozen), mesh, model.dtype)
     return program, (*held, batch.prompt_tokens, batch.prompt_valid, keys)
 
 

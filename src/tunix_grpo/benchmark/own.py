@@ -14,7 +14,7 @@ import optax
 from tunix_grpo.benchmark.ceilings import measure_ceilings
 from tunix_grpo.benchmark.job import About
 from tunix_grpo.benchmark.lengths import completion_lengths
-from tunix_grpo.benchmark.limits import Ceilings, Work, step_limits
+from tunix_grpo.benchmark.limits import Ceilings, Limits, Work, step_limits
 from tunix_grpo.benchmark.link import Link
 from tunix_grpo.benchmark.questions import (
     EndlessTokenizer,
@@ -23,6 +23,7 @@ from tunix_grpo.benchmark.questions import (
     length_reward,
     random_prompts,
 )
+from tunix_grpo.config import Config
 from tunix_grpo.config.benchmark import TimedConfig, from_values
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.grpo.optimizer import build_optimizer
@@ -111,6 +112,29 @@ def make_prompts(
     return apple_prompts(tokenizer, count, width, config.seed), EndlessTokenizer(tokenizer)
 
 
+def limits_of(
+    config: TimedConfig | Config, model: Model, mesh: jax.sharding.Mesh, work: Work, ceilings: Ceilings
+) -> Limits:
+    """Returns the limits of a trainer's step.
+
+    Args:
+        model: with arrays, or shapes in their place.
+        work: of all devices.
+        ceilings: of one.
+    """
+    trained = sum(leaf.size for leaf in jax.tree.leaves(model.trained))
+    return step_limits(
+        model.spec,
+        work.share(mesh.shape["fsdp"]),
+        Ceilings(*(rate * mesh.shape["tp"] for rate in ceilings)),
+        bytes_per_weight=model.dtype.itemsize,
+        quantization=config.model.quantization,
+        adapter_parameters=trained if config.model.lora_rank is not None else None,
+        with_reference=config.grpo.beta > 0,
+        num_iterations=config.grpo.num_iterations,
+    )
+
+
 def _description(
     config: TimedConfig,
     devices: Devices,
@@ -128,16 +152,7 @@ def _description(
         completion_tokens=config.generation.max_generation_steps,
         lengths=None if lengths is None else tuple(lengths.tolist()),
     )
-    limits = step_limits(
-        model.spec,
-        work.share(devices.data_parallel),
-        Ceilings(*(rate * devices.mesh.shape["tp"] for rate in ceilings)),
-        bytes_per_weight=model.dtype.itemsize,
-        quantization=config.model.quantization,
-        adapter_parameters=trainer.parameter_counts()[0] if config.model.lora_rank is not None else None,
-        with_reference=config.grpo.beta > 0,
-        num_iterations=config.grpo.num_iterations,
-    )
+    limits = limits_of(config, model, devices.mesh, work, ceilings)
     return {
         "model": config.model.name,
         "directory": str(model.directory.resolve()),

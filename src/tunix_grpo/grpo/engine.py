@@ -15,7 +15,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -99,13 +99,13 @@ class Engine:
         rule = DrawRule(dataclasses.replace(sampling, num_generations=1), self.stop_ids, self.pad_id)
         return _Drawing(self, weights, asked, rule).completions()
 
-    def largest_program(self, weights: tuple[LeafTree, Weights], sampling: Sampling) -> jax.stages.Lowered:
-        """Returns the program that draws in the largest cache, neither compiled nor run."""
+    def largest_program(self, weights: tuple[LeafTree, Weights], sampling: Sampling) -> tuple[Any, tuple[Any, ...]]:
+        """Returns what `jax.jit` has made of drawing in the largest cache, and its arguments: shapes for arrays."""
         rule = DrawRule(dataclasses.replace(sampling, num_generations=1), self.stop_ids, self.pad_id)
         size = (cache_sizes(sampling.max_tokens - 1) or [1])[-1]
         slots = jax.eval_shape(lambda: _free(self.form, self.mesh, self.rows, self.prompt_width, size, rule))
         together = jax.eval_shape(lambda *held: _joined(self.form, *held), *weights)
-        return _continued.lower(self.form, self.mesh, together, slots, rule, tokens_of_round())
+        return _continued, (self.form, self.mesh, together, slots, rule, tokens_of_round())
 
 
 class _Drawing:

@@ -7,7 +7,7 @@ import functools
 import jax
 import optax
 
-from tunix_grpo.grpo.updates import apply_gradient, laid_out
+from tunix_grpo.grpo.updates import applying, laid_out
 from tunix_grpo.model.layout import LeafTree
 from tunix_grpo.model.model import Model
 
@@ -25,13 +25,7 @@ class Learner:
         # Laid out for good, so that an update can reuse their memory and is compiled once.
         self.params, params_layout = laid_out(model.trained, mesh)
         self.optimizer_state, optimizer_layout = laid_out(optimizer.init(self.params), mesh)
-        apply = jax.jit(
-            apply_gradient,
-            static_argnums=0,
-            donate_argnums=(1, 2),
-            out_shardings=(params_layout, optimizer_layout, None, None),
-        )
-        self._apply = functools.partial(apply, optimizer)
+        self._apply = functools.partial(applying(params_layout, optimizer_layout), optimizer)
 
     def restore(self, params: LeafTree, optimizer_state: optax.OptState) -> None:
         """Continues from saved parameters and optimizer state."""

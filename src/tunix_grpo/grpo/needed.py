@@ -9,15 +9,15 @@ import jax.numpy as jnp
 
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import Completions
-from tunix_grpo.grpo.algorithms import Divisors
+from tunix_grpo.grpo.algorithms import Divisors, Objective
 from tunix_grpo.grpo.loss import LossInputs, LossSums
 from tunix_grpo.grpo.passes import PassForm, accumulate, whole_logps
 from tunix_grpo.model.layout import LeafTree
 
 
-def program_bytes(lowered: jax.stages.Lowered) -> int | None:
+def program_bytes(program: jax.stages.Compiled) -> int | None:
     """Returns arguments, results and temporaries of a program on one device; None where the compiler does not say."""
-    memory = lowered.compile().memory_analysis()
+    memory = program.memory_analysis()
     if memory is None:
         return None
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -35,25 +35,39 @@ def completions_like(sharding: jax.sharding.Sharding, prompts: tuple[int, int], 
     return Completions(*(_like(shape, dtype, sharding) for shape, dtype in shapes))
 
 
+def loss_inputs_like(
+    objective: Objective, batch: Completions, number: Any, *, old: bool, sampled: bool = False
+) -> LossInputs:
+    """Returns the shapes of what a loss is computed from.
+
+    Args:
+        batch: shapes, as `completions_like` returns them.
+        number: shape of a float32[].
+        old: with the log-probabilities of a pass before.
+        sampled: with those of the sampler.
+    """
+    sharding = batch.tokens.sharding
+    rows, tokens = (_like(array.shape, jnp.float32, sharding) for array in (batch.lengths, batch.tokens))
+    wanted = (objective.beta > 0, old, sampled)
+    return LossInputs(batch, rows, rows, Divisors(rows, number), *(tokens if each else None for each in wanted))
+
+
 def update_bytes(form: PassForm, params: LeafTree, frozen: Weights, batch: Completions) -> int | None:
     """Returns what a micro batch of an update needs, the gradient that it is added to included.
 
     Args:
         batch: shapes, as `completions_like` returns them.
     """
-    sharding = batch.tokens.sharding
-    rows, tokens = (_like(array.shape, jnp.float32, sharding) for array in (batch.lengths, batch.tokens))
     number = _like((), jnp.float32)
-    reference = tokens if form.objective.beta > 0 else None
-    inputs = LossInputs(batch, rows, rows, Divisors(rows, number), reference, tokens)
+    inputs = loss_inputs_like(form.objective, batch, number, old=True)
     gradient = jax.tree.map(lambda leaf: _like(leaf.shape, leaf.dtype, leaf.sharding), params)
     state = gradient, LossSums(*[number] * len(LossSums._fields))
-    return program_bytes(accumulate.lower(form, params, frozen, state, inputs))
+    return program_bytes(accumulate.lower(form, params, frozen, state, inputs).compile())
 
 
 def reference_bytes(form: PassForm, reference: Weights, batch: Completions) -> int | None:
     """Returns what the reference needs for a micro batch of these shapes."""
-    return program_bytes(whole_logps.lower(form, None, reference, batch))
+    return program_bytes(whole_logps.lower(form, None, reference, batch).compile())
 
 
 def _like(shape: tuple[int, ...], dtype: Any, sharding: jax.sharding.Sharding | None = None) -> Any:

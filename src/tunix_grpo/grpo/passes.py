@@ -15,12 +15,14 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
+from tunix_grpo.config import TrainerConfig
+from tunix_grpo.decoder.forward import choose_remat
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import Completions
-from tunix_grpo.grpo.algorithms import Objective
+from tunix_grpo.grpo.algorithms import Objective, objective_of
 from tunix_grpo.grpo.loss import LossInputs, LossSums, Prefix, Prompts, completion_logprobs, grpo_loss, prompt_prefix
 from tunix_grpo.model.layout import LeafTree
-from tunix_grpo.model.model import ModelForm
+from tunix_grpo.model.model import Model, ModelForm
 
 Gradient: TypeAlias = tuple[LeafTree, LossSums]  # of the micro batches so far, added up
 
@@ -54,6 +56,18 @@ class PassForm:
     def weights(self, params: LeafTree | None, frozen: Weights) -> Weights:
         """Returns the decoder's weights; without trained ones those that stay are whole."""
         return frozen if params is None else self.model.decoder_weights(params, frozen)
+
+
+def pass_form(config: TrainerConfig, model: Model, prompt_width: int) -> PassForm:
+    """Returns what decides which programs a trainer runs.
+
+    Args:
+        prompt_width: tokens that prompts are padded to.
+    """
+    of_prompt = prompt_width + config.grpo.num_generations * config.generation.max_generation_steps
+    tokens = config.training.micro_batch_size * of_prompt
+    remat = choose_remat(config.training.remat, model.spec, tokens, model.dtype)
+    return PassForm(model.form, objective_of(config.grpo), config.generation.temperature, remat)
 
 
 def token_logps(form: PassForm, params: LeafTree | None, frozen: Weights, pieces: list[Completions]) -> list[jax.Array]:

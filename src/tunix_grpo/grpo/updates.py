@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,12 @@ def apply_gradient(
     new = (optax.apply_updates(params, updates), new_state)
     params, state = jax.tree.map(functools.partial(jnp.where, made), new, (params, state))
     return params, state, norm, made
+
+
+def applying(params_layout: object, state_layout: object) -> Callable[..., Any]:
+    """Returns `apply_gradient` for parameters and state that lie so; the new ones take the memory of the old."""
+    layouts = (params_layout, state_layout, None, None)
+    return jax.jit(apply_gradient, static_argnums=0, donate_argnums=(1, 2), out_shardings=layouts)
 
 
 def laid_out(tree: Tree, mesh: jax.sharding.Mesh) -> tuple[Tree, object]:

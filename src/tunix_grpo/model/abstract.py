@@ -8,17 +8,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from tunix_grpo.config import ModelConfig
 from tunix_grpo.decoder.layer import Weights
-from tunix_grpo.decoder.spec import DecoderSpec, layer_places, stacks
+from tunix_grpo.decoder.spec import DecoderSpec, layer_places
 from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.decoder_form import empty_weights, put_at
 from tunix_grpo.model.layout import Leaf, LeafTree, leaves, nested
 from tunix_grpo.model.lora import adapted_leaves
 from tunix_grpo.model.model import Model, computing_dtype
-from tunix_grpo.model.placing import fitting_sharding, leaf_shardings, trained_specs
+from tunix_grpo.model.placing import (
+    fitting_sharding,
+    layer_counts,
+    leaf_shardings,
+    stacked_sharding,
+    trained_specs,
+)
 from tunix_grpo.model.quantization import quantize_projection
 
 
@@ -59,30 +65,32 @@ def _trained(spec: DecoderSpec, mesh: Mesh, config: ModelConfig) -> LeafTree:
 def _stacks(spec: DecoderSpec, mesh: Mesh, dtype: jnp.dtype, qtype: str | None) -> Weights:
     """Returns the shapes that `placing.place_stacks` would fill."""
     shardings = leaf_shardings(spec, mesh)
-    counts = [(len(stack.layers), len(stack.layers[0])) for period in stacks(spec) for stack in period]
-    weights = empty_weights(spec)
+    counts, weights = layer_counts(spec), empty_weights(spec)
     for leaf in leaves(spec):
         axes = leaf.decoder_spec(shardings[leaf.path].spec)
         for role in leaf.roles:
             part = _part(leaf, role, dtype, qtype)
-            stack = None if leaf.layer is None else layer_places(spec)[leaf.layer].stack
-            first = () if stack is None else counts[stack]
-            put_at(weights, stack, role, jax.tree.map(functools.partial(_placed, mesh, first, axes), part))
+            if leaf.layer is None:
+                put_at(weights, None, role, jax.tree.map(functools.partial(_alone, mesh, axes), part))
+                continue
+            stack = layer_places(spec)[leaf.layer].stack
+            put_at(weights, stack, role, jax.tree.map(functools.partial(_stacked, mesh, axes, counts[stack]), part))
     return weights
 
 
 def _part(leaf: Leaf, role: str, dtype: jnp.dtype, qtype: str | None) -> jax.ShapeDtypeStruct:
-    is_matrix = leaf.is_projection and not role.endswith(".bias")
     part = jax.ShapeDtypeStruct(leaf.matrix_shape if leaf.is_projection else leaf.file_shape, dtype)
-    if qtype is None or not is_matrix:
+    if qtype is None or not leaf.is_matrix(role):
         return part
     return jax.eval_shape(lambda matrix: quantize_projection(leaf, matrix, qtype), part)
 
 
-def _placed(
-    mesh: Mesh, first: tuple[int, ...], axes: PartitionSpec, part: jax.ShapeDtypeStruct
+def _alone(mesh: Mesh, axes: PartitionSpec, part: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=fitting_sharding(mesh, part.shape, axes))
+
+
+def _stacked(
+    mesh: Mesh, axes: PartitionSpec, counts: tuple[int, int], part: jax.ShapeDtypeStruct
 ) -> jax.ShapeDtypeStruct:
-    """Returns the shape of a part of all layers of a stack, on the mesh."""
-    fitting = fitting_sharding(mesh, part.shape, axes).spec
-    sharding = NamedSharding(mesh, PartitionSpec(*(None for _ in first), *fitting))
-    return jax.ShapeDtypeStruct((*first, *part.shape), part.dtype, sharding=sharding)
+    sharding = stacked_sharding(mesh, part.shape, axes)
+    return jax.ShapeDtypeStruct((*counts, *part.shape), part.dtype, sharding=sharding)

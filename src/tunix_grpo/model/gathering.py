@@ -65,6 +65,20 @@ def gathered_shapes(held: Held, dtype: jnp.dtype) -> list[jax.ShapeDtypeStruct]:
     return [jax.ShapeDtypeStruct(leaf.shape, kind, sharding=leaf.sharding) for leaf, kind in leaves]
 
 
+def gathered_like(held: Held, mesh: Mesh, dtype: jnp.dtype) -> Held:
+    """Returns the shapes of the weights as `Gathering.weights` gives them, from those of training.
+
+    Args:
+        mesh: of the rollout.
+    """
+    if mesh.shape[FSDP] == 1:
+        return held
+    places = jax.tree.leaves(gathered_shardings(held, mesh))
+    shapes = zip(gathered_shapes(held, dtype), places, strict=True)
+    leaves = [jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place) for shape, place in shapes]
+    return jax.tree.unflatten(jax.tree.structure(held), leaves)
+
+
 def gathered_shardings(held: Held, mesh: Mesh) -> Held:
     """Returns where each weight lies on the mesh of a rollout: as in training, but whole along `fsdp`."""
     return jax.tree.map(lambda leaf: _gathered(leaf, mesh), held)

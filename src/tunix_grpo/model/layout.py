@@ -61,6 +61,10 @@ class Leaf:
     def is_projection(self) -> bool:
         return self.roles[0] in PROJECTIONS
 
+    def is_matrix(self, role: str) -> bool:
+        """Says whether what plays a role of the leaf is a projection's matrix, which may be quantized."""
+        return self.is_projection and not role.endswith(".bias")
+
     @property
     def module(self) -> str:
         """The path of the module that holds the leaf, as patterns of model.lora_target_modules see it."""

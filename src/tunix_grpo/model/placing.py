@@ -49,16 +49,14 @@ def place_stacks(
         quantize: what becomes of a projection's matrix.
     """
     shardings = leaf_shardings(spec, mesh)
-    counts = [(len(stack.layers), len(stack.layers[0])) for period in stacks(spec) for stack in period]
-    weights = empty_weights(spec)
+    counts, weights = layer_counts(spec), empty_weights(spec)
     whole: dict[tuple[int, str], Stored] = {}
     for leaf, arrays in source:
         axes = leaf.decoder_spec(shardings[leaf.path].spec)
         for role, array in zip(leaf.roles, arrays, strict=True):
             # From here on it is on the mesh, where one layer after another is written into the array of all.
             placed = layouts.put(np.asarray(array, dtype, order="C"), NamedSharding(mesh, axes))
-            is_matrix = leaf.is_projection and not role.endswith(".bias")
-            part = placed if quantize is None or not is_matrix else quantize(leaf, placed)
+            part = placed if quantize is None or not leaf.is_matrix(role) else quantize(leaf, placed)
             if leaf.layer is None:
                 put_at(weights, None, role, part)
                 continue
@@ -105,12 +103,21 @@ def fitting_sharding(mesh: jax.sharding.Mesh, shape: tuple[int, ...], spec: Part
     return NamedSharding(mesh, PartitionSpec(*kept))
 
 
+def stacked_sharding(mesh: jax.sharding.Mesh, shape: tuple[int, ...], axes: PartitionSpec) -> NamedSharding:
+    """Returns where an array of such parts lies, one for each layer of a stack, whose first two axes are the layers."""
+    return NamedSharding(mesh, PartitionSpec(None, None, *fitting_sharding(mesh, shape, axes).spec))
+
+
+def layer_counts(spec: DecoderSpec) -> list[tuple[int, int]]:
+    """Returns the first two axes of the arrays of every stack."""
+    return [(len(stack.layers), len(stack.layers[0])) for period in stacks(spec) for stack in period]
+
+
 def _empty(part: Stored, counts: tuple[int, int], axes: PartitionSpec, mesh: jax.sharding.Mesh) -> Stored:
     """Returns zeros for all layers of a stack, from one of them."""
 
     def zeros(array: jax.Array) -> jax.Array:
-        fitting = PartitionSpec(None, None, *fitting_sharding(mesh, array.shape, axes).spec)
-        return jnp.zeros((*counts, *array.shape), array.dtype, device=NamedSharding(mesh, fitting))
+        return jnp.zeros((*counts, *array.shape), array.dtype, device=stacked_sharding(mesh, array.shape, axes))
 
     return jax.tree.map(zeros, part)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,18 +18,18 @@ from tunix_grpo import seeds
 from tunix_grpo.config import Config
 from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.cache import cache_sizes
-from tunix_grpo.decoder.drawing import DrawRule
-from tunix_grpo.decoder.forward import choose_remat
+from tunix_grpo.decoder.drawing import DrawRule, Sampling
 from tunix_grpo.decoder.generation import block_of_device, padded_steps
 from tunix_grpo.decoder.rows import Completions
-from tunix_grpo.grpo import engine, passes, stages
-from tunix_grpo.grpo.algorithms import Divisors, objective_of
-from tunix_grpo.grpo.loss import LossInputs, LossSums
+from tunix_grpo.grpo import passes, stages
+from tunix_grpo.grpo.engine import Engine
+from tunix_grpo.grpo.loss import LossSums
+from tunix_grpo.grpo.needed import completions_like, loss_inputs_like, program_bytes
 from tunix_grpo.grpo.optimizer import build_optimizer, build_schedule
 from tunix_grpo.grpo.rollout import completions_drawn, train_sampling
 from tunix_grpo.grpo.spikes import Limits
-from tunix_grpo.grpo.updates import apply_gradient
-from tunix_grpo.model.gathering import gathered_shapes, gathered_shardings
+from tunix_grpo.grpo.updates import applying
+from tunix_grpo.model.gathering import gathered_like
 from tunix_grpo.model.model import Model
 
 # What ends a row and what fills it decide nothing about memory.
@@ -90,10 +90,7 @@ class Programs:
         self._config, self._model, self._mesh = config, model, mesh
         self._by_rows = NamedSharding(mesh, PartitionSpec("fsdp"))
         self._whole = NamedSharding(mesh, PartitionSpec())
-        generation, group = config.generation, config.grpo.num_generations
-        width = generation.max_prompt_length + group * generation.max_generation_steps
-        remat = choose_remat(config.training.remat, model.spec, config.training.micro_batch_size * width, model.dtype)
-        self.pass_form = passes.PassForm(model.form, objective_of(config.grpo), generation.temperature, remat)
+        self.pass_form = passes.pass_form(config, model, config.generation.max_prompt_length)
         schedule = build_schedule(config.optimizer, config.scheduler, config.training.num_batches or 1)
         self._optimizer = build_optimizer(config.optimizer, schedule)
         state = jax.eval_shape(self._optimizer.init, model.trained)
@@ -105,26 +102,25 @@ class Programs:
     def all(self) -> Iterator[Program]:
         """Yields the programs in the order of a step."""
         yield from self._rollout()
-        batch = self._batch()
+        batch, number = self._batch(), self._shape((), np.float32, self._whole)
+        form, params, frozen = self.pass_form, self._model.trained, self._frozen
         if self._config.grpo.beta > 0:
-            arguments = (self.pass_form, None, self._model.reference, batch)
+            arguments = (form, None, self._model.reference, batch)
             yield self._program("reference", passes.whole_logps, *arguments, held=(self._model.reference,))
-        params, frozen = self._model.trained, self._frozen
-        several = self._config.training.gradient_accumulation_steps > 1
-        sums = LossSums(*(self._shape((), np.float32, self._whole) for _ in LossSums._fields))
-        state = (params, sums) if several else None
-        arguments = (self.pass_form, params, frozen, state, self._loss_inputs(batch))
-        yield self._program("update", passes.accumulate, *arguments, held=(params, frozen))
-        apply = jax.jit(apply_gradient, static_argnums=0, donate_argnums=(1, 2))
-        scalar: Any = sums.loss
-        arguments = (self._optimizer, params, self._state, params, scalar, Limits(scalar, scalar))
-        yield self._program("optimizer", apply, *arguments, held=(params, self._state))
+        grpo, sums = self._config.grpo, LossSums(*[number] * len(LossSums._fields))
+        state = (params, sums) if self._config.training.gradient_accumulation_steps > 1 else None
+        later = grpo.num_iterations > 1 or grpo.num_minibatches > 1
+        inputs = loss_inputs_like(form.objective, batch, number, old=later, sampled=grpo.importance != "none")
+        yield self._program("update", passes.accumulate, form, params, frozen, state, inputs, held=(params, frozen))
+        layouts_of = (jax.tree.map(lambda leaf: leaf.sharding, tree) for tree in (params, self._state))
+        arguments = (self._optimizer, params, self._state, params, number, Limits(number, number))
+        yield self._program("optimizer", applying(*layouts_of), *arguments, held=(params, self._state))
 
     def _rollout(self) -> Iterator[Program]:
         config, form = self._config, self._model.form
         sampling = train_sampling(config)
         rows = config.completions_per_step(self._mesh.shape["fsdp"])
-        held = self._gathered()
+        held = gathered_like((self._model.trained, self._frozen), self._mesh, self._model.dtype)
         prompts = rows // sampling.num_generations
         width = config.generation.max_prompt_length
         asked = (self._rows((prompts, width), np.int32), self._rows((prompts, width), bool))
@@ -132,7 +128,7 @@ class Programs:
         rule = DrawRule(sampling, _STOP_IDS, _PAD_ID)
         most = config.generation.max_rows
         if most is not None and rows > most:
-            yield from self._slots(held, rule, most)
+            yield self._slots(held, sampling, most)
         elif sampling.max_tokens <= stages.SHORT:
             keywords = {"stop_ids": _STOP_IDS, "pad_id": _PAD_ID}
             yield self._program(
@@ -147,16 +143,21 @@ class Programs:
             arguments = (form, weights, growing, rule, stages.STAGE, block_of_device())
             yield self._program("rollout, tokens", stages._continued, *arguments, held=(self._as_they_were(weights),))
 
-    def _slots(self, held: tuple[Any, Any], rule: DrawRule, rows: int) -> Iterator[Program]:
-        """Yields the program that draws in slots, in its largest cache."""
-        form, config = self._model.form, self._config
-        size = (cache_sizes(rule.config.max_tokens - 1) or [1])[-1]
-        rule = rule._replace(config=dataclasses.replace(rule.config, num_generations=1))
-        width = config.generation.max_prompt_length
-        slots = self._shapes(engine._free, form, self._mesh, rows, width, size, rule)
-        weights = self._shapes(engine._joined, form, *held)
-        arguments = (form, self._mesh, weights, slots, rule, engine.tokens_of_round())
-        yield self._program("rollout, tokens", engine._continued, *arguments, held=(self._as_they_were(weights),))
+    def _slots(self, held: tuple[Any, Any], sampling: Sampling, rows: int) -> Program:
+        """Returns the program that draws in slots, in its largest cache."""
+        devices = self._mesh.shape["fsdp"]
+        engine = Engine(
+            form=self._model.form,
+            mesh=self._mesh,
+            stop_ids=_STOP_IDS,
+            pad_id=_PAD_ID,
+            rows=math.ceil(rows / devices) * devices,
+            prompt_width=self._config.generation.max_prompt_length,
+        )
+        program, (form, mesh, weights, slots, *rest) = engine.largest_program(held, sampling)
+        weights, slots = self._placed((weights, slots), engine.rows)
+        as_they_were = self._as_they_were(weights)
+        return self._program("rollout, tokens", program, form, mesh, weights, slots, *rest, held=(as_they_were,))
 
     def _as_they_were(self, weights: Any) -> Any:
         """Returns those weights of a token's that are no copies; the others live beside what they are made of."""
@@ -168,48 +169,26 @@ class Programs:
         prompts = config.training.micro_batch_size * self._mesh.shape["fsdp"]
         rows = prompts * config.grpo.num_generations
         width, length = config.generation.max_prompt_length, config.generation.max_generation_steps
-        shapes = ((prompts, width), np.int32), ((prompts, width), bool), ((rows, length), np.int32), ((rows,), np.int32)
-        return Completions(*(self._rows(*shape) for shape in shapes))
-
-    def _loss_inputs(self, batch: Completions) -> LossInputs:
-        per_row = self._rows(batch.lengths.shape, np.float32)
-        scalar = self._shape((), np.float32, self._whole)
-        logps = self._rows(batch.tokens.shape, np.float32)
-        grpo = self._config.grpo
-        later = grpo.num_iterations > 1 or grpo.num_minibatches > 1
-        return LossInputs(
-            batch,
-            per_row,
-            per_row,
-            Divisors(per_row, scalar),
-            logps if grpo.beta > 0 else None,
-            logps if later else None,
-            logps if grpo.importance != "none" else None,
-        )
-
-    def _gathered(self) -> tuple[Any, Any]:
-        """Returns the weights as a rollout reads them."""
-        held = (self._model.trained, self._frozen)
-        if self._mesh.shape["fsdp"] == 1:
-            return held
-        places = jax.tree.leaves(gathered_shardings(held, self._mesh))
-        shapes = gathered_shapes(held, self._model.dtype)
-        leaves = [self._shape(shape.shape, shape.dtype, place) for shape, place in zip(shapes, places, strict=True)]
-        return jax.tree.unflatten(jax.tree.structure(held), leaves)
+        return completions_like(self._by_rows, (prompts, width), (rows, length))
 
     def _program(self, name: str, function: Any, *arguments: Any, held: tuple[Any, ...], **keywords: Any) -> Program:
         return Program(name, function, arguments, keywords, sum(map(self._bytes, held)))
 
     def _shapes(self, function: Any, *arguments: Any) -> Any:
-        """Returns the shapes of what a program returns: rows by rows, the rest whole on every device."""
-        rows = self._config.completions_per_step(self._mesh.shape["fsdp"])
-        found = function.eval_shape(*arguments)
+        """Returns the shapes of what a program of a rollout returns."""
+        return self._placed(
+            function.eval_shape(*arguments), self._config.completions_per_step(self._mesh.shape["fsdp"])
+        )
+
+    def _placed(self, tree: Any, rows: int) -> Any:
+        """Returns shapes of a rollout with their places: rows and prompts by rows, the rest whole on every device."""
+        by_rows = (rows, rows // self._config.grpo.num_generations)
 
         def placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-            by_rows = leaf.ndim > 0 and leaf.shape[0] in (rows, rows // self._config.grpo.num_generations)
-            return self._shape(leaf.shape, leaf.dtype, self._by_rows if by_rows else self._whole)
+            is_by_rows = leaf.ndim > 0 and leaf.shape[0] in by_rows
+            return self._shape(leaf.shape, leaf.dtype, self._by_rows if is_by_rows else self._whole)
 
-        return jax.tree.map(placed, found)
+        return jax.tree.map(placed, tree)
 
     def _rows(self, shape: tuple[int, ...], dtype: Any) -> Any:
         return self._shape(shape, dtype, self._by_rows)
@@ -242,7 +221,7 @@ def compiled(program: Program, lowering: str, mesh: Mesh, resident: int) -> Need
     """
     begun = time.perf_counter()
     beside = resident - program.resident
-    with layouts.on(mesh) if mesh.size > 1 else contextlib.nullcontext():
+    with layouts.on(mesh):
         traced = program.function.trace(*program.arguments, **program.keywords)
         try:
             made = traced.lower(lowering_platforms=(lowering,)).compile()
@@ -250,7 +229,5 @@ def compiled(program: Program, lowering: str, mesh: Mesh, resident: int) -> Need
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             return Needs(program.name, 0, beside, time.perf_counter() - begun, refusal=str(error).splitlines()[0])
-    memory = made.memory_analysis()
-    outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    peak = memory.peak_memory_in_bytes or memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs
+    peak = made.memory_analysis().peak_memory_in_bytes or program_bytes(made) or 0
     return Needs(program.name, peak, beside, time.perf_counter() - begun, text=made.as_text() or "")

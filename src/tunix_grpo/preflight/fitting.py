@@ -21,29 +21,28 @@ def ways_out(config: Config, remat: str, too_large: list[str]) -> Iterator[tuple
     """
     words: dict[str, object] = {}
 
-    def changed(**settings: object) -> tuple[list[str], Config]:
+    def changed(group: str, **settings: object) -> tuple[list[str], Config]:
         nonlocal config
-        for key, value in settings.items():
-            group, _, name = key.partition("__")
-            config = replace(config, **{group: replace(getattr(config, group), **{name: value})})
-            words[f"{group}.{name}"] = value
+        config = replace(config, **{group: replace(getattr(config, group), **settings)})
+        words.update({f"{group}.{name}": value for name, value in settings.items()})
         return [f"{key}={value}" for key, value in words.items()], config
 
     if remat != "full" and "update" in too_large:
-        yield changed(training__remat="full")
+        yield changed("training", remat="full")
     if "update" in too_large or "reference" in too_large:
         while config.training.micro_batch_size > 1 and config.training.micro_batch_size % 2 == 0:
             training = config.training
             yield changed(
-                training__micro_batch_size=training.micro_batch_size // 2,
-                training__gradient_accumulation_steps=2 * training.gradient_accumulation_steps,
+                "training",
+                micro_batch_size=training.micro_batch_size // 2,
+                gradient_accumulation_steps=2 * training.gradient_accumulation_steps,
             )
     if any(name.startswith("rollout") for name in too_large):
         rows = config.completions_per_step(1)
         while (rows := rows // 2) >= config.grpo.num_generations:
-            yield changed(generation__max_rows=rows)
+            yield changed("generation", max_rows=rows)
     if config.model.lora_rank is not None and config.model.quantization is None:
-        yield changed(model__quantization="nf4")
+        yield changed("model", quantization="nf4")
 
 
 def first_that_fits(config: Config, remat: str, needs: list[Needs], memory: int, fits: Fits) -> list[str] | None:

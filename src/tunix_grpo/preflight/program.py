@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import sys
 from typing import Any
 
-import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from tunix_grpo import console
-from tunix_grpo.benchmark.limits import Limits, Work, step_limits
+from tunix_grpo.benchmark.limits import Ceilings, Limits, Work
+from tunix_grpo.benchmark.own import limits_of
 from tunix_grpo.config import Config
 from tunix_grpo.config.preflight import PreflightConfig
 from tunix_grpo.decoder.platform import traced_for
@@ -27,6 +27,7 @@ from tunix_grpo.preflight.targets import TARGETS, Target, ask_no_device, describ
 
 _NOT_COUNTED = "the device's own context, cuDNN's workspaces, what its allocator loses, and what autotuning chooses"
 _PARTS = ("step", "rollout", "reference", "update")
+_SIZES = ("peak", "beside", "total", "sent")
 _log = logging.getLogger(__name__)
 
 
@@ -50,12 +51,10 @@ def preflight(asked: PreflightConfig, config: Config) -> None:
         programs = Programs(config, model, mesh)
         needs = [_compiled(program, target, mesh, programs.resident) for program in programs.all()]
         figures = _figures(config, target, mesh, model, programs, needs)
-        _show(asked, figures, needs, target)
+        _show(asked, figures)
         if not figures["fits"]:
-            remat = programs.pass_form.remat
-            words = first_that_fits(
-                config, remat, needs, target.memory or 0, lambda *tried: _fits(target, mesh, *tried)
-            )
+            fits, remat = functools.partial(_fits, target, mesh), programs.pass_form.remat
+            words = first_that_fits(config, remat, needs, target.memory or 0, fits)
             raise UserError(_does_not_fit(needs, target, words))
 
 
@@ -104,60 +103,44 @@ def _figures(
         ],
     }
     if target.ceilings is not None:
-        limits = _limits(config, target, mesh, model)
+        limits = _limits(config, mesh, model, target.ceilings)
         figures |= {f"{part}_limit_s": getattr(limits, part) for part in _PARTS}
     return figures
 
 
-def _limits(config: Config, target: Target, mesh: Mesh, model: Model) -> Limits:
+def _limits(config: Config, mesh: Mesh, model: Model, ceilings: Ceilings) -> Limits:
     """Returns the least seconds of a step at the device's rates, each completion as long as it may be."""
-    assert target.ceilings is not None
-    trained = config.model.lora_rank is not None
-    adapters = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(model.trained)) if trained else None
     work = Work(
-        prompts=config.prompts_per_step(1),
+        prompts=config.prompts_per_step(mesh.shape["fsdp"]),
         generations=config.grpo.num_generations,
         prompt_tokens=config.generation.max_prompt_length,
         completion_tokens=config.generation.max_generation_steps,
     )
-    tp = mesh.shape["tp"]
-    return step_limits(
-        model.spec,
-        work,
-        type(target.ceilings)(*(tp * rate for rate in target.ceilings)),
-        bytes_per_weight=model.dtype.itemsize,
-        quantization=config.model.quantization,
-        adapter_parameters=adapters,
-        with_reference=config.grpo.beta > 0,
-        num_iterations=config.grpo.num_iterations,
-    )
+    return limits_of(config, model, mesh, work, ceilings)
 
 
-def _show(asked: PreflightConfig, figures: dict[str, Any], needs: list[Needs], target: Target) -> None:
+def _show(asked: PreflightConfig, figures: dict[str, Any]) -> None:
     if asked.json:
         json.dump(figures, sys.stdout, indent=2)
         print()
         return
+    memory = figures["memory_bytes"]
     header = ("program", "at its highest", "beside it", "in all", "of the device", "sent")
     rows = []
-    for each, numbers in zip(needs, figures["programs"], strict=True):
-        share = "" if target.memory is None else f"{100 * each.total / target.memory:.0f} %"
-        sizes = [console.format_bytes(size) for size in (each.peak, each.beside, each.total)]
-        if each.refusal:
-            sizes, share = ["refused", sizes[1], "more than there is"], ""
-        sent = console.format_bytes(numbers["sent_bytes"]) if figures["devices"] > 1 else "nothing"
-        rows.append([each.name, *sizes, share, sent])
-    memory = "" if target.memory is None else f", {console.format_bytes(target.memory)}"
-    console.table(header, rows, f"{target.about}{memory}; {figures['dtype']}, {figures['attention']} attention")
+    for each in figures["programs"]:
+        peak, beside, total, sent = (console.format_bytes(each[f"{name}_bytes"]) for name in _SIZES)
+        share = "" if memory is None else f"{100 * each['total_bytes'] / memory:.0f} %"
+        if each["refusal"]:
+            peak, total, share = "refused", "more than there is", ""
+        rows.append([each["name"], peak, beside, total, share, sent if figures["devices"] > 1 else "nothing"])
+    has = "" if memory is None else f", {console.format_bytes(memory)}"
+    console.table(header, rows, f"{figures['device']}{has}; {figures['dtype']}, {figures['attention']} attention")
     lines = [("remat", figures["remat"]), ("not counted", _NOT_COUNTED)]
     if "step_limit_s" in figures:
-        parts = ", ".join(
-            f"{part} {console.format_duration(figures[f'{part}_limit_s'])}"
-            for part in ("rollout", "reference", "update")
-        )
-        lines.append(("a step", f"at least {console.format_duration(figures['step_limit_s'])} at its rates ({parts})"))
+        step, *parts = (f"{part} {console.format_duration(figures[f'{part}_limit_s'])}" for part in _PARTS)
+        lines.append(("a step", f"at least {step.partition(' ')[2]} at its rates ({', '.join(parts)})"))
     if figures["fits"]:
-        lines.append(("fits", "not known: the device does not tell its memory" if target.memory is None else "yes"))
+        lines.append(("fits", "not known: the device does not tell its memory" if memory is None else "yes"))
     console.start_table(lines, "preflight")
 
 

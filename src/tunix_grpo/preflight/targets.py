@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 import jax
-import numpy as np
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from jax.experimental import topologies
 from jax.sharding import Mesh
@@ -16,7 +14,7 @@ from tunix_grpo.benchmark.limits import Ceilings
 from tunix_grpo.config import Config, MeshConfig
 from tunix_grpo.decoder.platform import Described
 from tunix_grpo.errors import UserError, one_line
-from tunix_grpo.run.devices import open_devices
+from tunix_grpo.run.devices import device_memory_bytes, mesh_over, open_devices
 
 _DESCRIPTIONS = Path(__file__).parents[1] / "assets" / "devices"
 _GIB = 2**30
@@ -58,10 +56,9 @@ TARGETS = {
 def present(config: Config) -> tuple[Target, Mesh]:
     """Returns the devices that are there, as a run would open them."""
     devices = open_devices(config.device, config.mesh, None)
-    first, platform = devices.mesh.devices.flat[0], jax.default_backend()
-    memory = (first.memory_stats() or {}).get("bytes_limit")
-    if platform == "cpu":
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    platform = jax.default_backend()
+    told = devices.mesh.devices.flat[0].memory_stats() or {}
+    memory = device_memory_bytes() if platform == "cpu" else told.get("bytes_limit")
     return Target(devices.kind, {"gpu": "cuda"}.get(platform, platform), None, devices.mesh.size, memory), devices.mesh
 
 
@@ -71,12 +68,6 @@ def described_mesh(name: str, target: Target, config: MeshConfig) -> Mesh:
     Raises:
         UserError: they do not cut it, or what compiles for such a device is not installed.
     """
-    fsdp = config.fsdp if config.fsdp is not None else max(1, target.count // config.tp)
-    if fsdp * config.tp != target.count:
-        raise UserError(
-            f"mesh.fsdp={fsdp} x mesh.tp={config.tp} does not use the {target.count} device(s) of target={name}; "
-            "mesh.fsdp=null mesh.tp=1 takes all"
-        )
     try:
         devices = _topology(name, target).devices
     except Exception as error:  # plugins raise what they like
@@ -85,7 +76,7 @@ def described_mesh(name: str, target: Target, config: MeshConfig) -> Mesh:
             f"target={name}: what compiles for it is not here ({one_line(error)}); run `make {extra}`, which makes an "
             "environment of its own, and start this program from there"
         ) from error
-    return Mesh(np.array(devices).reshape(fsdp, config.tp), ("fsdp", "tp"))
+    return mesh_over(devices, config, f"target={name}")
 
 
 def _topology(name: str, target: Target) -> topologies.TopologyDescription:

@@ -7,6 +7,7 @@ import os
 import resource
 import stat
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,21 +70,33 @@ def open_devices(device: str, mesh: MeshConfig, jax_cache: str | None, hosts: Ho
         raise UserError(f"device={device}: JAX finds no such device ({reason}); {_WAY_OUT[device]}") from error
     if jax_cache is not None:
         _use_cache(jax, Path(jax_cache).expanduser())
-    fsdp = mesh.fsdp if mesh.fsdp is not None else max(1, len(found) // mesh.tp)
-    place = "this machine" if hosts.count == 1 else f"the {hosts.count} hosts"
-    if fsdp * mesh.tp != len(found):
-        raise UserError(
-            f"mesh.fsdp={fsdp} x mesh.tp={mesh.tp} does not use the {len(found)} device(s) of {place}; "
-            "mesh.fsdp=null mesh.tp=1 takes all"
-        )
-    # Built from an array: jax.make_mesh would give explicit axes, which Tunix's models cannot run on.
-    grid = np.array(found).reshape(fsdp, mesh.tp)
-    mesh_of_all = jax.sharding.Mesh(grid, ("fsdp", "tp"))
+    mesh_of_all = mesh_over(found, mesh, "this machine" if hosts.count == 1 else f"the {hosts.count} hosts")
     if mesh_of_all.size > 1:
         jax.set_mesh(mesh_of_all)  # what `decoder/layouts.py` lays programs out on
     kind = f"{len(found)} x {found[0].device_kind}" if len(found) > 1 else found[0].device_kind
     where = "" if hosts.count == 1 else f" on {hosts.count} hosts"
     return Devices(mesh_of_all, f"{found[0].platform} ({kind}){where}")
+
+
+def mesh_over(devices: Sequence[object], mesh: MeshConfig, place: str) -> jax.sharding.Mesh:
+    """Returns the mesh of all these devices.
+
+    Args:
+        place: where they are, in words.
+
+    Raises:
+        UserError: it does not fit them.
+    """
+    import jax
+
+    fsdp = mesh.fsdp if mesh.fsdp is not None else max(1, len(devices) // mesh.tp)
+    if fsdp * mesh.tp != len(devices):
+        raise UserError(
+            f"mesh.fsdp={fsdp} x mesh.tp={mesh.tp} does not use the {len(devices)} device(s) of {place}; "
+            "mesh.fsdp=null mesh.tp=1 takes all"
+        )
+    # Built from an array: jax.make_mesh would give explicit axes, which Tunix's models cannot run on.
+    return jax.sharding.Mesh(np.array(devices).reshape(fsdp, mesh.tp), ("fsdp", "tp"))
 
 
 def peak_memory_bytes() -> int:
