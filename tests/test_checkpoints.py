@@ -16,7 +16,8 @@ import optax
 import pytest
 
 from tunix_grpo.errors import UserError
-from tunix_grpo.run.checkpoints import Checkpoints, differences
+from tunix_grpo.run.checkpoints import Checkpoints
+from tunix_grpo.run.identity import differences
 from tunix_grpo.run.step_files import MANIFEST
 
 RUN = {"identity": {"seed": 42}, "state": {"step": 3, "accuracy_before": None}}
@@ -273,6 +274,7 @@ def test_a_full_disk_is_one_sentence_and_the_older_step_stays(checkpoints):
 SAVE_FOR_EVER = """
 import sys, jax.numpy as jnp
 from tunix_grpo.run.checkpoints import Checkpoints
+from tunix_grpo.run.identity import differences
 checkpoints = Checkpoints(sys.argv[1], 3)
 for step in range(1, 10_000):
     checkpoints.save(step, {"w": jnp.full(3, float(step))}, {"count": jnp.int32(step)}, {})

@@ -67,6 +67,11 @@ class NotSavedError(UserError):
         super().__init__(f"{what}; make room and start the same command again")
         self.what = what
 
+    @classmethod
+    def of(cls, place: Path, reason: str) -> Self:
+        """Returns what is said of a step."""
+        return cls(f"{place}: the checkpoint could not be written ({reason})")
+
 
 class SavedSteps(SavedFiles):
     """Reads the checkpoints of one folder and changes nothing in it; a run may be writing to it meanwhile."""
@@ -219,7 +224,7 @@ class Checkpoints(SavedSteps):
         with contextlib.suppress(OSError):  # of a disk that fails, which is said
             self._put_back_and_clear()
         if reason is not None:
-            raise not_saved(self.root / str(save.step), reason)
+            raise NotSavedError.of(self.root / str(save.step), reason)
         self._faulty.discard(save.step)
         self._delete_older(save.step, save.best)
 
@@ -279,20 +284,6 @@ def items_of(
     """Returns what Orbax writes of a step."""
     arrays = {"params": ocp.args.StandardSave(params), "optimizer": ocp.args.StandardSave(optimizer)}
     return ocp.args.Composite(**arrays, run=ocp.args.JsonSave(run))
-
-
-def not_saved(place: Path, reason: str) -> NotSavedError:
-    """Returns what is said of a step that could not be written."""
-    return NotSavedError(f"{place}: the checkpoint could not be written ({reason})")
-
-
-def differences(saved: Mapping[str, object], current: Mapping[str, object]) -> dict[str, str]:
-    """Returns key -> `key: saved -> current` for every key whose value differs, sorted."""
-    return {
-        key: f"{key}: {json.dumps(saved.get(key))} -> {json.dumps(current.get(key))}"
-        for key in sorted(saved.keys() | current.keys())
-        if saved.get(key) != current.get(key)
-    }
 
 
 def _handler() -> ocp.CompositeCheckpointHandler:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -171,3 +172,12 @@ def _weights_digest(directory: Path, *, random: bool) -> str:
             stream.seek(max(0, size - _EDGE))
             data.append(stream.read(_EDGE))
     return content_digest(b"\0".join(data))
+
+
+def differences(saved: Mapping[str, object], current: Mapping[str, object]) -> dict[str, str]:
+    """Returns key -> `key: saved -> current` for every key whose value differs, sorted."""
+    return {
+        key: f"{key}: {json.dumps(saved.get(key))} -> {json.dumps(current.get(key))}"
+        for key in sorted(saved.keys() | current.keys())
+        if saved.get(key) != current.get(key)
+    }

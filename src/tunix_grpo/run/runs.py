@@ -8,8 +8,8 @@ from pathlib import Path
 from tunix_grpo.config import Config, RunConfig, SftConfig
 from tunix_grpo.config.history import with_former_entries
 from tunix_grpo.files import Json
-from tunix_grpo.run.checkpoints import differences
 from tunix_grpo.run.identity import (
+    differences,
     identity,
     model_identity,
     model_source,

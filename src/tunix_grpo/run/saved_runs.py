@@ -22,9 +22,9 @@ from tunix_grpo.files import read_json
 from tunix_grpo.model.merging import merged_leaves
 from tunix_grpo.model.model import Model, load_model
 from tunix_grpo.model.sources import resolve_directory
-from tunix_grpo.run.checkpoints import SavedSteps, differences
+from tunix_grpo.run.checkpoints import SavedSteps
 from tunix_grpo.run.evaluated import Row, best_first
-from tunix_grpo.run.identity import model_identity
+from tunix_grpo.run.identity import differences, model_identity
 from tunix_grpo.run.logged import read_metrics
 from tunix_grpo.run.places import HISTORY
 from tunix_grpo.run.step_files import MANIFEST

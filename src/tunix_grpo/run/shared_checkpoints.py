@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tunix_grpo.errors import UserError
 from tunix_grpo.hosts.cluster import Hosts
-from tunix_grpo.run.checkpoints import Checkpoints, NotSavedError, SavedSteps, items_of, not_saved
+from tunix_grpo.run.checkpoints import Checkpoints, NotSavedError, SavedSteps, items_of
 from tunix_grpo.run.failed_saves import quiet_failures, system_reason
 from tunix_grpo.run.leaves import flat_leaves
 from tunix_grpo.run.places import UNFINISHED
@@ -135,7 +135,7 @@ class SharedCheckpoints(Checkpoints):
         return failed is None
 
     def _not_saved(self, step: int, reason: str) -> NotSavedError:
-        return not_saved(self.root / str(step), reason)
+        return NotSavedError.of(self.root / str(step), reason)
 
     def _writer(self, name: str) -> int:
         found = _WRITER.search(name)

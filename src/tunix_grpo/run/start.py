@@ -14,9 +14,9 @@ from tunix_grpo.config.words import assignment
 from tunix_grpo.errors import NotContinued, UserError
 from tunix_grpo.files import Json
 from tunix_grpo.hosts.cluster import ALONE, Hosts
-from tunix_grpo.run.checkpoints import Checkpoints, differences
+from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.evaluated import Row, early_end, logged_evaluations
-from tunix_grpo.run.identity import PROGRAM
+from tunix_grpo.run.identity import PROGRAM, differences
 from tunix_grpo.run.places import HISTORY, free_folder
 from tunix_grpo.run.runs import Run
 from tunix_grpo.text.ledger import Ledger

@@ -15,8 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from tunix_grpo.errors import UserError, one_line
 from tunix_grpo.files import Json, read_json, read_json_lines, whole_file
-from tunix_grpo.run.checkpoints import differences
-from tunix_grpo.run.identity import content_digest
+from tunix_grpo.run.identity import content_digest, differences
 
 FOLDER = "answers"
 EVALUATION, QUESTIONS, PICTURE = "evaluation.json", "questions.jsonl", "evaluation.png"

@@ -15,7 +15,7 @@ from tunix_grpo.errors import UserError, one_line
 from tunix_grpo.files import read_json
 from tunix_grpo.grpo.statistics import LEVEL, POWER, Difference, paired_means, paired_shares
 from tunix_grpo.programs.evaluation.results import GREEDY, SAMPLED, Result
-from tunix_grpo.run.checkpoints import differences
+from tunix_grpo.run.identity import differences
 
 FORMAT = 1
 _MOST_SHOWN = 4  # differences of settings
