@@ -34,10 +34,14 @@ LONGEST = (
         "test_generation",
         "test_composing",
         "test_model",
+        "test_trackers",
+        "test_memory",
+        "test_buckets",
+        "test_updates",
     ),
     *("test_decoder", "test_trainer", "test_old_runs", "test_tunix_plugin", "test_loss", "test_cli", "test_config"),
     *("test_benchmark", "test_health", "test_start", "test_sampling", "test_tasks", "test_quantization"),
-    "test_layouts",
+    *("test_layouts", "test_verify_resume", "test_security"),
 )
 
 

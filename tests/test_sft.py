@@ -129,6 +129,7 @@ def shown(model) -> np.ndarray:
     return logits(model, model.decoder_weights(), [[2, 5, 9, 200, 31], [2, 77, 14]])
 
 
+@pytest.mark.slow
 def test_the_bundled_model_learns_from_demonstrations_and_grpo_goes_on(compose_sft, grpo, tmp_path):
     """Right workings make it calculate rightly; the first evaluation with GRPO is then that of the last one here."""
     write_workings(tmp_path / "workings.jsonl")

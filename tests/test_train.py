@@ -589,6 +589,7 @@ def wait_for_step(folder: Path, step: int, process: subprocess.Popen) -> None:
     raise AssertionError(f"step {step} did not come")
 
 
+@pytest.mark.slow  # the short form is in test_verify_resume.py
 def test_killed_at_any_moment_and_started_again(run, tmp_path, two_layers):
     """SIGKILL, then SIGTERM (which saves), then to the end: equal to the run that nobody stopped."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
