@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -149,7 +150,7 @@ def test_rows_end_at_their_limit(model):
     limits = np.array([3, 1, 9, LENGTH, 5])
     asked = Asked(PROMPTS[:5], answer_keys(0, REQUESTS[:5]), limits)
     endless = dataclasses.replace(rows_of(model, 2), stop_ids=())
-    ended = list(endless.completions(weights(model), asked, SAMPLED))
+    ended = list(itertools.chain.from_iterable(endless.completions(weights(model), asked, SAMPLED)))
     assert {done.place: len(done.tokens) for done in ended} == dict(enumerate(limits))
     # Two rows: the first ends after 3 tokens and the second after 1, in one look; then the shorter of the next two.
     assert [done.place for done in ended[:2]] == [0, 1]

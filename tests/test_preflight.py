@@ -16,7 +16,7 @@ from helpers.models import load, one_device_mesh, write_model
 from helpers.trainer import number_prompts, small_trainer
 from tunix_grpo.config.preflight import PreflightConfig
 from tunix_grpo.errors import UserError
-from tunix_grpo.grpo import passes, rollout, stages
+from tunix_grpo.grpo import at_once, passes, stages
 from tunix_grpo.model.abstract import abstract_model
 from tunix_grpo.preflight import compiling, program, targets
 from tunix_grpo.preflight.compiling import Needs, Programs
@@ -64,7 +64,7 @@ def test_the_programs_are_those_of_a_run(compose, folder, monkeypatch, length):
     trainer = small_trainer(compose, folder, *settings, lora_rank=4)
     monkeypatch.setattr("tunix_grpo.grpo.cutting.cut_by_length", whole)
     for module, name in (
-        (rollout, "completions_drawn"),
+        (at_once, "completions_drawn"),
         (stages, "_started"),
         (stages, "_continued"),
         (passes, "accumulate"),

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tunix_grpo.run.stopping import StopRequest
+from tunix_grpo.run.stopping import NOTICE, StopRequest
 
 # Says what it notes; `step` stands for the work of a step, which the first signal must not cut short.
 PROGRAM = """
@@ -43,7 +43,7 @@ def test_the_first_signal_lets_the_step_end_and_gives_the_exit_code(number, code
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
     assert (out, process.returncode) == (f"noted {number.name} {code}\n", code)
-    assert err == f"{number.name}: stopping after this step; once more stops at once, without saving\n"
+    assert err == f"{number.name}: {NOTICE}\n"
 
 
 @pytest.mark.parametrize(("first", "second"), [("SIGINT", "SIGINT"), ("SIGTERM", "SIGTERM"), ("SIGUSR1", "SIGTERM")])
@@ -78,7 +78,7 @@ def test_the_time_of_a_run_asks_once_it_is_over(caplog):
     with StopRequest(deadline=time.monotonic()) as stop:
         assert stop and stop
     assert (stop.signal, stop.exit_code) == (None, 75)
-    assert caplog.messages == ["training.max_hours are over: stopping after this step"]
+    assert caplog.messages == ["training.max_hours are over: stopping"]
     with StopRequest(deadline=time.monotonic()) as stop:
         signal.raise_signal(signal.SIGTERM)
         assert (bool(stop), stop.exit_code) == (True, 143)

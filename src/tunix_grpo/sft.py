@@ -138,11 +138,10 @@ def train_on_demonstrations(config: SftConfig) -> Summary:
                     if state.unevaluated:
                         state.unevaluated = not evaluations.run(trainer, step, record, progress, stop=stop.asked)
                     saver.look()
-                    ends = stop or evaluations.end()
                     best = evaluations.best_step() == step
-                    if ends or best or due(step, config.training.save_interval_steps, total_steps):
+                    if best or due(step, config.training.save_interval_steps, total_steps):
                         saver.start()
-                    if ends:
+                    if stop or evaluations.end():
                         break
                 saver.finish()
             except UserError as error:  # numbers that are not finite, a disk that stays full

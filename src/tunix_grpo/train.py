@@ -24,6 +24,7 @@ from tunix_grpo.config import Config
 from tunix_grpo.errors import HalfStepError, UserError
 from tunix_grpo.grpo.evaluations import build_evaluations, held_out_questions
 from tunix_grpo.grpo.optimizer import build_optimizer, build_schedule
+from tunix_grpo.grpo.rollout import StoppedError
 from tunix_grpo.grpo.spikes import Spikes
 from tunix_grpo.grpo.trainer import Trainer
 from tunix_grpo.hosts.cluster import Hosts
@@ -144,7 +145,8 @@ def train_on(hosts: Hosts, config: Config) -> Summary:
 
         # --- the loop ---
         metric, most_failures = config.evaluation.metric, config.training.max_failed_saves
-        saver = Saver(checkpoints, run, state, ledger, trainer, metric, most_failures)
+        beside = functools.partial(write_ledger, ledger, training_set, output, writes=hosts.is_first)
+        saver = Saver(checkpoints, run, state, ledger, trainer, metric, most_failures, beside)
         step, steps = state.step, range(first_step, total_steps + 1)
         asking = stop_of_a_run(config.training.max_hours, started)
         with console.Progress(total_steps, first_step) as progress, asking as stop, record:
@@ -153,12 +155,13 @@ def train_on(hosts: Hosts, config: Config) -> Summary:
                 if state.unevaluated:  # what a stop has cut off is made up for
                     state.unevaluated = not evaluations.run(trainer, state.step, record, progress, stop=stopped)
                     saver.start()
-                    if hosts.is_first:
-                        write_ledger(ledger, training_set, output)
                     steps = () if stopped() or evaluations.end() else steps
                 for step in steps:
                     fresh = functools.partial(order.batch, step) if config.grpo.replace_equal_groups else None
-                    collected = trainer.collect(step, order.batch(step), fresh)
+                    try:
+                        collected = trainer.collect(step, order.batch(step), fresh, stopped)
+                    except StoppedError:  # nothing has moved: the step is drawn again when the run goes on
+                        break
                     if step == 1:  # an evaluation takes minutes, and moves nothing: the first look comes before it
                         with hosts.together():
                             if hosts.is_first:
@@ -195,13 +198,10 @@ def train_on(hosts: Hosts, config: Config) -> Summary:
                     if state.unevaluated:
                         state.unevaluated = not evaluations.run(trainer, step, record, progress, stop=stopped)
                     saver.look()
-                    ends = stopped() or evaluations.end()
                     best = evaluations.best_step() == step
-                    if ends or best or due(step, config.training.save_interval_steps, total_steps):
+                    if best or due(step, config.training.save_interval_steps, total_steps):
                         saver.start()
-                        if hosts.is_first:
-                            write_ledger(ledger, training_set, output)
-                    if ends:
+                    if stopped() or evaluations.end():
                         break
                 saver.finish()
             except UserError as error:  # a reward that fails, numbers that are not finite, a disk that stays full

@@ -25,7 +25,7 @@ from tunix_grpo.config import load
 from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.decoder.rows import Completions
-from tunix_grpo.grpo import passes, rollout
+from tunix_grpo.grpo import at_once, passes
 from tunix_grpo.grpo import trainer as trainer_module
 from tunix_grpo.grpo.algorithms import Divisors
 from tunix_grpo.grpo.loss import LossInputs
@@ -171,7 +171,7 @@ def rollout_program(trainer: Trainer, case: Case) -> jax.stages.Compiled:
     keys = jax.ShapeDtypeStruct(batch.lengths.shape, jax.random.key(0).dtype)
     sampling = Sampling(num_generations=GROUP, max_tokens=case.max_tokens, temperature=1.0)
     inputs = (trainer._sampler._form, *weights, batch.prompt_tokens, batch.prompt_valid, keys)
-    return rollout.completions_drawn.lower(*inputs, config=sampling, stop_ids=(1,), pad_id=0).compile()
+    return at_once.completions_drawn.lower(*inputs, config=sampling, stop_ids=(1,), pad_id=0).compile()
 
 
 def facts(program: jax.stages.Compiled) -> dict[str, Any]:

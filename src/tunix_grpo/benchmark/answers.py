@@ -7,6 +7,7 @@ before there were slots, the next one on its way while the texts of one are made
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -23,8 +24,8 @@ from tunix_grpo.config.benchmark import TimedConfig, from_values
 from tunix_grpo.decoder.drawing import Drawn, Sampling
 from tunix_grpo.decoder.rows import left_padded
 from tunix_grpo.grpo.answering import Request, answer_keys
+from tunix_grpo.grpo.at_once import completions_drawn
 from tunix_grpo.grpo.engine import Asked, Engine
-from tunix_grpo.grpo.rollout import completions_drawn
 from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.model import Model, load_model
 from tunix_grpo.model.sources import resolve_directory
@@ -148,7 +149,8 @@ class _Sides:
             prompt_width=self.config.generation.max_prompt_length,
         )
         asked = Asked([self.prompts[place] for place in places], self._keys(places), self.limits[list(places)])
-        for done in engine.completions((self.model.trained, self.model.frozen), asked, self.sampling):
+        looks = engine.completions((self.model.trained, self.model.frozen), asked, self.sampling)
+        for done in itertools.chain.from_iterable(looks):
             yield places[done.place], self.tokenizer.decode(done.tokens.tolist())
 
     def _keys(self, places: range | list[int]) -> np.ndarray:

@@ -7,6 +7,7 @@ asked nor of how many are answered at once.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -92,7 +93,7 @@ class SlotAnswerer:
         if not requests:
             return
         asked = Asked([request.prompt for request in requests], answer_keys(self.seed, requests))
-        for done in self.engine.completions(self.weights, asked, sampling):
+        for done in itertools.chain.from_iterable(self.engine.completions(self.weights, asked, sampling)):
             ids = done.tokens.tolist()
             text = self.tokenizer.decode(ids[: len(ids) - done.stopped])
             yield Answered(requests[done.place], text, ids, not done.stopped)

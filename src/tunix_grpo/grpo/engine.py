@@ -89,8 +89,10 @@ class Engine:
     rows: int
     prompt_width: int
 
-    def completions(self, weights: tuple[LeafTree, Weights], asked: Asked, sampling: Sampling) -> Iterator[Completion]:
-        """Yields the completions as they end.
+    def completions(
+        self, weights: tuple[LeafTree, Weights], asked: Asked, sampling: Sampling
+    ) -> Iterator[list[Completion]]:
+        """Yields at each look at the rows the completions that have ended since the last one, often none.
 
         Args:
             weights: the trained leaves and what stays, as `Model` holds them.
@@ -125,15 +127,15 @@ class _Drawing:
         self._limit = np.zeros(engine.rows, np.int32)
         self._lengths = np.zeros(engine.rows, np.int32)
 
-    def completions(self) -> Iterator[Completion]:
-        """Yields the completions as they end."""
+    def completions(self) -> Iterator[list[Completion]]:
+        """Yields at each look the completions that have ended since the last one."""
         ended: list[Completion] = []
         while True:
             self._fill()
             if busy := bool(self._busy().any()):
                 self._drop_rows()
                 self._draw()
-            yield from ended
+            yield ended
             if not busy:
                 return
             ended = self._take_out()

@@ -29,7 +29,9 @@ class Sampling(Protocol):
 
     def ahead(self) -> Ahead: ...
 
-    def draw(self, batch: Batch, step: int, extra_round: int, ahead: Ahead) -> Rollout: ...
+    def draw(
+        self, batch: Batch, step: int, extra_round: int, ahead: Ahead, stop: Callable[[], bool] | None
+    ) -> Rollout: ...
 
     def groups(self, batch: Batch, rollout: Rollout, step: int, ahead: Ahead) -> Groups: ...
 
@@ -112,19 +114,25 @@ def right_answers(
 
 
 def replace_equal_groups(
-    trainer: Sampling, groups: Groups, fresh: Callable[[int], Batch], step: int, max_rounds: int
+    trainer: Sampling,
+    groups: Groups,
+    fresh: Callable[[int], Batch],
+    step: int,
+    max_rounds: int,
+    stop: Callable[[], bool] | None = None,
 ) -> Groups:
     """Samples fresh prompts until no group is equal, or the rounds are over.
 
     Args:
         fresh: round from 1 -> P prompts.
         max_rounds: at most so many.
+        stop: see `Sampler.sample`.
     """
     for extra_round in range(1, max_rounds + 1):
         if not groups.equal.any():
             break
         batch, ahead = fresh(extra_round), trainer.ahead()
-        rollout = trainer.draw(batch, step, extra_round, ahead)
+        rollout = trainer.draw(batch, step, extra_round, ahead, stop)
         groups = groups.improved_by(trainer.groups(batch, rollout, step, ahead))
     return groups
 

@@ -1,6 +1,6 @@
 """Rollouts: prompts in, completions out, on the decoder that also trains.
 
-Short completions are drawn by one program (`decoder.generation.generate`), longer ones in stages, and more than may be
+Short completions are drawn by one program (`at_once.py`), longer ones in stages (`stages.py`), and more than may be
 drawn at once by an `Engine`. Row i of step s draws from key (seed, stream, s, i), so that two runs with one seed are
 equal, a resumed run continues with the same numbers, and all ways give the same completions.
 """
@@ -8,9 +8,8 @@ equal, a resumed run continues with the same numbers, and all ways give the same
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import jax
@@ -20,17 +19,17 @@ import numpy as np
 from tunix_grpo import seeds
 from tunix_grpo.config import GenerationConfig, TrainerConfig
 from tunix_grpo.decoder import layouts
-from tunix_grpo.decoder.drawing import Drawn, DrawRule, Sampling
-from tunix_grpo.decoder.generation import generate
+from tunix_grpo.decoder.drawing import DrawRule, Sampling
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import Completions, left_padded
 from tunix_grpo.grpo.answering import Answerer, SlotAnswerer
+from tunix_grpo.grpo.at_once import completions_at_once
 from tunix_grpo.grpo.engine import Asked, Completion, Engine
 from tunix_grpo.grpo.needed import program_bytes
 from tunix_grpo.grpo.stages import SHORT, Start, completions_in_stages
 from tunix_grpo.model.gathering import Gathering
 from tunix_grpo.model.layout import LeafTree
-from tunix_grpo.model.model import Model, ModelForm
+from tunix_grpo.model.model import Model
 from tunix_grpo.rewards.base import Samples
 from tunix_grpo.tasks.base import Task
 from tunix_grpo.text.prompt_set import Batch
@@ -131,53 +130,25 @@ class RowTokenizer(Protocol):
         ...
 
 
+class StoppedError(Exception):
+    """A rollout was left before its end, as it was asked to."""
+
+
 class Ended(Protocol):
     """What is told of completions while others are still drawn."""
 
     def __call__(self, row: int, text: str, token_ids: list[int]) -> object: ...
 
 
-# Of the module, not of a sampler, so that the jobs of a sweep in one process share what is compiled.
-@functools.partial(jax.jit, static_argnames=("form", "config", "stop_ids", "pad_id"))
-def completions_drawn(
-    form: ModelForm,
-    trained: LeafTree,
-    frozen: Weights,
-    tokens: jax.Array,
-    valid: jax.Array,
-    keys: jax.Array,
-    config: Sampling,
-    *,
-    stop_ids: tuple[int, ...],
-    pad_id: int,
-    limits: jax.Array | None = None,
-) -> Drawn:
-    """Draws the completions of prompts; see `generate`."""
-    return generate(
-        form.spec,
-        form.decoder_weights(trained, frozen),
-        tokens,
-        valid,
-        keys,
-        config,
-        stop_ids=stop_ids,
-        pad_id=pad_id,
-        attention_form=form.attention_form,
-        limits=limits,
-    )
-
-
-def _completions_at_once(
-    form: ModelForm, mesh: jax.sharding.Mesh, start: Start, rule: DrawRule
+def _until_stopped(
+    looks: Iterator[list[Completion]], count: int, stop: Callable[[], bool] | None
 ) -> Iterator[Completion]:
-    """Yields the completions, each by its row, when all are drawn."""
-    (trained, frozen), *asked = start[:4]
-    with layouts.on(mesh):
-        drawn = completions_drawn(
-            form, trained, frozen, *asked, rule.config, stop_ids=rule.stop_ids, pad_id=rule.pad_id, limits=start.limits
-        )
-    for row, (tokens, logps, length, stopped) in enumerate(zip(*layouts.fetched(drawn), strict=True)):
-        yield Completion(row, tokens[:length], logps[:length], bool(stopped))
+    """Yields `count` completions; raises StoppedError after the first look that leaves some and `stop` is true at."""
+    for ended in looks:
+        yield from ended
+        count -= len(ended)
+        if count and stop is not None and stop():
+            raise StoppedError
 
 
 class Sampler:
@@ -217,6 +188,7 @@ class Sampler:
         ended: Ended | None = None,
         limits: np.ndarray | None = None,
         max_rows: int | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> Rollout:
         """Draws completions.
 
@@ -229,6 +201,10 @@ class Sampler:
             limits: int[B], tokens of each completion, 1 to config.max_tokens, unless a stop token ends it before; None:
                 config.max_tokens. What is ended by a lower limit counts as ended by itself.
             max_rows: in the place of the sampler's own; None: that.
+            stop: is asked between stages whether to leave the rest undrawn.
+
+        Raises:
+            StoppedError: `stop` has said so.
         """
         asked = left_padded(prompts, self._width, self._tokenizer.pad_id())
         rows = len(prompts) * config.num_generations
@@ -238,15 +214,15 @@ class Sampler:
         if most is not None and rows > most:
             of_rows = [prompt for prompt in prompts for _ in range(config.num_generations)]
             again = Asked(of_rows, np.asarray(jax.random.key_data(keys)), limits)
-            completions = self._engine(most).completions(weights, again, config)
+            looks = self._engine(most).completions(weights, again, config)
         else:
             by_rows = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec("fsdp"))
             ends = None if limits is None else np.asarray(limits, np.int32)
             start = Start(weights, *layouts.put((*asked, keys, ends), by_rows))
             rule = DrawRule(config, tuple(self._tokenizer.stop_ids), self._tokenizer.pad_id())
-            drawing = completions_in_stages if config.max_tokens > SHORT else _completions_at_once
-            completions = drawing(self._form, self._mesh, start, rule)
-        return self._collected(asked, completions, rows, config.max_tokens, ended)
+            drawing = completions_in_stages if config.max_tokens > SHORT else completions_at_once
+            looks = drawing(self._form, self._mesh, start, rule)
+        return self._collected(asked, _until_stopped(looks, rows, stop), rows, config.max_tokens, ended)
 
     def _collected(
         self,

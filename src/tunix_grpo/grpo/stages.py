@@ -1,7 +1,8 @@
 """A rollout in stages: between them the host takes out what has ended, and the rest goes on in fewer rows.
 
-Whoever scores completions gets them while the device draws the next stage. All rows are at the same token and keep
-their keys, so a rollout in stages is the rollout that one program draws (`decoder.generation.generate`).
+Whoever scores completions gets them while the device draws the next stage, and may leave the rest undrawn. All rows
+are at the same token and keep their keys, so a rollout in stages is the rollout that one program draws
+(`decoder.generation.generate`).
 
 The programs of a run are few: one for the first tokens, and one for each size of the cache (`cache_sizes`) with all
 rows, with half of them and with a quarter.
@@ -62,8 +63,8 @@ class Start(NamedTuple):
 
 def completions_in_stages(
     form: ModelForm, mesh: jax.sharding.Mesh, start: Start, rule: DrawRule
-) -> Iterator[Completion]:
-    """Yields the completions as they end, each by its row."""
+) -> Iterator[list[Completion]]:
+    """Yields at the end of each stage the completions that have ended in it, each by its row."""
     with layouts.on(mesh):
         staged = _Staged(form, mesh, start, rule)
     return staged.completions()
@@ -85,15 +86,15 @@ class _Staged:
         parts = _PARTS if rows >= _MANY_ROWS else _PARTS[:1]
         self._row_counts = [math.ceil(rows / part / devices) * devices for part in parts]
 
-    def completions(self) -> Iterator[Completion]:
-        """Yields the completions as they end; each stage is on its way before those of the last one are handed out."""
+    def completions(self) -> Iterator[list[Completion]]:
+        """Yields what has ended, stage by stage; each is on its way before the completions of the last are yielded."""
         ended: list[Completion] = []
         while True:
             if going_on := bool((self._owner >= 0).any()):
                 with layouts.on(self._mesh):
                     self._drop_rows()
                     self._draw()
-            yield from ended
+            yield ended
             if not going_on:
                 return
             _, ended = taken_out(self._growing.drawn, self._owner, self._limits)

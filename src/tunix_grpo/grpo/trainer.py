@@ -115,7 +115,9 @@ class Trainer(Learner):
         """Returns what answers questions with the current weights; see `Sampler.answerer`."""
         return self._sampler.answerer((self.params, self._frozen), rows, width)
 
-    def draw(self, batch: Batch, step: int, extra_round: int, ahead: Ahead) -> Rollout:
+    def draw(
+        self, batch: Batch, step: int, extra_round: int, ahead: Ahead, stop: Callable[[], bool] | None = None
+    ) -> Rollout:
         """Samples the completions of a batch that is trained on; see `Sampler.sample`."""
 
         count = len(batch) * batch.num_generations
@@ -129,7 +131,7 @@ class Trainer(Learner):
                 ahead.add(row, samples_of(batch, one, self._task, step, self._sampling.max_tokens))
 
         def draw(most: int | None) -> Rollout:
-            where = step, extra_round, ended if ahead.asks else None, batch.limits, most
+            where = step, extra_round, ended if ahead.asks else None, batch.limits, most, stop
             return self._sampler.sample(weights, batch.ids, self._sampling, *where)
 
         weights = self.params, self._frozen
@@ -140,20 +142,28 @@ class Trainer(Learner):
         """Runs one step whole: `collect`, then `update`."""
         return self.update(self.collect(step, batch))
 
-    def collect(self, step: int, batch: Batch, fresh: Callable[[int], Batch] | None = None) -> Collected:
+    def collect(
+        self,
+        step: int,
+        batch: Batch,
+        fresh: Callable[[int], Batch] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> Collected:
         """Runs the first half of a step, which moves nothing: rollout, rewards, reference.
 
         Args:
             step: its number, from 1; random numbers depend on it.
             batch: the step's prompts.
             fresh: round from 1 -> as many prompts, which may take the place of groups that teach nothing.
+            stop: is asked in the middle of a rollout whether to leave the step.
 
         Raises:
+            StoppedError: `stop` has said so.
             UserError: a reward fails.
         """
         clock, grpo = Clock(), self._config.grpo
         ahead = self.ahead()
-        rollout = self.draw(batch, step, 0, ahead)
+        rollout = self.draw(batch, step, 0, ahead, stop)
         clock.lap("timing/rollout")
         early, cut = None, functools.partial(self._cutter.cut, step, rollout)
         if grpo.beta > 0 and fresh is None:  # dispatched first: the device works while the host computes rewards
@@ -161,7 +171,7 @@ class Trainer(Learner):
         sampled = groups = self.groups(batch, rollout, step, ahead)
         clock.lap("timing/reward")
         if fresh is not None:
-            groups = replace_equal_groups(self, sampled, fresh, step, grpo.max_extra_rounds)
+            groups = replace_equal_groups(self, sampled, fresh, step, grpo.max_extra_rounds, stop)
             clock.lap("timing/replacement")
         gains = self._advantages.of(groups.rewards, batch.num_generations)
         if early is None or groups.rewards.skipped:

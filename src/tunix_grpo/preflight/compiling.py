@@ -22,11 +22,12 @@ from tunix_grpo.decoder.drawing import DrawRule, Sampling
 from tunix_grpo.decoder.generation import block_of_device, padded_steps
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.grpo import passes, stages
+from tunix_grpo.grpo.at_once import completions_drawn
 from tunix_grpo.grpo.engine import Engine
 from tunix_grpo.grpo.loss import LossSums
 from tunix_grpo.grpo.needed import completions_like, loss_inputs_like, program_bytes
 from tunix_grpo.grpo.optimizer import build_optimizer, build_schedule
-from tunix_grpo.grpo.rollout import completions_drawn, train_sampling
+from tunix_grpo.grpo.rollout import train_sampling
 from tunix_grpo.grpo.spikes import Limits
 from tunix_grpo.grpo.updates import applying
 from tunix_grpo.model.gathering import gathered_like

@@ -16,13 +16,13 @@ from tunix_grpo.text.prompt_set import PromptSet
 _log = logging.getLogger(__name__)
 
 
-def write_ledger(ledger: Ledger, prompts: PromptSet, output_dir: Path) -> None:
+def write_ledger(ledger: Ledger, prompts: PromptSet, output_dir: Path, *, writes: bool = True) -> None:
     """Writes the file, whole: what all starts of the run have shown; none where nothing was counted.
 
     The checkpoints hold the same, so that a disk that refuses it is only a warning.
     """
     rows = np.flatnonzero(ledger.asked)
-    if not rows.size:
+    if not (rows.size and writes):
         return
     file = output_dir / "ledger.jsonl"
     try:

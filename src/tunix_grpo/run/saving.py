@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from tunix_grpo.files import Json
@@ -36,6 +37,7 @@ class Saver:
         learner: Learned,
         metric: str,
         most_failures: int | None,
+        beside: Callable[[], object] = lambda: None,
     ):
         """
         Args:
@@ -43,10 +45,11 @@ class Saver:
             ledger: of the questions; None where a run does not choose any.
             metric: what evaluations are judged by; the best of the saved steps stays.
             most_failures: so many saves in a row that fail end the run; None: no number does.
+            beside: is called with each save.
         """
         self._checkpoints, self._run, self._state, self._ledger = checkpoints, run, state, ledger
         self._learner = learner
-        self._metric, self._most = metric, most_failures
+        self._metric, self._most, self._beside = metric, most_failures, beside
         self._whole = self._writing = state.step  # steps: the last that was saved, the one that is on its way
         self._failed = self._in_a_row = 0
         self._held_up = 0.0
@@ -61,6 +64,7 @@ class Saver:
         self._take_note()
         self._writing = self._state.step
         self._checkpoints.start(*self._arrays(), self._content(), self._best())
+        self._beside()
         self._held_up += time.perf_counter() - begun
 
     def look(self) -> None:
@@ -73,11 +77,13 @@ class Saver:
             self._take_note()
 
     def finish(self) -> None:
-        """Waits for the save that was started last, which is to succeed.
+        """Saves the last step where that has not been done; waits for the save, which is to succeed.
 
         Raises:
             NotSavedError: it has failed.
         """
+        if self._state.step != self._writing:
+            self.start()
         self._checkpoints.finish()
 
     def save_into(self, checkpoints: Checkpoints) -> None:
@@ -104,6 +110,7 @@ class Saver:
         except NotSavedError as error:
             self._failed += 1
             self._in_a_row += 1
+            self._writing = self._whole
             if self._in_a_row == self._most:
                 raise NotSavedError(f"{error.what}{self._why_it_ends()}") from error
             _log.warning("%s; training goes on, and the next save is tried", error.what)

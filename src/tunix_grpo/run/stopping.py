@@ -1,4 +1,4 @@
-"""What asks a run to stop after the step it is in: signals, of which a second one ends it at once, and its time."""
+"""What asks a run to stop: signals, of which a second one ends it at once, and its time."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tunix_grpo.hosts.cluster import Hosts
 _log = logging.getLogger(__name__)
 _BY_A_PERSON = (signal.SIGINT, signal.SIGTERM)
 OF_A_RUN = (*_BY_A_PERSON, signal.SIGUSR1)  # clusters announce with it that they will take the machine back
+NOTICE = "stopping, and saving what is not saved; once more stops at once, without saving"
 START_AGAIN = os.EX_TEMPFAIL  # 75: whoever starts runs may start this one again, and it goes on
 
 
@@ -30,7 +31,7 @@ class StopRequest:
 
     def __init__(
         self,
-        notice: str | None = "stopping after this step; once more stops at once, without saving",
+        notice: str | None = NOTICE,
         *,
         signals: Sequence[signal.Signals] = _BY_A_PERSON,
         deadline: float | None = None,
@@ -54,7 +55,7 @@ class StopRequest:
         if self.signal is None and not self._out_of_time and self._deadline is not None:
             self._out_of_time = time.monotonic() >= self._deadline
             if self._out_of_time:
-                _log.warning("training.max_hours are over: stopping after this step")
+                _log.warning("training.max_hours are over: stopping")
         return self.signal is not None or self._out_of_time
 
     @property
