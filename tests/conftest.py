@@ -70,6 +70,13 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(NEW_OBJECTS)
 
 
+@pytest.fixture(scope="module")
+def quick_collections() -> None:
+    """Spares the garbage collector what earlier files have left: for tests of what collects all garbage, often."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def optimised() -> Iterator[None]:
     """Compiles as users do: for tests of what is in a compiled program, or of what it needs."""

@@ -820,13 +820,14 @@ def test_trouble_with_wandb_does_not_stop_the_run(
         assert history(file, "reward") == [(step, 0.5) for step in range(1, 21)]
 
 
-@pytest.mark.parametrize("how", ["never answers", pytest.param("answers the start alone", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", ["never answers", "answers the start alone"])
 def test_a_wandb_server_that_is_slow_does_not_hold_the_run_up(
     compose: Callable[..., Config], own_wandb: pytest.MonkeyPatch, tmp_path: Path, how: str
 ):
     """The start and the end wait for their limits, no step waits at all; nothing of the record is lost."""
     config = compose("model=tiny", "task=arithmetic", "tracker.num_completions=0", "tracker.tensorboard=false")
     config.output_dir = str(tmp_path / "run")
+    begun = time.monotonic()
     with FakeWandbServer() as server:
         server.silent_after = 0 if how == "never answers" else 3
         result = subprocess.run(
@@ -837,12 +838,14 @@ def test_a_wandb_server_that_is_slow_does_not_hold_the_run_up(
             timeout=100,
             stdin=subprocess.DEVNULL,
         )
+    whole = time.monotonic() - begun
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
     lines = read_lines(tmp_path / "run" / "metrics.jsonl")
     assert lines == [{"step": step, "reward": 0.5} for step in range(1, 21)]
     start, loop, end = map(float, re.search(r"seconds: (\S+) (\S+) (\S+)", result.stdout).groups())
     assert start < 20 and loop < 5 and end < 20, result.stdout  # the limits are 2 s, none and 3 s, and 5 s of grace
+    assert whole - start - loop - end < 15, whole  # Python starts and ends; wandb's reports on itself took 20 s more
     if how == "never answers":
         assert "logging offline, upload later with `wandb sync" in result.stderr
     else:

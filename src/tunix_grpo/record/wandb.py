@@ -58,6 +58,7 @@ class WandbTracker:
         name = config.tracker.run_name
         if name is None and run_id is None:
             name = "/".join(output_dir.resolve().parts[-2:])
+        _send_no_telemetry()
         place = Path(os.environ.get("WANDB_DIR") or output_dir)
         limits = {"init_timeout": INIT_TIMEOUT_S, "finish_timeout": FINISH_TIMEOUT_S, "finish_timeout_raises": True}
         run = {"id": self.run_id, "name": name, "project": config.tracker.project, "entity": config.tracker.entity}
@@ -128,6 +129,14 @@ class WandbTracker:
         error = self._logged.exception() if self._logged is not None and self._logged.done() else None
         if error is not None:
             raise TrackerError(f"W&B stopped working: {one_line(error)}") from error
+
+
+def _send_no_telemetry() -> None:
+    """Ends wandb's reports on itself: a server that is silent holds the end of the process up for them, for 20 s."""
+    with suppress(ImportError, AttributeError):  # a private module, which other versions lack
+        from wandb.analytics.opentelemetry import opentelemetry_proxy
+
+        opentelemetry_proxy.disable()
 
 
 def _end_side_process() -> None:
