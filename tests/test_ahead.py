@@ -15,7 +15,7 @@ from tunix_grpo import workers
 from tunix_grpo.decoder.drawing import Sampling
 from tunix_grpo.grpo import rollout, stages
 from tunix_grpo.grpo.answering import Answered
-from tunix_grpo.grpo.evaluation import Evaluator
+from tunix_grpo.grpo.evaluation import Evaluator, behind
 from tunix_grpo.rewards.ahead import Ahead
 from tunix_grpo.rewards.base import Failure, Reward, RewardError, Samples, Scored
 from tunix_grpo.rewards.judge import Judge
@@ -167,6 +167,29 @@ def test_an_evaluation_scores_a_batch_while_the_next_is_drawn():
     result = Evaluator(prompts=prompts, task=task, sampling=sampling, batch_size=3).run(Model(), 0)
     assert result.reward == pytest.approx(np.mean([1, 2, 3, 4, 5, 6]))
     assert sorted(text for texts in slow.asked for text in texts) == ["1" * n for n in range(1, 7)]
+
+
+@pytest.mark.parametrize(
+    ("known_from", "drawn_before"),
+    # How many answers are drawn when each batch of two comes: one batch later where all is known at once.
+    [(0, [4, 6, 8, 10, 12, 13, 13]), (8, [8, 8, 8, 10, 12, 13, 13]), (99, [10, 12, 13, 13, 13, 13, 13])],
+)
+def test_batches_wait_for_what_is_asked_about_them_and_others_are_drawn(known_from, drawn_before):
+    drawn = []
+    answers = (drawn.append(number) or number for number in range(13))
+    came = [(batch, len(drawn)) for batch in behind(answers, 2, lambda one: None, lambda _: len(drawn) >= known_from)]
+    assert [batch for batch, _ in came] == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11], [12]]
+    assert [count for _, count in came] == drawn_before
+
+
+def test_it_is_known_when_all_that_was_added_has_been_asked():
+    slow = Slow()
+    ahead = Ahead([Reward("slow", 1.0, slow, by_row=True)])
+    assert ahead.knows(["a"])  # nothing is asked about it
+    ahead.add("a", one("1"))
+    assert not ahead.knows(["a", "b"]) and ahead.knows(["b"])
+    ahead.values(["a"])
+    assert ahead.knows(["a"])
 
 
 def test_rewards_that_wait_for_something_else_are_asked_ahead(tmp_path):

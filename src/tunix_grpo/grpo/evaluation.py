@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
@@ -19,6 +20,10 @@ from tunix_grpo.rewards.base import Samples
 from tunix_grpo.rewards.scoring import RewardTable
 from tunix_grpo.tasks.base import Task
 from tunix_grpo.text.prompt_set import PromptSet
+
+# Batches of answers that wait for a slow reward, while the device draws others. What has not been scored when a run is
+# stopped is drawn again.
+_MOST_BEHIND = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +111,11 @@ class Evaluator:
         answers = model.answerer(self.batch_size, self.width).answers(requests, self.sampling)
         judged: dict[int, _Judged] = {}
         ahead = model.ahead()
-        for answered in behind(answers, self.batch_size, lambda one: self._ask(ahead, one, step)):
+
+        def known(batch: list[Answered]) -> bool:
+            return ahead.knows([one.request.question for one in batch])
+
+        for answered in behind(answers, self.batch_size, lambda one: self._ask(ahead, one, step), known):
             judged |= self._judged(model, answered, step, ahead)
             if stop is not None and len(judged) < len(requests) and stop():
                 return None
@@ -143,22 +152,25 @@ class Evaluator:
 
 
 def behind(
-    answers: Iterator[Answered], batch_size: int, ended: Callable[[Answered], object]
+    answers: Iterator[Answered],
+    batch_size: int,
+    ended: Callable[[Answered], object],
+    known: Callable[[list[Answered]], bool],
 ) -> Iterator[list[Answered]]:
     """Yields answers in batches, each when the next one is drawn, so that what takes time is done in the meantime.
 
     Args:
         ended: is told of each answer at once.
+        known: says whether all is there that is being asked about a batch; else it comes later, by a few batches.
     """
-    before: list[Answered] = []
+    waiting: deque[list[Answered]] = deque()
     while some := list(itertools.islice(answers, batch_size)):
         for one in some:
             ended(one)
-        if before:
-            yield before
-        before = some
-    if before:
-        yield before
+        waiting.append(some)
+        while len(waiting) > _MOST_BEHIND or (len(waiting) > 1 and known(waiting[0])):
+            yield waiting.popleft()
+    yield from waiting
 
 
 def samples_of(

@@ -50,6 +50,11 @@ class Ahead:
                 self._running = True
                 threading.Thread(target=self._ask, name="rewards ahead", daemon=True).start()
 
+    def knows(self, names: Sequence[Hashable]) -> bool:
+        """Says whether `values` has nothing to wait for, of what was added of these completions."""
+        with self._changed:
+            return all(name not in self._waiting and name not in self._asking for name in names)
+
     def values(self, names: Sequence[Hashable]) -> Early:
         """Waits for what is being asked about these completions, and hands out the values there are, once.
 

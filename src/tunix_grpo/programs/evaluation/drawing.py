@@ -116,7 +116,10 @@ class Room:
                 if ahead.asks:
                     ahead.add(_name(one), self._samples([one], asked))
 
-            for some in behind(drawn, self._config.evaluation.batch_size, ask):
+            def has_all(batch: list[Answered], ahead: Ahead = ahead) -> bool:
+                return ahead.knows([_name(one) for one in batch])
+
+            for some in behind(drawn, self._config.evaluation.batch_size, ask, has_all):
                 answers.add(self._scored(some, asked, prompts, ahead, greedy=greedy))
                 news.add(len(some))
 
