@@ -18,11 +18,10 @@ import pytest
 from helpers.models import write_model
 from helpers.samples import samples_of
 from helpers.tokenizers import made_tokenizer, write_tokenizer
-from tunix_grpo.benchmark import limits, program
+from tunix_grpo.benchmark import program
 from tunix_grpo.benchmark.answers import serve as serve_answers
 from tunix_grpo.benchmark.job import worth
 from tunix_grpo.benchmark.lengths import answer_lengths, completion_lengths
-from tunix_grpo.benchmark.limits import Ceilings, Work, step_limits
 from tunix_grpo.benchmark.own import make_prompts
 from tunix_grpo.benchmark.own import serve as serve_steps
 from tunix_grpo.benchmark.questions import apple_prompts, length_reward, random_prompts
@@ -32,6 +31,8 @@ from tunix_grpo.config.benchmark import BenchmarkConfig, from_values, load, to_v
 from tunix_grpo.config.composing import checked_command_line, composed
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.errors import ConfigError, UserError
+from tunix_grpo.grpo import limits
+from tunix_grpo.grpo.limits import Ceilings, Work, step_limits
 from tunix_grpo.model.config_json import spec_from_config
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from tunix_grpo.benchmark.limits import Ceilings
+from tunix_grpo.grpo.limits import Ceilings
 
 _QUEUED_CALLS = 8  # so that a device never waits for the host
 _SHORT_CALL_S = 0.01  # for a longer one the host does not matter

@@ -14,7 +14,6 @@ import optax
 from tunix_grpo.benchmark.ceilings import measure_ceilings
 from tunix_grpo.benchmark.job import About
 from tunix_grpo.benchmark.lengths import completion_lengths
-from tunix_grpo.benchmark.limits import Ceilings, Limits, Work, step_limits
 from tunix_grpo.benchmark.link import Link
 from tunix_grpo.benchmark.questions import (
     EndlessTokenizer,
@@ -23,11 +22,12 @@ from tunix_grpo.benchmark.questions import (
     length_reward,
     random_prompts,
 )
-from tunix_grpo.config import Config
 from tunix_grpo.config.benchmark import TimedConfig, from_values
 from tunix_grpo.decoder.spec import DecoderSpec
+from tunix_grpo.grpo.limits import Ceilings, Work
 from tunix_grpo.grpo.optimizer import build_optimizer
 from tunix_grpo.grpo.trainer import Trainer
+from tunix_grpo.grpo.training_limits import limits_of
 from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.model import Model, load_model
 from tunix_grpo.model.sources import resolve_directory
@@ -110,29 +110,6 @@ def make_prompts(
     words = config.task.template_variables, config.task.date
     tokenizer = model_tokenizer(config.model.tokenizer, directory, spec.vocab_size, *words)
     return apple_prompts(tokenizer, count, width, config.seed), EndlessTokenizer(tokenizer)
-
-
-def limits_of(
-    config: TimedConfig | Config, model: Model, mesh: jax.sharding.Mesh, work: Work, ceilings: Ceilings
-) -> Limits:
-    """Returns the limits of a trainer's step.
-
-    Args:
-        model: with arrays, or shapes in their place.
-        work: of all devices.
-        ceilings: of one.
-    """
-    trained = sum(leaf.size for leaf in jax.tree.leaves(model.trained))
-    return step_limits(
-        model.spec,
-        work.share(mesh.shape["fsdp"]),
-        Ceilings(*(rate * mesh.shape["tp"] for rate in ceilings)),
-        bytes_per_weight=model.dtype.itemsize,
-        quantization=config.model.quantization,
-        adapter_parameters=trained if config.model.lora_rank is not None else None,
-        with_reference=config.grpo.beta > 0,
-        num_iterations=config.grpo.num_iterations,
-    )
 
 
 def _description(
