@@ -82,6 +82,7 @@ def test_two_processes_do_what_one_does(unbroken, tmp_path):
         row.pop("sampling/sampling_logp_difference/mean", None)
         wanted = {name: row_of_one[name] for name in row}
         assert row == pytest.approx(wanted, rel=1e-4, abs=1e-6)  # as for several devices of one process
+    assert cluster.compilations(unbroken) <= cluster.compilations(tmp_path) + 5
     assert [path.name for path in sorted(unbroken.glob("run*"))] == ["run"]
     assert [path.name for path in (unbroken / "run" / "hosts").iterdir()] == ["1.log"]
     assert len(list((unbroken / "run" / "tensorboard").iterdir())) == 1

@@ -84,6 +84,12 @@ def steps(folder: Path) -> list[int]:
     return [json.loads(line)["step"] for line in file.read_text().splitlines()] if file.exists() else []
 
 
+def compilations(folder: Path) -> int:
+    """Returns how many programs the run in `folder/run` has compiled."""
+    rows = map(json.loads, (folder / "run" / "metrics.jsonl").read_text().splitlines())
+    return max(row.get("perf/compilations", 0) for row in rows)
+
+
 def wait_until(condition: Callable[[], bool], processes: list[Process]) -> None:
     """Returns when the condition holds; fails when a process ends before."""
     deadline = time.monotonic() + PATIENCE_S
