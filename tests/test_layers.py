@@ -21,8 +21,8 @@ FLOORS = (
     ("model", "tasks"),
     ("rewards", "run"),
     ("export", "grpo"),
-    ("benchmark", "programs", "record", "sweeps", "tiny"),
-    ("cli", "preflight", "sft", "train", "tunix_plugin"),
+    ("benchmark", "preflight", "programs", "record", "sweeps", "tiny"),
+    ("cli", "sft", "train", "tunix_plugin"),
     ("commands",),
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}

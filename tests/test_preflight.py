@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,6 +22,7 @@ from tunix_grpo.model.abstract import abstract_model
 from tunix_grpo.preflight import compiling, program, targets
 from tunix_grpo.preflight.compiling import Needs, Programs
 from tunix_grpo.preflight.fitting import first_that_fits, ways_out
+from tunix_grpo.train import train
 
 LONG = 70  # tokens: longer than what one program draws
 SETTINGS = ("training.micro_batch_size=2", "grpo.num_generations=4", "grpo.beta=0.1", "generation.max_prompt_length=8")
@@ -184,3 +186,29 @@ def test_a_compiler_that_refuses_is_heard(small):
 
     refused = compiling.compiled(replace(each, function=Refusing()), "cpu", one_device_mesh(), 100)
     assert refused.refusal == "RESOURCE_EXHAUSTED: total memory required exceeds what there is"
+
+
+def test_a_training_that_is_only_tried(compose, tmp_path, capsys):
+    """It reads and checks what a training does, shows what its programs need for these prompts, and leaves nothing."""
+    words = ("model=tiny", "task=arithmetic", "task.num_questions=60", "device=cpu", "evaluation.num_questions=4")
+    words += ("training.num_batches=3", "training.dry_run=true", "checkpoint_dir=checkpoints")
+    summary = train(compose(*words))
+    assert (summary.steps, summary.exit_code) == (0, 0)
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"training questions 5\d, prompts of up to 1?\d tokens held-out questions 4, prompts of", said)
+    for part in ("steps 3 ", "rollout ", "update ", "optimizer ", "1 kept, ", " MB each, ", "trained nothing"):
+        assert part in said, part
+    assert not (tmp_path / "checkpoints").exists() and not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_what_is_only_tried_is_refused_as_the_training_would_be(compose, tmp_path):
+    """A checkpoint of another run is there."""
+    words = ("model=tiny", "task=arithmetic", "task.num_questions=60", "device=cpu", "evaluation.num_questions=4")
+    words += ("training.num_batches=1", "training.micro_batch_size=1", "grpo.num_generations=2", "grpo.beta=0")
+    words += ("generation.max_generation_steps=4", "checkpoint_dir=checkpoints", "tracker.report=false")
+    words += ("tracker.tensorboard=false", "tracker.wandb=false")
+    train(compose(*words))
+    saved = sorted(path for path in (tmp_path / "checkpoints").rglob("*"))
+    with pytest.raises(UserError, match=r"optimizer\.learning_rate: .* -> 0\.5"):
+        train(compose(*words, "training.num_batches=2", "optimizer.learning_rate=0.5", "training.dry_run=true"))
+    assert sorted(path for path in (tmp_path / "checkpoints").rglob("*")) == saved

@@ -142,16 +142,23 @@ def _train(config: Config) -> Outcome:
     load_libraries(own_code=may_run_own_code(config))
     from tunix_grpo.train import train
 
+    if config.training.dry_run:
+        _refuse_several("training.dry_run=true")
     return _outcome(config, train(config).exit_code)
 
 
 def _sft(config: sft_settings.SftConfig) -> Outcome:
     load_libraries(own_code=may_run_own_code(config))
-    from tunix_grpo.run.joining import refuse_several
     from tunix_grpo.sft import train_on_demonstrations
 
-    refuse_several("sft")
+    _refuse_several("sft")
     return _outcome(config, train_on_demonstrations(config).exit_code)
+
+
+def _refuse_several(program: str) -> None:
+    from tunix_grpo.run.joining import refuse_several  # it loads jax
+
+    refuse_several(program)
 
 
 def _outcome(config: RunConfig, exit_code: int) -> Outcome:
@@ -164,27 +171,24 @@ def _outcome(config: RunConfig, exit_code: int) -> Outcome:
 def _generate(config: generate_settings.GenerateConfig) -> None:
     load_libraries(own_code=may_run_own_code(config))
     from tunix_grpo.programs.generate import generate
-    from tunix_grpo.run.joining import refuse_several
 
-    refuse_several("generate")
+    _refuse_several("generate")
     generate(config)
 
 
 def _evaluate(config: evaluate_settings.EvaluateConfig) -> None:
     load_libraries(own_code=may_run_own_code(config))
     from tunix_grpo.programs.evaluate import evaluate
-    from tunix_grpo.run.joining import refuse_several
 
-    refuse_several("evaluate")
+    _refuse_several("evaluate")
     evaluate(config)
 
 
 def _export(config: export_settings.ExportConfig) -> None:
     load_libraries(own_code=may_run_own_code(config))
     from tunix_grpo.export.exporting import export
-    from tunix_grpo.run.joining import refuse_several
 
-    refuse_several("export")
+    _refuse_several("export")
     export(config)
 
 

@@ -30,6 +30,7 @@ from tunix_grpo.grpo.trainer import Trainer
 from tunix_grpo.hosts.cluster import Hosts
 from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.sources import resolve_directory
+from tunix_grpo.preflight.dry_run import show_dry_run
 from tunix_grpo.programs.score import score_golds
 from tunix_grpo.record.health import Health
 from tunix_grpo.record.ledger import write_ledger
@@ -114,6 +115,9 @@ def train_on(hosts: Hosts, config: Config) -> Summary:
             state = find_start(checkpoints, saved, run, config, total_steps)
         if done := nothing_to_do(checkpoints, state, config, total_steps):
             _log.info("nothing to do: %s", done)
+            return Summary(steps=state.step, accuracy_before=state.accuracy_before, accuracy_after=None)
+        if config.training.dry_run:
+            show_dry_run(config, checkpoints, training_set, held_out.own.prompts, total_steps, state.step + 1)
             return Summary(steps=state.step, accuracy_before=state.accuracy_before, accuracy_after=None)
 
         # --- which questions are asked ---

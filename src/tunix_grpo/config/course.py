@@ -23,6 +23,7 @@ FREE = frozenset(
         "training.max_failed_saves",
         "training.max_hours",
         "training.resume",
+        "training.dry_run",
         "training.first_look",
         "training.max_bad_steps",
         "training.device",

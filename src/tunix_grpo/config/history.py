@@ -28,6 +28,7 @@ BEFORE: dict[str, Json] = {
     "generation.max_rows": None,
     "task.template_variables": None,
     "training.deterministic": False,
+    "training.dry_run": False,
     "training.first_look": "off",
     "training.max_bad_steps": 1,
     "training.max_failed_saves": 1,

@@ -74,6 +74,9 @@ class LengthConfig(BatchConfig):
 class TrainingConfig(LengthConfig):
     """How long, in which batches and where a run trains. All intervals count steps."""
 
+    dry_run: Flag
+    """Checks everything, reads data and prompts, compiles the programs for the devices that are there and shows what
+    they need; trains nothing."""
     first_look: Look
     """What the completions of step 1 show before any update, and what later steps show: warn says it and goes on, stop
     ends the run where step 1 shows that nothing can be learned, off says nothing."""

@@ -32,6 +32,7 @@ from tunix_grpo.grpo.spikes import Limits
 from tunix_grpo.grpo.updates import applying
 from tunix_grpo.model.gathering import gathered_like
 from tunix_grpo.model.model import Model
+from tunix_grpo.run.room import tree_bytes
 
 # What ends a row and what fills it decide nothing about memory.
 _STOP_IDS, _PAD_ID = (1,), 0
@@ -97,6 +98,7 @@ class Programs:
         state = jax.eval_shape(self._optimizer.init, model.trained)
         self._state = jax.tree.map(self._like_its_leaf, state)
         self._frozen = model.frozen
+        self.saved = tree_bytes((model.trained, self._state))
         of_reference = model.reference if model.frozen or config.grpo.beta > 0 else {}
         self.resident = sum(self._bytes(tree) for tree in (model.trained, self._state, of_reference))
 

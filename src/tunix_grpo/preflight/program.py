@@ -11,12 +11,12 @@ from typing import Any
 from jax.sharding import Mesh
 
 from tunix_grpo import console
-from tunix_grpo.benchmark.limits import Ceilings, Limits, Work
-from tunix_grpo.benchmark.own import limits_of
 from tunix_grpo.config import Config
 from tunix_grpo.config.preflight import PreflightConfig
 from tunix_grpo.decoder.platform import traced_for
 from tunix_grpo.errors import UserError
+from tunix_grpo.grpo.limits import Ceilings, Limits, Work
+from tunix_grpo.grpo.training_limits import limits_of
 from tunix_grpo.model.abstract import abstract_model
 from tunix_grpo.model.model import Model
 from tunix_grpo.model.sources import config_directory
@@ -31,8 +31,8 @@ _SIZES = ("peak", "beside", "total", "sent")
 _log = logging.getLogger(__name__)
 
 
-def preflight(asked: PreflightConfig, config: Config) -> None:
-    """Prints what the programs of a training need on a device.
+def preflight(asked: PreflightConfig, config: Config) -> dict[str, Any]:
+    """Prints what the programs of a training need on a device, and returns the figures.
 
     Args:
         config: of the training.
@@ -56,6 +56,7 @@ def preflight(asked: PreflightConfig, config: Config) -> None:
             fits, remat = functools.partial(_fits, target, mesh), programs.pass_form.remat
             words = first_that_fits(config, remat, needs, target.memory or 0, fits)
             raise UserError(_does_not_fit(needs, target, words))
+        return figures
 
 
 def _compiled(program: Any, target: Target, mesh: Mesh, resident: int) -> Needs:
@@ -88,6 +89,7 @@ def _figures(
         "attention": model.attention_form,
         "remat": programs.pass_form.remat,
         "resident_bytes": programs.resident,
+        "saved_bytes": programs.saved,
         "fits": all(_is_in(each, target) for each in needs),
         "programs": [
             {

@@ -10,10 +10,10 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
-from tunix_grpo.benchmark.limits import Ceilings
 from tunix_grpo.config import Config, MeshConfig
 from tunix_grpo.decoder.platform import Described
 from tunix_grpo.errors import UserError, one_line
+from tunix_grpo.grpo.limits import Ceilings
 from tunix_grpo.run.devices import device_memory_bytes, mesh_over, open_devices
 
 _DESCRIPTIONS = Path(__file__).parents[1] / "assets" / "devices"

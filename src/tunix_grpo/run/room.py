@@ -93,8 +93,8 @@ def room_for(config: RunConfig, checkpoints: Checkpoints, each: int, total_steps
 
 
 def tree_bytes(tree: object) -> int:
-    """Returns the bytes of all arrays of a pytree."""
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    """Returns the bytes of all arrays of a pytree, or of shapes in their place."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _free(checkpoints: Checkpoints) -> int | None:
