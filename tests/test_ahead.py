@@ -192,6 +192,14 @@ def test_it_is_known_when_all_that_was_added_has_been_asked():
     assert ahead.knows(["a"])
 
 
+def test_what_is_left_undrawn_is_asked_about_no_more():
+    slow = Slow()
+    ahead = Ahead([Reward("slow", 1.0, slow, by_row=True)])
+    ahead.add("a", one("1"))
+    ahead.leave()
+    assert ahead.knows(["a"]) and ahead.values(["a"]) == {"slow": {}} and slow.asked == []
+
+
 def test_rewards_that_wait_for_something_else_are_asked_ahead(tmp_path):
     assert Judge.by_row and MathReward.by_row and PythonTests.by_row
     source = "def own(completion): return 1.0\ndef whole(completions): return [1.0] * len(completions)"

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -182,6 +183,25 @@ def test_what_is_not_answered_by_the_deadline_is_given_up_and_the_rest_stays(poo
     assert str(replies[3]) == "it was not asked in time"
     assert gone(first)
     assert pool.ask_all([{"print": "x"}]) == [{"print": "x"}]
+
+
+def test_nobody_starts_a_program_of_a_run_that_has_ended(monkeypatch):
+    """A thread was still asking when its run was stopped; programs that it started again outlived the run."""
+    monkeypatch.setenv("PYTHONPATH", PATHS)
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **how: started.append(popen(*args, **how)) or started[-1])
+    replies: list = []
+    with workers.closed_at_end():
+        pool = WorkerPool(PROGRAM, 2)
+        pool.ask_all([{"pid": 1}] * 2)
+        asking = threading.Thread(target=lambda: replies.extend(pool.ask_all([{"sleep": 60}] * 9)))
+        asking.start()
+        time.sleep(0.3)
+    asking.join(5)
+    assert not asking.is_alive()
+    assert len(replies) == 9 and all(isinstance(reply, NoReplyError) for reply in replies)
+    assert {str(reply) for reply in replies[2:]} == {"its run has ended"}
+    assert len(started) == 2 and all(process.poll() is not None for process in started)
 
 
 def test_one_that_reads_nothing_is_given_up_too(monkeypatch):

@@ -118,6 +118,7 @@ class Evaluator:
         for answered in behind(answers, self.batch_size, lambda one: self._ask(ahead, one, step), known):
             judged |= self._judged(model, answered, step, ahead)
             if stop is not None and len(judged) < len(requests) and stop():
+                ahead.leave()
                 return None
         # In the order of the questions: a mean depends on it in its last digit.
         each = [judged[number] for number in range(len(self.prompts))]

@@ -34,7 +34,7 @@ from tunix_grpo.grpo.memory import Memory
 from tunix_grpo.grpo.needed import completions_like, reference_bytes, update_bytes
 from tunix_grpo.grpo.passes import Gradient, accumulate_pieces, pass_form, token_logps
 from tunix_grpo.grpo.replacement import Groups, replace_equal_groups, right_answers
-from tunix_grpo.grpo.rollout import Rollout, RowTokenizer, Sampler, samples_of, train_sampling
+from tunix_grpo.grpo.rollout import Rollout, RowTokenizer, Sampler, StoppedError, samples_of, train_sampling
 from tunix_grpo.grpo.shared_scoring import score_together
 from tunix_grpo.grpo.spikes import Limits, Spikes
 from tunix_grpo.grpo.step import Clock, Collected, MicroBatch, Piece, StepResult, Turn, UpdateHealth, pieces_of
@@ -136,7 +136,11 @@ class Trainer(Learner):
 
         weights = self.params, self._frozen
         needs = functools.partial(self._sampler.needed_bytes, weights, self._sampling)
-        return self.memory.drawing(count, draw, needs)
+        try:
+            return self.memory.drawing(count, draw, needs)
+        except StoppedError:
+            ahead.leave()
+            raise
 
     def step(self, step: int, batch: Batch) -> StepResult:
         """Runs one step whole: `collect`, then `update`."""

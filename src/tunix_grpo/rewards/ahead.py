@@ -70,6 +70,11 @@ class Ahead:
                 for reward, of_names in self._values.items()
             }
 
+    def leave(self) -> None:
+        """Asks about nothing more: the rest of what it was told of is not drawn any more."""
+        with self._changed:
+            self._waiting.clear()
+
     def _ask(self) -> None:
         """Asks until nothing waits."""
         while True:

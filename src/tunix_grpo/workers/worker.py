@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -76,7 +77,8 @@ class Worker:
         self._first, self._memory = first, 0
         self._process: subprocess.Popen[bytes] | None = None
         self._kill: Callable[[], object] = lambda: None
-        self._received = b""
+        self._received, self._ended = b"", False
+        self._talking = threading.RLock()  # held by the thread that talks to the program
         _started.add(self)
 
     def ask(self, question: Any, seconds: float | None = None) -> Any:
@@ -92,7 +94,8 @@ class Worker:
         self.asked += 1
         try:
             limits = [each for each in (self._timeout_s, seconds) if each is not None]
-            return self._ask(question, min(limits, default=None))
+            with self._talking:
+                return self._ask(question, min(limits, default=None))
         except NoReplyError as error:
             if error.kind == "timeout" and seconds is not None and seconds < (self._timeout_s or math.inf):
                 error.kind = "late"
@@ -106,15 +109,25 @@ class Worker:
         """Starts the program if it does not run.
 
         Raises:
+            NoReplyError: its run has ended.
             UserError: it cannot be started.
         """
-        if self._process is None or self._process.poll() is not None:
-            self._start()
+        with self._talking:
+            if self._process is None or self._process.poll() is not None:
+                self._start()
 
     def close(self) -> None:
         """Ends the program and all that it started; a later question starts it again."""
         self._kill()
         self._process, self._received = None, b""
+
+    def end(self) -> None:
+        """Ends the program for good: a thread that still asks it, of a run that was stopped, starts no other."""
+        self._ended, process = True, self._process
+        if process is not None:
+            _kill_group(process)  # whoever reads from it comes to the end of its output
+        with self._talking:
+            self.close()
 
     def _ask(self, question: Any, timeout_s: float | None) -> Any:
         self.start()
@@ -132,10 +145,17 @@ class Worker:
             return json.loads(self._line(timeout_s))
         except BaseException:  # Ctrl-C too: a reply that comes later is not to be taken for that of the next question
             self.close()
+            self._require_run()
             raise
+
+    def _require_run(self) -> None:
+        if self._ended:
+            self.close()
+            raise NoReplyError("its run has ended")
 
     def _start(self) -> None:
         self.close()
+        self._require_run()
         with tempfile.TemporaryFile() as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", self._module],
@@ -145,6 +165,7 @@ class Worker:
                 start_new_session=True,
             )
             self._kill = weakref.finalize(self, _end, self._process)
+            self._require_run()  # another thread may have ended it just now
             try:
                 self._memory = json.loads(self._line(self._start_timeout_s)).get("memory", 0)
                 if self._first is not None:
@@ -154,6 +175,7 @@ class Worker:
                         raise NoReplyError(reply["error"])
             except NoReplyError as error:
                 self.close()
+                self._require_run()
                 raise UserError(
                     f"the program {self._module} cannot be started ({error}): {_last_line(errors)}"
                 ) from None
@@ -216,7 +238,7 @@ def closed_at_end() -> Iterator[None]:
         yield
     finally:
         for worker in set(_started) - before:
-            worker.close()
+            worker.end()
             _started.discard(worker)
 
 
@@ -231,14 +253,18 @@ def seconds_left(deadline: float | None) -> float | None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kills a program and what is in its session's group with it."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    _kill_group(process)
     process.wait()
     for stream in (process.stdin, process.stdout):
         if stream is not None:
             with contextlib.suppress(OSError):  # what was not sent is not needed any more
                 stream.close()
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kills a program and what is in its session's group with it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _last_line(file: IO[bytes]) -> str:
