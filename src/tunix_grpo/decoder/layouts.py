@@ -12,7 +12,9 @@ Letters: B rows, T tokens, D embed_dim, F hidden_dim, H head_dim, V vocabulary.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
@@ -61,13 +63,27 @@ def fetched(tree: Any) -> Any:
     All processes call it together.
     """
 
-    def whole_of(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
-            return leaf
-        assert isinstance(leaf.sharding, NamedSharding)
-        return jax.device_put(leaf, NamedSharding(leaf.sharding.mesh, PartitionSpec()))
+    leaves, structure = jax.tree.flatten(tree)
+    parted = [place for place, leaf in enumerate(leaves) if _is_parted(leaf)]
+    if parted:
+        whole = _whole(leaves[parted[0]].sharding.mesh)([leaves[place] for place in parted])
+        leaves = [whole[parted.index(place)] if place in parted else leaf for place, leaf in enumerate(leaves)]
+    return jax.device_get(jax.tree.unflatten(structure, leaves))
 
-    return jax.device_get(jax.tree.map(whole_of, tree))
+
+def _is_parted(leaf: Any) -> bool:
+    """Says whether other processes hold parts of an array that this one does not."""
+    return isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated)
+
+
+@functools.cache
+def _whole(mesh: jax.sharding.Mesh) -> Callable[[list[jax.Array]], list[jax.Array]]:
+    """Returns one program for all arrays of a list: the arrays, whole on every device."""
+
+    def whole(arrays: list[jax.Array]) -> list[jax.Array]:
+        return arrays
+
+    return jax.jit(whole, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def devices(axes: Axes) -> int:
