@@ -190,6 +190,7 @@ def test_help_explains_the_groups(door):
         (["--config-dir", "/nowhere"], "/nowhere"),
         (["--cfg", "job", "model=nothing"], "there is no model nothing"),
         (["hydra.run.dir=/dev/null/run"], "/dev/null is not a folder that can be written to; choose"),
+        (["seed=1" + "0" * 5000], "seed=10000000000000000000000000...: cannot be read (Exceeds the limit"),
         (["-x", "seed=1"], "-x: unknown option; --help lists what there is"),
     ],
 )

@@ -321,6 +321,10 @@ def test_prompts_and_completions_per_step(compose):
 
 # Each wrong value, and what the sentence about it must say: key, value and the way out.
 WRONG = [
+    (["grpo.beta=1" + "0" * 400], "must be a finite number, at least 0"),
+    (["model.path=" + "a" * 300], "aaa: is too long for the name of a file; give another"),
+    (["model.run=" + "a" * 300], "aaa: no such folder; give the folder of a run"),
+    (["model.tokenizer='a\0b'"], "holds a NUL, as no name of a file does; give another"),
     (["grpo.num_generations=1"], "grpo.num_generations=1: must be at least 2"),
     (["training.micro_batch_size=0"], "training.micro_batch_size=0: must be at least 1"),
     (["training.num_batches=-5"], "training.num_batches=-5: must be at least 1"),
@@ -338,8 +342,8 @@ WRONG = [
     (["checkpoint_dir=''"], "checkpoint_dir=: must not be empty"),
     (["optimizer.name=sgd"], "optimizer.name=sgd: must be one of adamw"),
     (["optimizer.learning_rate=0"], "optimizer.learning_rate=0.0: must be above 0"),
-    (["optimizer.learning_rate=nan"], "optimizer.learning_rate=nan: must be above 0"),
-    (["optimizer.learning_rate=inf"], "optimizer.learning_rate=inf: must be above 0"),
+    (["optimizer.learning_rate=nan"], "optimizer.learning_rate=nan: must be a finite number, above 0"),
+    (["optimizer.learning_rate=inf"], "optimizer.learning_rate=inf: must be a finite number, above 0"),
     (["optimizer.max_grad_norm=0"], "must be above 0; 1e9 is as good as no clipping"),
     (["optimizer.beta2=1"], "optimizer.beta2=1.0: must be at least 0 and below 1"),
     (["scheduler.warmup_ratio=1.5"], "scheduler.warmup_ratio=1.5: must be at least 0 and at most"),

@@ -120,5 +120,5 @@ def _problem(found: argparse.Namespace) -> str:
 def _value(word: str) -> object:
     try:
         return OverridesParser.create().parse_override(word).value()
-    except HydraException:
+    except (HydraException, ValueError):  # which is said where words are checked
         return None

@@ -27,6 +27,7 @@ OUTSIDE_TASK = re.compile(r"task\.name=.*\.py:")
 # Groups of which the main config chooses no option: one is added with a plus.
 OPTIONAL_GROUPS = {"experiment": "an experiment", "hparams_search": "a search"}
 TASK_PLACE = re.compile(rf"{re.escape(FURTHER_TASKS)}\.[A-Za-z_]\w*")
+_SHOWN = 40  # characters of a word that is far longer
 _OF_THE_USER = ("notes", "reward.functions", FURTHER_TASKS)  # whose keys are the user's own
 BASE = "base"  # what the options of a group inherit is none itself
 TASK_IN_A_FILE = "custom"  # the option of the group `task` that has no keys of its own
@@ -110,6 +111,9 @@ def check_words(words: Sequence[str], config_dirs: Sequence[Path], loader: Loade
             override = OverridesParser.create().parse_override(word)
         except HydraException:
             problems.append(not_an_override(word))
+            continue
+        except ValueError as error:  # Python reads no number of thousands of digits
+            problems.append(f"{word[:_SHOWN]}...: cannot be read ({one_line(error)}); give a smaller number")
             continue
         if override.is_sweep_override():
             try:

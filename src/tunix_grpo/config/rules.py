@@ -4,6 +4,8 @@ A value may be written in any way that means it: 1e3 and "1000" are whole number
 """
 
 import datetime
+import errno
+import math
 import os
 import re
 from collections.abc import Callable
@@ -26,6 +28,8 @@ def as_float(value: object) -> object:
         return float(value) if isinstance(value, int | str) else value
     except ValueError:
         return value
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf
 
 
 def as_whole(value: object) -> object:
@@ -54,12 +58,28 @@ def absolute(value: str) -> str:
     return os.path.abspath(os.path.expanduser(value))
 
 
+def of_a_file(path: str) -> str:
+    """Returns a path.
+
+    Raises:
+        ValueError: the system has no such names.
+    """
+    try:
+        os.lstat(path)
+    except ValueError:
+        raise ValueError("holds a NUL, as no name of a file does; give another") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError("is too long for the name of a file; give another") from None
+    return path
+
+
 Whole = Annotated[int, BeforeValidator(as_whole)]
 Number = Annotated[float, BeforeValidator(as_float)]
 Flag = Annotated[bool, Strict(), BeforeValidator(as_flag)]
 Text = Annotated[str, BeforeValidator(as_text)]
 Name = Annotated[Text, Field(pattern=r"\S")]  # not empty
-Path = Annotated[Name, AfterValidator(absolute)]  # a file or folder
+Path = Annotated[Name, AfterValidator(absolute), AfterValidator(of_a_file)]  # a file or folder
 Values = dict[str, Any]  # names and values of a library, which checks them itself
 
 

@@ -1,5 +1,6 @@
 """Reads the config.yaml that a run has written into its folder."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def read_run_file(folder: Path, key: str = "run") -> dict[str, Any]:
         UserError: the folder is not that of a run.
     """
     file = folder / "config.yaml"
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # of a name that is too long it says no, as Path.is_dir does not
         raise UserError(
             f"{key}={folder}: no such folder; give the folder of a run, such as outputs/tunix-grpo/DATE/TIME"
         )

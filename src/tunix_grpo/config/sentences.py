@@ -115,7 +115,8 @@ def sentence(key: str, error: ErrorDetails, entry: Entry | None, known: Sequence
             (word, getattr(rule, name, None)) for rule in entry.field.metadata for name, word in _BOUND_WORDS.items()
         ]
         parts = [f"{word} {bound}" for word, bound in bounds if bound is not None]
-        return f"{given}: must be {' and '.join(parts) or 'a finite number'}{hint}"
+        wanted = ["a finite number"] * (kind == "finite_number") + [" and ".join(parts)] * bool(parts)
+        return f"{given}: must be {', '.join(wanted)}{hint}"
     return f"{given}: must be {entry.wanted()}"
 
 
