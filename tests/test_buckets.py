@@ -59,7 +59,7 @@ def uneven(compose, folder, monkeypatch):
     return step
 
 
-@pytest.mark.parametrize("lora_rank", [None, 4])
+@pytest.mark.parametrize("lora_rank", [pytest.param(None, marks=pytest.mark.slow), 4])
 def test_a_step_is_the_same_however_its_rows_run(uneven, lora_rank):
     """Completions bit for bit; log-probabilities, metrics and weights within 1e-5, since sums are added differently."""
     trainer, collected, expected = uneven("", lora_rank=lora_rank)

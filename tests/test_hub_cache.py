@@ -99,7 +99,7 @@ def test_a_model_that_arrives_damaged_is_removed_and_got_again(tmp_path):
     assert Path(folder, WEIGHTS).read_bytes() == BIG[:5000]
 
 
-@pytest.mark.parametrize("how", ["cut for good", "damaged"])
+@pytest.mark.parametrize("how", [pytest.param("cut for good", marks=pytest.mark.slow), "damaged"])
 def test_a_data_set_that_does_not_arrive_is_a_sentence_and_the_next_start_gets_it(tmp_path, how):
     files = {
         "README.md": CARD.encode(),

@@ -6,8 +6,8 @@ import dataclasses
 
 from tunix_grpo import console
 from tunix_grpo.config import Config
-from tunix_grpo.config.preflight import PreflightConfig
-from tunix_grpo.preflight.program import preflight
+from tunix_grpo.preflight.program import show_needs
+from tunix_grpo.preflight.targets import present
 from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.room import room_for
 from tunix_grpo.text.prompt_set import PromptSet, prompt_width
@@ -38,7 +38,6 @@ def show_dry_run(
     rows.append(("steps", f"{total_steps:,}{going_on}"))
     console.start_table(rows, "dry run")
     generation = dataclasses.replace(config.generation, max_prompt_length=width)
-    here = PreflightConfig(train=[], target="this", json=False)
-    needs = preflight(here, dataclasses.replace(config, generation=generation))
+    needs = show_needs(dataclasses.replace(config, generation=generation), *present(config))
     room = room_for(config, checkpoints, needs["saved_bytes"], total_steps, first_step)
     console.start_table([("checkpoints", room.in_words()), ("trained", "nothing: training.dry_run=true")], "disk")

@@ -31,8 +31,8 @@ _SIZES = ("peak", "beside", "total", "sent")
 _log = logging.getLogger(__name__)
 
 
-def preflight(asked: PreflightConfig, config: Config) -> dict[str, Any]:
-    """Prints what the programs of a training need on a device, and returns the figures.
+def preflight(asked: PreflightConfig, config: Config) -> None:
+    """Prints what the programs of a training need on a device.
 
     Args:
         config: of the training.
@@ -46,12 +46,21 @@ def preflight(asked: PreflightConfig, config: Config) -> dict[str, Any]:
         target = TARGETS[asked.target]
         mesh = described_mesh(asked.target, target, config.mesh)
         ask_no_device()
+    show_needs(config, target, mesh, as_json=asked.json)
+
+
+def show_needs(config: Config, target: Target, mesh: Mesh, *, as_json: bool = False) -> dict[str, Any]:
+    """Prints what the programs of a training need, and returns the figures.
+
+    Raises:
+        UserError: it does not fit, and which settings would make it fit.
+    """
     with traced_for(target.described):
         model = abstract_model(config.model, config_directory(config.model), mesh)
         programs = Programs(config, model, mesh)
         needs = [_compiled(program, target, mesh, programs.resident) for program in programs.all()]
         figures = _figures(config, target, mesh, model, programs, needs)
-        _show(asked, figures)
+        _show(figures, as_json)
         if not figures["fits"]:
             fits, remat = functools.partial(_fits, target, mesh), programs.pass_form.remat
             words = first_that_fits(config, remat, needs, target.memory or 0, fits)
@@ -121,8 +130,8 @@ def _limits(config: Config, mesh: Mesh, model: Model, ceilings: Ceilings) -> Lim
     return limits_of(config, model, mesh, work, ceilings)
 
 
-def _show(asked: PreflightConfig, figures: dict[str, Any]) -> None:
-    if asked.json:
+def _show(figures: dict[str, Any], as_json: bool) -> None:
+    if as_json:
         json.dump(figures, sys.stdout, indent=2)
         print()
         return
