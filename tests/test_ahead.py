@@ -176,8 +176,15 @@ def test_an_evaluation_scores_a_batch_while_the_next_is_drawn():
 )
 def test_batches_wait_for_what_is_asked_about_them_and_others_are_drawn(known_from, drawn_before):
     drawn = []
+
+    class Known:
+        asks = False
+
+        def knows(self, names: list[int]) -> bool:
+            return len(drawn) >= known_from
+
     answers = (drawn.append(number) or number for number in range(13))
-    came = [(batch, len(drawn)) for batch in behind(answers, 2, lambda one: None, lambda _: len(drawn) >= known_from)]
+    came = [(batch, len(drawn)) for batch in behind(answers, 2, Known(), int, list)]
     assert [batch for batch, _ in came] == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11], [12]]
     assert [count for _, count in came] == drawn_before
 

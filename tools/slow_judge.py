@@ -48,15 +48,25 @@ def main() -> None:
     address = f"http://127.0.0.1:{server.server_port}/v1"
     ways = {
         "without a judge": ["reward=[correctness]"],
-        "with one": ["reward=[correctness,judge]", f"reward.judge.base_url={address}", "reward.judge.model=slow"],
+        "with one": [
+            "reward=[correctness,judge]",
+            f"reward.judge.base_url={address}",
+            "reward.judge.model=slow",
+            "reward.judge.cache_dir=null",
+        ],
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(ROUNDS):
         for way, words in ways.items():
             with tempfile.TemporaryDirectory() as folder:
-                own = [*words, f"to={folder}/out", *(["reward.judge.cache_dir=null"] if way == "with one" else [])]
                 begun = time.perf_counter()
-                command = [sys.executable, str(ROOT / "scripts" / "evaluate.py"), *sys.argv[1:], *own]
+                command = [
+                    sys.executable,
+                    str(ROOT / "scripts" / "evaluate.py"),
+                    *sys.argv[1:],
+                    *words,
+                    f"to={folder}/out",
+                ]
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
                 seconds[way].append(time.perf_counter() - begun)
                 print(f"{way}: {seconds[way][-1]:.1f} s", flush=True)

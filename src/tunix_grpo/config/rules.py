@@ -59,7 +59,7 @@ def absolute(value: str) -> str:
 
 
 def of_a_file(path: str) -> str:
-    """Returns a path.
+    """Returns a path; what else may be wrong with it is said by whoever opens it.
 
     Raises:
         ValueError: the system has no such names.

@@ -115,8 +115,10 @@ def sentence(key: str, error: ErrorDetails, entry: Entry | None, known: Sequence
             (word, getattr(rule, name, None)) for rule in entry.field.metadata for name, word in _BOUND_WORDS.items()
         ]
         parts = [f"{word} {bound}" for word, bound in bounds if bound is not None]
-        wanted = ["a finite number"] * (kind == "finite_number") + [" and ".join(parts)] * bool(parts)
-        return f"{given}: must be {', '.join(wanted)}{hint}"
+        wanted = " and ".join(parts)
+        if kind == "finite_number":
+            wanted = f"a finite number, {wanted}" if wanted else "a finite number"
+        return f"{given}: must be {wanted}{hint}"
     return f"{given}: must be {entry.wanted()}"
 
 

@@ -67,7 +67,8 @@ def fetched(tree: Any) -> Any:
     parted = [place for place, leaf in enumerate(leaves) if _is_parted(leaf)]
     if parted:
         whole = _whole(leaves[parted[0]].sharding.mesh)([leaves[place] for place in parted])
-        leaves = [whole[parted.index(place)] if place in parted else leaf for place, leaf in enumerate(leaves)]
+        for place, array in zip(parted, whole, strict=True):
+            leaves[place] = array
     return jax.device_get(jax.tree.unflatten(structure, leaves))
 
 

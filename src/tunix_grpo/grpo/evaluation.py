@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -110,12 +110,9 @@ class Evaluator:
         requests = [Request(number, 0, prompt) for number, prompt in enumerate(self.prompts.ids)]
         answers = model.answerer(self.batch_size, self.width).answers(requests, self.sampling)
         judged: dict[int, _Judged] = {}
-        ahead = model.ahead()
-
-        def known(batch: list[Answered]) -> bool:
-            return ahead.knows([one.request.question for one in batch])
-
-        for answered in behind(answers, self.batch_size, lambda one: self._ask(ahead, one, step), known):
+        alone = self.hosts.count == 1  # of several, each scores its part of a batch
+        ahead = model.ahead() if self.rewarded and alone else Ahead([])
+        for answered in behind(answers, self.batch_size, ahead, _question, lambda few: self._samples(few, step)):
             judged |= self._judged(model, answered, step, ahead)
             if stop is not None and len(judged) < len(requests) and stop():
                 ahead.leave()
@@ -130,16 +127,12 @@ class Evaluator:
             seconds=time.perf_counter() - begun,
         )
 
-    def _ask(self, ahead: Ahead, one: Answered, step: int) -> None:
-        """Has slow rewards asked about an answer while others are drawn."""
-        if ahead.asks and self.rewarded and self.hosts.count == 1:  # of several, each scores its part of a batch
-            samples = samples_of([one], self.prompts, self.task, max_tokens=self.sampling.max_tokens, step=step)
-            ahead.add(one.request.question, samples)
+    def _samples(self, answered: list[Answered], step: int) -> Samples:
+        return samples_of(answered, self.prompts, self.task, max_tokens=self.sampling.max_tokens, step=step)
 
     def _judged(self, model: Answering, answered: list[Answered], step: int, ahead: Ahead) -> dict[int, _Judged]:
         """Returns what answers are worth, by question."""
-        numbers = [one.request.question for one in answered]
-        samples = samples_of(answered, self.prompts, self.task, max_tokens=self.sampling.max_tokens, step=step)
+        numbers, samples = list(map(_question, answered)), self._samples(answered, step)
         pairs = list(zip(samples.completions, samples.questions, strict=True))
         right = self.hosts.spread(pairs, lambda own: [self.task.score(text, asked) == 1.0 for text, asked in own])
         rewards: list[float | None] = [None] * len(answered)
@@ -155,23 +148,31 @@ class Evaluator:
 def behind(
     answers: Iterator[Answered],
     batch_size: int,
-    ended: Callable[[Answered], object],
-    known: Callable[[list[Answered]], bool],
+    ahead: Ahead,
+    name: Callable[[Answered], Hashable],
+    samples: Callable[[list[Answered]], Samples],
 ) -> Iterator[list[Answered]]:
     """Yields answers in batches, each when the next one is drawn, so that what takes time is done in the meantime.
 
+    A batch that a slow reward is still being asked about comes later, by a few batches.
+
     Args:
-        ended: is told of each answer at once.
-        known: says whether all is there that is being asked about a batch; else it comes later, by a few batches.
+        ahead: is told of each answer at once.
+        name: what an answer is asked about by.
+        samples: answers as rewards take them.
     """
     waiting: deque[list[Answered]] = deque()
     while some := list(itertools.islice(answers, batch_size)):
-        for one in some:
-            ended(one)
+        for one in some if ahead.asks else ():
+            ahead.add(name(one), samples([one]))
         waiting.append(some)
-        while len(waiting) > _MOST_BEHIND or (len(waiting) > 1 and known(waiting[0])):
+        while len(waiting) > _MOST_BEHIND or (len(waiting) > 1 and ahead.knows(list(map(name, waiting[0])))):
             yield waiting.popleft()
     yield from waiting
+
+
+def _question(answered: Answered) -> int:
+    return answered.request.question
 
 
 def samples_of(

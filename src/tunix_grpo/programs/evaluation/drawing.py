@@ -108,18 +108,11 @@ class Room:
         _log.info("%s on %s: %d questions, %d answers to draw%s", subject.name, asked.name, len(asked), left, known)
         answerer = self._answerer(subject, asked, total)
         news = _News(f"{subject.name} on {asked.name}", total, total - left)
+        batch_size = self._config.evaluation.batch_size
         for greedy, requests in missing.items():
             drawn = answerer.answers(requests, self._sampling(greedy=greedy))
             ahead = Ahead(self._rewards)
-
-            def ask(one: Answered, ahead: Ahead = ahead) -> None:
-                if ahead.asks:
-                    ahead.add(_name(one), self._samples([one], asked))
-
-            def has_all(batch: list[Answered], ahead: Ahead = ahead) -> bool:
-                return ahead.knows([_name(one) for one in batch])
-
-            for some in behind(drawn, self._config.evaluation.batch_size, ask, has_all):
+            for some in behind(drawn, batch_size, ahead, _name, lambda few: self._samples(few, asked)):
                 answers.add(self._scored(some, asked, prompts, ahead, greedy=greedy))
                 news.add(len(some))
 
