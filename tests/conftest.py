@@ -70,9 +70,9 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(NEW_OBJECTS)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def quick_collections() -> None:
-    """Spares the garbage collector what earlier files have left: for tests of what collects all garbage, often."""
+    """Spares the garbage collector what earlier files have left, most of it jax's caches: a round of it took 2 s."""
     gc.collect()
     gc.freeze()
 

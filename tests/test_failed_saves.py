@@ -15,8 +15,6 @@ from orbax.checkpoint._src.serialization import serialization
 
 from tunix_grpo.run.failed_saves import quiet_failures
 
-pytestmark = pytest.mark.usefixtures("quick_collections")
-
 
 def test_a_thread_that_fails_later_than_the_save_says_nothing(caplog):
     """A save ends with the first of its threads that fails; another one failed after the window that mutes them."""

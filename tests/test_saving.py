@@ -22,8 +22,6 @@ from tunix_grpo.run.saving import Saver
 from tunix_grpo.run.start import RunState
 from tunix_grpo.text.ledger import Ledger
 
-pytestmark = pytest.mark.usefixtures("quick_collections")
-
 EACH = 100 * 10**6
 
 

@@ -2,14 +2,12 @@
 
 import ast
 import functools
-import gc
 import inspect
 import json
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -480,15 +478,6 @@ def scored(name):
     return ReasoningGymTask("reasoning_gym", name, dataset, questions, []), questions
 
 
-@pytest.fixture
-def no_collection() -> Iterator[None]:
-    """Keeps the garbage collector out of what is timed: what other tests have left can take it two seconds."""
-    gc.disable()
-    yield
-    gc.enable()
-
-
-@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("name", sorted(set(SCORED)))
 def test_reasoning_gym_scorers_survive_any_answer(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
