@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import subprocess
 import sys
 import threading
 import types
+import warnings
 
 import pytest
+import tensorstore
 from orbax.checkpoint._src.futures import future  # the threads that a save leaves behind are of this class
 from orbax.checkpoint._src.serialization import serialization
 
@@ -44,7 +47,7 @@ def test_after_a_save_that_failed_tasks_of_orbax_are_no_news_whenever_they_are_c
     async def ours() -> None:
         raise ValueError("of ours")
 
-    with quiet_failures() as settle:
+    with warnings.catch_warnings(), quiet_failures() as settle:
         if fails:
             settle()
     loop = asyncio.new_event_loop()
@@ -57,6 +60,40 @@ def test_after_a_save_that_failed_tasks_of_orbax_are_no_news_whenever_they_are_c
     gc.collect()
     said = [f"{record.exc_info[1]}" for record in caplog.records]
     assert sorted(said) == (["of ours"] if fails else ["Replica slices have not been transferred to host.", "of ours"])
+
+
+NEVER_BEGUN = """
+import sys
+from orbax.checkpoint._src.serialization import serialization
+from tunix_grpo.run.failed_saves import quiet_failures
+with quiet_failures() as settle:
+    if sys.argv[1] == "fails":
+        settle()
+kept = serialization.async_serialize_from_host(None, {})
+"""
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_after_a_save_that_failed_a_write_that_never_began_is_no_news_at_the_end_of_the_process(fails):
+    words = [sys.executable, "-c", NEVER_BEGUN, "fails" if fails else "works"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert ("'async_serialize_from_host' was never awaited" in done.stderr) != fails, done.stderr
+    assert (done.stderr == "") == fails
+
+
+def test_after_a_save_that_failed_errors_of_tensorstore_are_no_news_whenever_they_are_collected(monkeypatch, caplog):
+    """A write's future, or the one that gathers all of a tree's, may be kept by an error's frames to the end."""
+    monkeypatch.setattr(logging.getLogger("asyncio"), "filters", [])
+    kvstore = {"driver": "file", "path": "/proc/no_such_folder/"}
+    opened = tensorstore.open({"driver": "zarr", "kvstore": kvstore}, create=True, dtype="int8", shape=[1])
+    loop = asyncio.new_event_loop()
+    with warnings.catch_warnings(), quiet_failures() as settle:
+        settle()
+    for error in (opened.exception(), ValueError("of ours")):
+        loop.create_future().set_exception(error)
+    gc.collect()
+    loop.close()
+    assert [f"{record.exc_info[1]}" for record in caplog.records] == ["of ours"]
 
 
 class Raises:

@@ -11,11 +11,14 @@ import re
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 
 from tunix_grpo.errors import one_line
 
 _LONGEST_WAIT_S = 30.0
+_NEVER_STARTED = "coroutine '.*' was never awaited"
+_STATUS = re.compile(r"[A-Z_]+: ")  # how TensorStore's errors begin: OUT_OF_RANGE, RESOURCE_EXHAUSTED, ...
 _SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")  # in what TensorStore says
 
 
@@ -63,13 +66,20 @@ def _of_the_main_thread(say: Callable[[sys.UnraisableHookArgs], object], unraisa
         say(unraisable)
 
 
-def _not_of_orbax(record: logging.LogRecord) -> bool:
-    return f"{os.sep}orbax{os.sep}" not in record.getMessage()  # asyncio names the file of a task's coroutine
+def _not_of_a_save(record: logging.LogRecord) -> bool:
+    """Tells asyncio's complaints of Orbax's tasks, whose file they name, and of errors of TensorStore's from others."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not _STATUS.match(f"{error}") and f"{os.sep}orbax{os.sep}" not in record.getMessage()
 
 
 def _settle(failures: list[float]) -> None:
-    """Waits until all threads of Orbax have failed, and collects what they leave; notes when that was."""
-    logging.getLogger("asyncio").addFilter(_not_of_orbax)
+    """Waits until all threads of Orbax have failed, and collects what they leave; notes when that was.
+
+    A write that never began is collected whenever it pleases Python, as late as the process's end, and its warning
+    names no file: from here on no coroutine is said to have been forgotten, ours and a reward's among them.
+    """
+    logging.getLogger("asyncio").addFilter(_not_of_a_save)
+    warnings.filterwarnings("ignore", _NEVER_STARTED, RuntimeWarning)
     failures.append(time.monotonic())
     deadline = time.monotonic() + _LONGEST_WAIT_S
     for thread in threading.enumerate():
