@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 from scipy import stats
 
 from helpers import golden
 from helpers.run_folder import CONF, completion, write_run
-from tunix_grpo.config.compare import with_runs
+from tunix_grpo.config.compare import load, with_runs
 from tunix_grpo.config.defaults import default_config
 from tunix_grpo.errors import UserError
 from tunix_grpo.grpo.statistics import paired_shares
@@ -294,6 +295,11 @@ def test_one_run_is_not_compared(tmp_path):
         find_runs([run, run], 2)
     with pytest.raises(UserError, match="runs=.*no such folder"):
         find_runs([run, tmp_path / "gone"], 2)
+
+
+def test_a_run_that_is_no_folder_of_this_machine_is_named():
+    with pytest.raises(UserError, match="runs=gs://b/run: is no folder"):
+        load(OmegaConf.create({"runs": ["run", "gs://b/run"], "most": 10, "output": "compare.html"}))
 
 
 def test_curves_lie_over_one_another(tmp_path):

@@ -139,7 +139,7 @@ class Loader(Generic[Schema]):
         """Adds a sentence for every mistake, unless it has one already or is a part of something that has."""
         settings = self.settings()
         for each in error.errors():
-            key = ".".join(map(str, each["loc"]))
+            key = ".".join(place for place in each["loc"] if isinstance(place, str))  # without places in a list
             if any(key == other or key.startswith(f"{other}.") for other in problems):
                 continue
             group, _, name = key.partition(".")

@@ -58,6 +58,20 @@ def absolute(value: str) -> str:
     return os.path.abspath(os.path.expanduser(value))
 
 
+def of_this_machine(value: str) -> str:
+    """Returns a path as it is.
+
+    Raises:
+        ValueError: it names a place in the network, such as gs://bucket/run, which would become folders called `gs:`.
+    """
+    scheme, separator, _ = value.partition("://")
+    if separator and scheme.isalnum():
+        raise ValueError(
+            f"is no folder or file of this machine; give one: what {scheme}:// names can be copied, or mounted here"
+        )
+    return value
+
+
 def of_a_file(path: str) -> str:
     """Returns a path; what else may be wrong with it is said by whoever opens it.
 
@@ -79,7 +93,9 @@ Number = Annotated[float, BeforeValidator(as_float)]
 Flag = Annotated[bool, Strict(), BeforeValidator(as_flag)]
 Text = Annotated[str, BeforeValidator(as_text)]
 Name = Annotated[Text, Field(pattern=r"\S")]  # not empty
-Path = Annotated[Name, AfterValidator(absolute), AfterValidator(of_a_file)]  # a file or folder
+Path = Annotated[  # a file or folder
+    Name, AfterValidator(of_this_machine), AfterValidator(absolute), AfterValidator(of_a_file)
+]
 Values = dict[str, Any]  # names and values of a library, which checks them itself
 
 
