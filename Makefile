@@ -11,8 +11,12 @@ CANDIDATES := python3 python3.13 python3.12 python3.11 python
 SUITABLE := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(firstword $(foreach name,$(CANDIDATES),$(shell $(name) -c "$(SUITABLE)" 2>/dev/null && echo $(name))))
 
+# The interpreters that compile for GPUs and TPUs; where they are not given, they are made.
+export PREFLIGHT_CUDA PREFLIGHT_TPU
+ENVIRONMENTS := $(if $(PREFLIGHT_CUDA),,.venv-preflight-cuda/.installed) $(if $(PREFLIGHT_TPU),,.venv-preflight-tpu/.installed)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo quick-test train tensorboard benchmark verify-resume test test-all cluster-test docs-test lint format cuda12 cuda13 tpu preflight-cuda preflight-tpu clean
+.PHONY: help demo quick-test train tensorboard benchmark verify-resume test test-all cluster-test docs-test test-accelerators lint format cuda12 cuda13 tpu preflight-cuda preflight-tpu clean
 
 help: ## this list
 	@echo 'make TARGET [ARGS="key=value ..."] [PYTHON=python3.12]'
@@ -38,16 +42,19 @@ verify-resume: $(VENV)/.installed ## proves that stopping changes nothing, for e
 	$(BIN)/python scripts/verify_resume.py $(ARGS)
 
 test: $(VENV)/.installed-dev ## the tests, in minutes, for example ARGS="-k config"
-	$(BIN)/python -m pytest $(WORKERS) -m "not slow and not docs" $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow and not docs and not accelerators" $(ARGS)
 
 test-all: $(VENV)/.installed-dev ## the tests, the slow ones too
-	$(BIN)/python -m pytest $(WORKERS) -m "not docs" $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) -m "not docs and not accelerators" $(ARGS)
 
 cluster-test: $(VENV)/.installed-dev ## two processes on this machine train as one, are killed, and go on
 	$(BIN)/python -m pytest tests/test_cluster.py $(ARGS)
 
 docs-test: $(VENV)/.installed-dev ## runs the commands of README.md, CONTRIBUTING.md and docs/ that can run here
 	$(BIN)/python -m pytest -n 2 -m docs tests/test_docs.py $(ARGS)
+
+test-accelerators: $(VENV)/.installed-dev $(ENVIRONMENTS) ## compiles ten trainings for GPUs and TPUs without having one, at most 30 minutes
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m accelerators tests/test_accelerators.py $(ARGS)
 
 lint: $(VENV)/.installed-dev ## style, layout and types of the code
 	$(BIN)/ruff check .
@@ -61,13 +68,16 @@ format: $(VENV)/.installed-dev ## puts the code into its layout
 cuda12 cuda13 tpu: $(VENV)/.installed ## adds what jax needs for this accelerator
 	$(BIN)/pip install -c constraints.txt -e ".[$@]"
 
-preflight-cuda preflight-tpu: ## an environment whose bin/python runs scripts/preflight.py for such a device without one
-	$(PYTHON) -m venv .venv-$@
-	.venv-$@/bin/pip install -c constraints.txt -e ".[$(if $(findstring tpu,$@),tpu,cuda12)]"
+preflight-cuda preflight-tpu: %: .venv-%/.installed ## an environment whose bin/python runs scripts/preflight.py for such a device without one
 
 clean: ## removes caches; runs, checkpoints and .venv stay
 	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
 	rm -rf .pytest_cache .ruff_cache build
+
+.venv-preflight-%/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-preflight-$*
+	.venv-preflight-$*/bin/pip install -c constraints.txt -e ".[$(if $(findstring tpu,$*),tpu,cuda12)]"
+	@touch $@
 
 $(VENV)/bin/python:
 ifeq ($(strip $(PYTHON)),)

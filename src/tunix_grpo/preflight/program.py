@@ -23,6 +23,7 @@ from tunix_grpo.model.sources import config_directory
 from tunix_grpo.preflight.collectives import collectives, traffic
 from tunix_grpo.preflight.compiling import Needs, Programs, compiled
 from tunix_grpo.preflight.fitting import first_that_fits
+from tunix_grpo.preflight.host_transfers import host_transfers_in_loops
 from tunix_grpo.preflight.targets import TARGETS, Target, ask_no_device, described_mesh, present
 
 _NOT_COUNTED = "the device's own context, cuDNN's workspaces, what its allocator loses, and what autotuning chooses"
@@ -107,6 +108,7 @@ def _figures(
                 "beside_bytes": each.beside,
                 "total_bytes": each.total,
                 "sent_bytes": sent[each.name],
+                "host_transfers_in_loops": host_transfers_in_loops(each.text) if each.text else None,
                 "compile_s": each.seconds,
                 "refusal": each.refusal or None,
             }
@@ -146,13 +148,22 @@ def _show(figures: dict[str, Any], as_json: bool) -> None:
         rows.append([each["name"], peak, beside, total, share, sent if figures["devices"] > 1 else "nothing"])
     has = "" if memory is None else f", {console.format_bytes(memory)}"
     console.table(header, rows, f"{figures['device']}{has}; {figures['dtype']}, {figures['attention']} attention")
-    lines = [("remat", figures["remat"]), ("not counted", _NOT_COUNTED)]
+    lines = [("remat", figures["remat"]), ("host transfers", _host_transfers(figures["programs"]))]
+    lines.append(("not counted", _NOT_COUNTED))
     if "step_limit_s" in figures:
         step, *parts = (f"{part} {console.format_duration(figures[f'{part}_limit_s'])}" for part in _PARTS)
         lines.append(("a step", f"at least {step.partition(' ')[2]} at its rates ({', '.join(parts)})"))
     if figures["fits"]:
         lines.append(("fits", "not known: the device does not tell its memory" if memory is None else "yes"))
     console.start_table(lines, "preflight")
+
+
+def _host_transfers(programs: list[dict[str, Any]]) -> str:
+    """Returns what loops hold of them; what was refused has no text to read."""
+    found = {each["name"]: each["host_transfers_in_loops"] for each in programs}
+    parts = [f"{name}: {', '.join(transfers)}" for name, transfers in found.items() if transfers]
+    unread = [name for name, transfers in found.items() if transfers is None]
+    return ("; ".join(parts) or "none in loops") + (f", not known of {', '.join(unread)}" if unread else "")
 
 
 def _does_not_fit(needs: list[Needs], target: Target, words: list[str] | None) -> str:
