@@ -13,6 +13,7 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from helpers.models import load, write_model
 from tunix_grpo.decoder import attention
 from tunix_grpo.decoder.attention import FUSED, PLAIN, attend, fused, usable_form
+from tunix_grpo.decoder.platform import Described, traced_for
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.grpo.loss import completion_logprobs
 
@@ -80,6 +81,24 @@ def test_blocks_have_the_same_gradient(monkeypatch):
         np.testing.assert_allclose(got, wanted, atol=1e-5)
     scores = f"f32[{ROWS},{KV_HEADS},{HEADS // KV_HEADS * QUERIES},{SLOTS}]"
     assert scores not in program.as_text()
+
+
+def test_a_gpu_computes_apart_what_products_multiply():
+    """Behind barriers, forward and backward, which change no number; `make test-accelerators` compiles it for GPUs."""
+    inputs, places = example()
+
+    def lowered() -> jax.stages.Lowered:
+        def total(*inputs):
+            return jnp.sum(jnp.sin(attend(*inputs, **places, window=4, form=PLAIN)))
+
+        return jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(*inputs)
+
+    here = lowered()
+    with traced_for(Described("gpu")):
+        there = lowered()
+    assert [each.as_text().count("optimization_barrier") for each in (here, there)] == [0, 8]
+    for got, wanted in zip(there.compile()(*inputs), here.compile()(*inputs), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("window", [None, 50])

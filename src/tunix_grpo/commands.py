@@ -28,6 +28,14 @@ from tunix_grpo.sweeps.objective import last_value
 from tunix_grpo.without_torch import load_libraries
 
 CONF = Path(__file__).with_name("conf").resolve()  # in a checkout it is the folder `conf` beside `src`
+# What compiles for a device that is not there asks nobody what there is, and shares libtpu with who else does.
+_WITHOUT_DEVICE = {
+    "JAX_PLATFORMS": "cpu",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+}
 
 
 def train() -> int:
@@ -85,8 +93,8 @@ def preflight() -> int:
 
 def _preflight(config: preflight_settings.PreflightConfig) -> None:
     training = training_of(as_typed(config.train))
-    if config.target != "this":  # nothing runs, and nobody is asked what there is
-        os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
+    if config.target != "this":
+        os.environ |= _WITHOUT_DEVICE
     load_libraries(own_code=may_run_own_code(training))
     from tunix_grpo.preflight.program import preflight
 

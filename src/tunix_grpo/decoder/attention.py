@@ -121,12 +121,22 @@ def _plain(q: jax.Array, k: jax.Array, v: jax.Array, sight: _Sight, scale: float
 def _plain_block(q: jax.Array, k: jax.Array, v: jax.Array, sight: _Sight, scale: float) -> jax.Array:
     batch, kv_heads, repeat, length, head_dim = q.shape
     flat = (batch, kv_heads, repeat * length)
-    score = jnp.einsum("bkqh,bksh->bkqs", q.reshape(*flat, head_dim), k, preferred_element_type=jnp.float32)
-    score = score.reshape(batch, kv_heads, repeat, length, -1) * scale
+    flat_q = _kept_apart(q.reshape(*flat, head_dim))
+    score = jnp.einsum("bkqh,bksh->bkqs", flat_q, k, preferred_element_type=jnp.float32)
+    score = _kept_apart(score).reshape(batch, kv_heads, repeat, length, -1) * scale
     score = jnp.where(visible(*sight)[:, None, None], score, MASKED_SCORE)
-    probs = jax.nn.softmax(score, axis=-1).astype(q.dtype).reshape(*flat, -1)
+    probs = _kept_apart(jax.nn.softmax(score, axis=-1).astype(q.dtype).reshape(*flat, -1))
     out = jnp.einsum("bkqs,bksh->bkqh", probs, v, preferred_element_type=jnp.float32)
-    return out.astype(q.dtype).reshape(q.shape)
+    return _kept_apart(out.astype(q.dtype)).reshape(q.shape)
+
+
+def _kept_apart(operand: jax.Array) -> jax.Array:
+    """Returns an operand of a matrix product, forward or backward, that a GPU computes before it and not inside of it.
+
+    Else XLA takes what makes it into the product's kernel, where its rows are those of several heads, T behind T: it
+    finds no tiles for them, and refuses the program, unless a live device offers it other kernels.
+    """
+    return jax.lax.optimization_barrier(operand) if platform() == "gpu" else operand
 
 
 def fused(
