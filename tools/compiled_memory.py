@@ -1,6 +1,7 @@
 """Compiles the programs of a step for an H100 or a TPU v5e that is not here, and prints what each of them needs.
 
     python tools/compiled_memory.py [--size 4b] [--rank 32] [--programs update,rollout,reference]
+    python tools/compiled_memory.py --size 4b --programs update --held 12
     python tools/compiled_memory.py --size 270m --programs update,rollout --deterministic
     python tools/compiled_memory.py --size 270m --fsdp 4 [--tp 2] [--device v5e] [--form plain]
 
@@ -9,6 +10,7 @@ compiler's, per device. The work is 4 prompts x 4 completions of 256 + 512 token
 Gemma 3 in bfloat16; with --rank 0 all weights are trained. "sent" is what a device has from the others: the weights of
 a rollout, which are gathered before it, are not in it. "atomics" counts the kernels, of those that XLA writes itself,
 in which threads add in the order in which they come; --deterministic sets the flags of training.deterministic=true.
+--held lists the largest of the arrays that are held at the peak.
 assets/devices/h100.txtpb is XLA's description of the device. There is no autotuning, and cuDNN's workspace is not
 counted.
 """
@@ -30,6 +32,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+from held_at_peak import held_at_peak  # noqa: E402
+
 from tunix_grpo.run.determinism import ask_for_determinism  # noqa: E402
 
 # XLA reads its flags with the first program.
@@ -72,6 +76,7 @@ def main() -> None:
     parser.add_argument("--fsdp", type=int, default=1, help="data-parallel devices")
     parser.add_argument("--tp", type=int, default=1, help="tensor-parallel devices")
     parser.add_argument("--deterministic", action="store_true", help="as training.deterministic=true compiles them")
+    parser.add_argument("--held", type=int, default=0, help="how many of the arrays at the peak are listed; of an H100")
     parser.add_argument("--form", default="", help="of attention: plain or fused; fused on an H100")
     asked = parser.parse_args()
     name = {"h100": "h100", "v5e": "v5e-1"}[asked.device]
@@ -100,6 +105,18 @@ def compile_all(asked: argparse.Namespace, platform: str, mesh: Mesh) -> None:
         seconds = time.perf_counter() - start
         figures = f"{arguments:>12}{temporaries:>13}{peak:>11}{sent:>11}{atomic_kernels():>9}"
         print(f"{name:<12}{figures}   ({seconds:.0f} s)", flush=True)
+        show_held(asked.held)
+
+
+def show_held(count: int) -> None:
+    """Prints the largest arrays that the program that was compiled last holds at its peak, and forgets its dump."""
+    if count:
+        held = held_at_peak(Path(DUMPED.name))
+        for each in held[:count]:
+            print(f"  {each.num_bytes / 1e6:>10,.1f}  {each.count:>3} x {each.shape:<28} {each.origin}")
+        print(f"  {sum(each.num_bytes for each in held) / 1e6:>10,.1f}  all {sum(each.count for each in held)}")
+    for file in filter(Path.is_file, Path(DUMPED.name).rglob("*")):
+        file.unlink()
 
 
 def atomic_kernels() -> int:
