@@ -106,8 +106,9 @@ def forward(
     key_positions, key_valid = _behind(prefix and (prefix.positions, prefix.valid), positions, valid)
 
     def run_layer(
-        stack: Stack, x: jax.Array, layer: Weights, earlier: KeysValues | None
+        stack: Stack, x: jax.Array, read: Weights, place: tuple, layer: Weights, earlier: KeysValues | None
     ) -> tuple[jax.Array, KeysValues]:
+        layer = _with_read(layer, read, place)
         q, k, v = qkv(spec, layer, x, angles[stack.rope])
         context = attend(
             q,
@@ -121,14 +122,20 @@ def forward(
         )
         return finish_layer(spec, layer, x, context.reshape(*x.shape[:2], -1)), KeysValues(k, v)
 
-    def run_stack(stack: Stack, x: jax.Array, inputs: tuple) -> tuple[jax.Array, KeysValues]:
+    def run_stack(
+        stack: Stack, x: jax.Array, read: Weights, repeat: jax.Array, inputs: tuple
+    ) -> tuple[jax.Array, KeysValues]:
         wrapped = _REMAT[remat](functools.partial(run_layer, stack))
-        return jax.lax.scan(lambda x, part: wrapped(x, *part), x, inputs)
+        places = jnp.arange(len(stack.layers[0]))
+        return jax.lax.scan(lambda x, part: wrapped(x, read, (repeat, part[0]), *part[1:]), x, (places, *inputs))
 
-    def run_period(period: tuple[Stack, ...], x: jax.Array, inputs: list) -> tuple[jax.Array, list]:
+    def run_period(
+        period: tuple[Stack, ...], read: tuple[Weights, ...], x: jax.Array, inputs: tuple[jax.Array, list]
+    ) -> tuple[jax.Array, list]:
         own: list[KeysValues] = []  # of this pass, a stack after the other
-        for stack, part in zip(period, inputs, strict=True):
-            x, of_stack = run_stack(stack, x, part)
+        repeat, parts = inputs
+        for stack, whole, part in zip(period, read, parts, strict=True):
+            x, of_stack = run_stack(stack, x, whole, repeat, part)
             own.append(of_stack)
         return x, own
 
@@ -136,14 +143,33 @@ def forward(
     own: list[KeysValues] = []
     for period in stacks(spec):
         numbers = range(len(own), len(own) + len(period))  # of the period's stacks
-        inputs = [
-            (weights["stacks"][number], prefix and KeysValues(prefix.keys[number], prefix.values[number]))
-            for number in numbers
-        ]
-        x, of_period = jax.lax.scan(functools.partial(run_period, period), x, inputs)
+        sliced, read = zip(*(_sliced_and_read(weights["stacks"][number]) for number in numbers), strict=True)
+        earlier = [prefix and KeysValues(prefix.keys[number], prefix.values[number]) for number in numbers]
+        inputs = jnp.arange(len(period[0].layers)), list(zip(sliced, earlier, strict=True))
+        x, of_period = jax.lax.scan(functools.partial(run_period, period, read), x, inputs)
         own += of_period
     x = rms_norm(spec, x, weights["final_norm"])
     return x, Segment(tuple(kv.keys for kv in own), tuple(kv.values for kv in own), positions, valid)
+
+
+def _sliced_and_read(stack: Weights) -> tuple[Weights, Weights]:
+    """Returns a stack without the weights that adapters stand beside, and these.
+
+    They have no gradient: a layer reads them where they lie, while the loop over the periods, which would hand them
+    down in a copy of as many layers as a period has, need not know of them.
+    """
+    read = {name: leaf["w"] for name, leaf in stack.items() if isinstance(leaf, dict) and "a" in leaf}
+
+    def without(leaf: Weights) -> Weights:
+        return {part: array for part, array in leaf.items() if part != "w"}
+
+    return {name: without(leaf) if name in read else leaf for name, leaf in stack.items()}, read
+
+
+def _with_read(layer: Weights, read: Weights, place: tuple[jax.Array, jax.Array]) -> Weights:
+    """Returns a layer with its weights out of `read`, [repeats, length, ...] each."""
+    taken = jax.tree.map(lambda array: array[place], read)
+    return {**layer, **{name: {**layer[name], "w": w} for name, w in taken.items()}}
 
 
 def _behind(earlier: tuple[jax.Array, jax.Array] | None, *own: jax.Array) -> tuple[jax.Array, ...]:
