@@ -49,7 +49,12 @@ class Combination(NamedTuple):
     way_out: str = ""
 
 
+# TPUs first: what is compiled for them takes longest.
 COMBINATIONS = {
+    "270m adapters, v5e-1": Combination("v5e-1", "model=gemma3_270m training.remat=full"),
+    "qwen 0.5b adapters, rows in slots, v5e-1": Combination("v5e-1", "model=hf model.path=QWEN generation.max_rows=8"),
+    "4b adapters, v5e-1": Combination("v5e-1", "model=gemma3_4b", way_out="generation.max_rows=8"),
+    "1b adapters, four devices, v5e-4": Combination("v5e-4", "model=gemma3_1b mesh.fsdp=4"),
     "4b adapters, h100": Combination("h100", "model=gemma3_4b"),
     "1b all weights, accumulated, h100": Combination(
         "h100",
@@ -60,13 +65,12 @@ COMBINATIONS = {
     "4b adapters on 4 bits, rtx4090": Combination(
         "rtx4090", "model=gemma3_4b model.quantization=nf4 training.micro_batch_size=1"
     ),
-    "qwen 0.5b all weights, long, rtx4090": Combination(
-        "rtx4090", "model=hf model.path=QWEN model.lora_rank=null generation.max_generation_steps=2048", "?"
+    "qwen 0.5b all weights, long, layers kept, rtx4090": Combination(
+        "rtx4090",
+        "model=hf model.path=QWEN model.lora_rank=null generation.max_generation_steps=2048 "
+        "training.micro_batch_size=16 training.remat=block",
+        way_out="training.remat=full",
     ),
-    "270m adapters, v5e-1": Combination("v5e-1", "model=gemma3_270m training.remat=full"),
-    "qwen 0.5b adapters, rows in slots, v5e-1": Combination("v5e-1", "model=hf model.path=QWEN generation.max_rows=8"),
-    "4b adapters, v5e-1": Combination("v5e-1", "model=gemma3_4b", "?"),
-    "1b adapters, four devices, v5e-4": Combination("v5e-4", "model=gemma3_1b mesh.fsdp=4"),
 }
 
 
@@ -108,7 +112,6 @@ def test_it_compiles_fits_and_leaves_the_host_alone(name, qwen, tmp_path):
     read = [each for each in said["programs"] if each["refusal"] is None]
     assert {each["name"]: each["host_transfers_in_loops"] for each in read} == {each["name"]: [] for each in read}
     over = [each["name"] for each in said["programs"] if each["refusal"] or each["total_bytes"] > said["memory_bytes"]]
-    print({each["name"]: (each["total_bytes"], round(each["compile_s"])) for each in said["programs"]})
     if way_out:
         assert over and not said["fits"] and done.returncode == 1
         sentence = re.search(r"does not fit: .* with (\S+=\S+(?: \S+=\S+)*) it fits", done.stderr)
