@@ -26,8 +26,8 @@ class ConfigError(UserError):
             super().__init__(f"{len(self.problems)} settings are wrong:{lines}")
 
 
-class HalfStepError(UserError):
-    """Ends a run between two updates of a step, so that its parameters are those of no step."""
+class NoStepError(UserError):
+    """Ends a run whose parameters are those of no step: between two updates of one, or different on its hosts."""
 
 
 class NotContinued(UserError):
