@@ -169,3 +169,24 @@ def test_rotary_tables_stand_in_the_order_of_the_layers(step):
     ropes = [Rope(theta=10.0 * number) for number in range(1, 9)][::step]
     spec = types.SimpleNamespace(ropes=(*ropes, *ropes[::-1]), head_dim=4)
     assert list(rotary_angles(spec, jnp.zeros((1, 1), jnp.int32))) == ropes
+
+
+@pytest.mark.parametrize("rank", [4, None])
+def test_a_loop_over_periods_hands_down_no_weights_that_stay(rank, tmp_path):
+    """Where they are adapted: it would hold a copy of a period's. Weights that are trained it does hand down."""
+    write_model("gemma3", tmp_path)
+    model = load(tmp_path, lora_rank=rank)
+    weights = model.form.decoder_weights(model.trained, model.frozen)
+    tokens = jnp.ones((2, 8), jnp.int32)
+
+    def run(weights):
+        return forward(model.spec, weights, tokens, text_positions(tokens > 0), tokens > 0)[0]
+
+    loops = [each for each in jax.make_jaxpr(run)(weights).eqns if each.primitive.name == "scan"]
+    assert loops
+    handed = set()
+    for loop in loops:
+        first = loop.params["num_consts"] + loop.params["num_carry"]
+        handed |= {each.aval.shape for each in loop.invars[first:]}
+    large = {stack[name]["w"].shape for stack in weights["stacks"] for name in ("q", "gate", "down")}
+    assert large & handed == (set() if rank else large)
