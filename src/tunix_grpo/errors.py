@@ -26,6 +26,10 @@ class ConfigError(UserError):
             super().__init__(f"{len(self.problems)} settings are wrong:{lines}")
 
 
+class NoRoomError(UserError):
+    """Says that memory ran out, and what needs less."""
+
+
 class HalfStepError(UserError):
     """Ends a run between two updates of a step, so that its parameters are those of no step."""
 
