@@ -83,13 +83,15 @@ def _timed(config: BenchmarkConfig, point: Point, ceilings: Mapping[str, float])
     name = f"the step of {named(config.sweep, point.value)}"
     with config_of(config, point) as alone, worker("own", name) as own:
         about = cast(About, own.ask(**to_values(alone), ceilings=dict(ceilings)))  # JSON that `own.serve` has written
-        measured = take_turns([own], about["total_steps"], functools.partial(_refuse_less, about["total_steps"]))
+        measured = take_turns(
+            [own], about["total_steps"], functools.partial(_note, 1 + config.warmup, about["total_steps"])
+        )
     return figures(about, alone, *measured) | {"weights": about["weights"]}
 
 
-def _refuse_less(total_steps: int, step: int, measurements: list[dict[str, Any]]) -> None:
+def _note(untimed: int, total: int, step: int, measurements: list[dict[str, Any]]) -> None:
     """Raises NoRoomError where a step went on with less at once than was asked for."""
     [measured] = measurements
     if measured["no_room"]:
         raise NoRoomError(measured["no_room"][0])
-    _log.debug("step %d of %d: %.2f s", step, total_steps, measured["step_s"])
+    _log.info("  step %d of %d%s: %.2f s", step, total, "" if step > untimed else " (not counted)", measured["step_s"])
