@@ -65,7 +65,7 @@ def draw(result: Mapping[str, Any]) -> Figure:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         _decorate(axes, title, _SIZES[sweep], sorted({row["size"] for row in timed}))
-    memory.set_ylim(bottom=0)
+    memory.set_ylim(0, 1.1 * memory.get_ylim()[1])
     _decorate(memory, "memory, GB", _SIZES[sweep], sorted({row["size"] for row in timed}))
     models = "random weights" if sweep == "model" else timed[0]["model"]
     figure.suptitle(f"{models}, {timed[0]['dtype']}, on {timed[0]['device']}", fontsize=11, color=_INK)
