@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import time
@@ -86,6 +87,9 @@ def test_two_processes_do_what_one_does(unbroken, tmp_path):
     assert [path.name for path in sorted(unbroken.glob("run*"))] == ["run"]
     assert [path.name for path in (unbroken / "run" / "hosts").iterdir()] == ["1.log"]
     assert len(list((unbroken / "run" / "tensorboard").iterdir())) == 1
+    logs = unbroken / "run" / "train.log", unbroken / "run" / "hosts" / "1.log"
+    first, second = (re.findall("step ([0-9]+): .* sha256 ([0-9a-f]{64})", log.read_text()) for log in logs)
+    assert first == second and [int(step) for step, _ in first] == list(range(1, STEPS + 1))
     assert [path.name for path in (unbroken / "checkpoints" / "actor").iterdir()] == [str(STEPS)]
     # What the second process prints is nothing that the first one says.
     assert "/20  reward " in (unbroken / "output_0.txt").read_text()

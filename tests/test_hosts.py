@@ -16,7 +16,7 @@ import pytest
 from helpers.hosts import Board, together
 from helpers.samples import samples_of
 from tunix_grpo.config.distributed import DistributedConfig, all_or_none
-from tunix_grpo.errors import UserError
+from tunix_grpo.errors import NoStepError, UserError
 from tunix_grpo.grpo.shared_scoring import score_together
 from tunix_grpo.hosts.cluster import ALONE, Hosts
 from tunix_grpo.hosts.watch import Watch
@@ -24,6 +24,7 @@ from tunix_grpo.rewards.base import Failure, Reward, Scored
 from tunix_grpo.rewards.scoring import score_completions
 from tunix_grpo.run.checkpoints import NotSavedError
 from tunix_grpo.run.joining import Place, place_of, refuse_several
+from tunix_grpo.run.replicas import require_equal
 from tunix_grpo.run.shared_checkpoints import SharedCheckpoints
 from tunix_grpo.run.step_files import step_fault
 from tunix_grpo.run.stopping import StopRequest
@@ -275,6 +276,22 @@ def test_checkpoints_of_several_processes(tmp_path):
     assert together(2, call) == [(None, 3, True)] * 2
     assert step_fault(folder / "actor" / "3") is None
     assert not list(folder.glob(".seen*"))
+
+
+def test_parameters_that_several_hosts_hold_are_compared_at_every_save(tmp_path):
+    """To the last bit: the step is not saved, nor is what the run holds then rescued elsewhere."""
+
+    def call(hosts: Hosts, change: float) -> str:
+        weights = {"a": jnp.ones(3), "b": jnp.float32(1 + change * hosts.index)}
+        return require_equal({"layer": weights}, hosts)
+
+    same = together(2, lambda hosts: call(hosts, 0))
+    assert same[0] == same[1] and re.fullmatch("[0-9a-f]{64}", str(same[0]))
+    found = together(2, lambda hosts: call(hosts, 2.0**-23))
+    assert all(isinstance(error, NoStepError) for error in found)
+    assert {str(error).partition(", so")[0] for error in found} == {
+        "host 0 and host 1 hold different parameters (layer.b)"
+    }
 
 
 def test_a_folder_that_is_not_shared_is_refused(tmp_path, monkeypatch):

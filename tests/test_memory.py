@@ -16,7 +16,7 @@ import pytest
 
 from helpers.models import one_device_mesh
 from helpers.trainer import NumberTokenizer, arrays, number_prompts, small_trainer
-from tunix_grpo.errors import HalfStepError, UserError
+from tunix_grpo.errors import NoStepError, UserError
 from tunix_grpo.grpo import at_once, buckets, engine, passes, rollout, stages
 from tunix_grpo.grpo.memory import Memory
 from tunix_grpo.record.metrics import is_metric
@@ -210,7 +210,7 @@ def test_no_room_for_one_is_one_sentence(uneven, monkeypatch, module, name, sent
         UserError, match="^memory ran out in " + sentence.format(remat="training.remat=full, or ")
     ) as error:
         trainer.step(1, BATCH)
-    assert not isinstance(error.value, HalfStepError) and "\n" not in str(error.value)
+    assert not isinstance(error.value, NoStepError) and "\n" not in str(error.value)
     assert [a.tolist() for a in arrays(trainer.params)] == [a.tolist() for a in before]
 
 

@@ -30,8 +30,8 @@ class NoRoomError(UserError):
     """Says that memory ran out, and what needs less."""
 
 
-class HalfStepError(UserError):
-    """Ends a run between two updates of a step, so that its parameters are those of no step."""
+class NoStepError(UserError):
+    """Ends a run whose parameters are those of no step: between two updates of one, or different on its hosts."""
 
 
 class NotContinued(UserError):

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tunix_grpo import console, workers
 from tunix_grpo.config import Config
-from tunix_grpo.errors import HalfStepError, UserError
+from tunix_grpo.errors import NoStepError, UserError
 from tunix_grpo.grpo.evaluations import build_evaluations, held_out_questions
 from tunix_grpo.grpo.optimizer import build_optimizer, build_schedule
 from tunix_grpo.grpo.rollout import StoppedError
@@ -209,7 +209,7 @@ def train_on(hosts: Hosts, config: Config) -> Summary:
                         break
                 saver.finish()
             except UserError as error:  # a reward that fails, numbers that are not finite, a disk that stays full
-                new = state.step >= first_step and hosts.is_known(error) and not isinstance(error, HalfStepError)
+                new = state.step >= first_step and hosts.is_known(error) and not isinstance(error, NoStepError)
                 where = save_where_possible(error, saver.save_into, checkpoints, output) if new else ""
                 raise UserError(f"step {step}: {error}{where}") from error
 

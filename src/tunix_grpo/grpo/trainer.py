@@ -24,7 +24,7 @@ from tunix_grpo.config import TrainerConfig
 from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.decoder.rows import Completions
-from tunix_grpo.errors import HalfStepError, UserError
+from tunix_grpo.errors import NoStepError, UserError
 from tunix_grpo.grpo.advantages import Advantages, advantage_of
 from tunix_grpo.grpo.answering import Answerer
 from tunix_grpo.grpo.cutting import Cutter
@@ -232,7 +232,7 @@ class Trainer(Learner):
                 for turn in turns:
                     passes[-1].append(self._one_update(done, turn, limits))
         except UserError as error:
-            raise HalfStepError(str(error)) if any(passes) else error from None
+            raise NoStepError(str(error)) if any(passes) else error from None
         differences = [
             sampling_difference(trained, piece.sampled, piece.completions)
             for turn in turns

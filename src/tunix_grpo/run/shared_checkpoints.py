@@ -11,12 +11,14 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tunix_grpo.console.output import to_log_files
 from tunix_grpo.errors import UserError
 from tunix_grpo.hosts.cluster import Hosts
 from tunix_grpo.run.checkpoints import Checkpoints, NotSavedError, SavedSteps, items_of
 from tunix_grpo.run.failed_saves import quiet_failures, system_reason
 from tunix_grpo.run.leaves import flat_leaves
 from tunix_grpo.run.places import UNFINISHED
+from tunix_grpo.run.replicas import require_equal
 from tunix_grpo.run.step_files import file_digests, names_of_files, write_manifest
 
 _LONGEST_LOOK_S = 10.0  # until a network disk shows what another host has written
@@ -70,10 +72,13 @@ class SharedCheckpoints(Checkpoints):
         Raises:
             NotSavedError: Orbax could not write on this host. The others may wait for it for ever, so that there is no
                 going on.
+            NoStepError: the hosts hold different parameters.
         """
         self._is_asked_for = False
         if self._hosts.agree(self._own is not None and self._own.holds(step, run)):
             return
+        digest = require_equal(params, self._hosts)
+        to_log_files([f"step {step}: what hosts share of the parameters is equal on all, sha256 {digest}"])
         items = items_of(flat_leaves(params), flat_leaves(optimizer), run)
         unfinished = self.folder / UNFINISHED / str(step)
         with quiet_failures():
