@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import signal
 import subprocess
@@ -33,7 +34,8 @@ from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.errors import ConfigError, UserError
 from tunix_grpo.grpo import limits
 from tunix_grpo.grpo.limits import Ceilings, Work, step_limits
-from tunix_grpo.model.config_json import spec_from_config
+from tunix_grpo.model.config_json import read_spec, spec_from_config
+from tunix_grpo.model.layout import leaves
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -383,13 +385,16 @@ def test_a_step_is_timed_with_completions_of_uneven_lengths():
     link = OneRound()
     config = configured("model=tiny", "device=cpu", "lengths=real")
     with pytest.raises(EOFError):
-        serve_steps(to_values(config), link)
+        serve_steps(to_values(config) | {"ceilings": Ceilings(1e13, 1e13)._asdict()}, link)
     about, measured = link.sent
     lengths = completion_lengths(16, 16, seed=42)
     assert about["lengths"] == program._job(config, about).lengths == lengths.tolist()
     assert (measured["tokens"], measured["longest"]) == (lengths.sum(), 16)
     assert lengths.sum() < 0.7 * 16 * 16
+    assert about["ceilings"] == {"bandwidth": 1e13, "arithmetic": 1e13}  # as they were given
     assert about["limits"]["update"] < measured["update_s"]
+    assert measured["no_room"] == []
+    assert about["weights"] == sum(math.prod(leaf.shape) for leaf in leaves(read_spec(Path(about["directory"]))))
     assert about["work"] == {
         "prompts": 4,
         "generations": 4,

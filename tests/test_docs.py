@@ -73,6 +73,9 @@ SMALLER = {
     r"scripts/evaluate\.py": "device=cpu evaluation.num_questions=8",
     r"timed=evaluation": "generation.max_generation_steps=8",
     r"verify_resume\.py": FEW,
+    r"benchmark\.py .*sweep=": (
+        "steps=1 warmup=0 grpo.num_generations=2 generation.max_generation_steps=8 points=[2,4]"
+    ),
     r"benchmark\.py .*device=cpu": "steps=1 grpo.num_generations=2 generation.max_generation_steps=8",
 }
 

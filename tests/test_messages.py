@@ -71,7 +71,7 @@ PROGRAMS = {
         (
             ("tunix_grpo.benchmark.program", "benchmark"),
             # Processes of their own, whose errors the program passes on.
-            *((f"tunix_grpo.benchmark.{module}", "serve") for module in ("own", "peer_trl", "peer_tunix")),
+            *((f"tunix_grpo.benchmark.{module}", "serve") for module in ("own", "planning", "peer_trl", "peer_tunix")),
             ("tunix_grpo.config.benchmark", "load"),
         ),
     ),

@@ -15,7 +15,7 @@ from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.identity import identity
 from tunix_grpo.run.places import HISTORY
 from tunix_grpo.run.runs import this_run
-from tunix_grpo.run.start import RunState, find_start, last_saved, nothing_to_do, saved_ledger, with_date
+from tunix_grpo.run.start import RunState, as_begun, find_start, last_saved, nothing_to_do, saved_ledger
 from tunix_grpo.run.step_files import MANIFEST
 from tunix_grpo.text.ledger import Ledger, Outcomes
 from tunix_grpo.text.prompt_set import PromptSet
@@ -53,7 +53,7 @@ def checkpoints(tmp_path) -> Checkpoints:
 
 def start(checkpoints, config, directory, *, prompts=PROMPTS, prompts_per_step=8, total_steps=100):
     saved = last_saved(checkpoints)
-    config = with_date(config, saved)
+    config = as_begun(config, saved)
     run = this_run(config, directory, prompts, prompts_per_step)
     return find_start(checkpoints, saved, run, config, total_steps)
 
@@ -329,8 +329,20 @@ def test_the_day_is_that_of_the_first_start(compose, checkpoints, tmp_path):
     directory = model_directory(tmp_path / "model")
     save(checkpoints, compose(*LORA), directory)
     assert start(checkpoints, compose(*LORA), directory).date == STATE.date
-    assert with_date(compose(*LORA), None).task.date == datetime.date.today().isoformat()
-    assert with_date(compose(*LORA, "task.date=2020-02-29"), last_saved(checkpoints)).task.date == "2020-02-29"
+    assert as_begun(compose(*LORA), None).task.date == datetime.date.today().isoformat()
+    assert as_begun(compose(*LORA, "task.date=2020-02-29"), last_saved(checkpoints)).task.date == "2020-02-29"
+
+
+def test_a_default_that_has_changed_stays_what_it_was_when_the_run_began(compose, checkpoints, tmp_path, monkeypatch):
+    """Unless a word of the command names it."""
+    directory = model_directory(tmp_path / "model")
+    save(checkpoints, compose("model=tiny", "optimizer.learning_rate=1e-4"), directory)
+    assert start(checkpoints, compose("model=tiny"), directory) == STATE
+    assert as_begun(compose("model=tiny"), last_saved(checkpoints)).optimizer.learning_rate == 1e-4
+    assert as_begun(compose("model=tiny"), None).optimizer.learning_rate == 3e-4
+    monkeypatch.setattr("tunix_grpo.config.history.given_keys", lambda: {"optimizer.learning_rate"})
+    sentence = str(refusal(checkpoints, compose("model=tiny", "optimizer.learning_rate=3e-4"), directory))
+    assert "optimizer.learning_rate: 0.0001 -> 0.0003" in sentence
 
 
 def test_another_day_is_a_difference_where_the_prompts_show_it(compose, checkpoints, tmp_path):

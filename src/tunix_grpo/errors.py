@@ -26,6 +26,10 @@ class ConfigError(UserError):
             super().__init__(f"{len(self.problems)} settings are wrong:{lines}")
 
 
+class NoRoomError(UserError):
+    """Says that memory ran out, and what needs less."""
+
+
 class NoStepError(UserError):
     """Ends a run whose parameters are those of no step: between two updates of one, or different on its hosts."""
 

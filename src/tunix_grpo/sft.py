@@ -36,7 +36,7 @@ from tunix_grpo.run.room import room_for, tree_bytes
 from tunix_grpo.run.runs import this_sft_run
 from tunix_grpo.run.saved_runs import begin, start_model
 from tunix_grpo.run.saving import Saver
-from tunix_grpo.run.start import find_start, last_saved, nothing_to_do, with_date
+from tunix_grpo.run.start import as_begun, find_start, last_saved, nothing_to_do
 from tunix_grpo.run.stopping import stop_of_a_run
 from tunix_grpo.tasks.builders import build_task
 from tunix_grpo.tasks.demonstration_set import demonstration_set
@@ -59,7 +59,7 @@ def train_on_demonstrations(config: SftConfig) -> Summary:
     compilations = CompilationCounter()
     with Checkpoints(config.checkpoint_dir, config.training.max_to_keep) as checkpoints:
         saved = last_saved(checkpoints)
-        config = with_date(config, saved)
+        config = as_begun(config, saved)
 
         # --- the words: held-out questions, demonstrations ---
         origin, start = begin(config)

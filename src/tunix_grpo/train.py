@@ -53,11 +53,11 @@ from tunix_grpo.run.saved_runs import begin, start_model
 from tunix_grpo.run.saving import Saver
 from tunix_grpo.run.shared_checkpoints import open_checkpoints
 from tunix_grpo.run.start import (
+    as_begun,
     find_start,
     last_saved,
     nothing_to_do,
     saved_ledger,
-    with_date,
 )
 from tunix_grpo.run.stopping import stop_of_a_run
 from tunix_grpo.tasks.builders import build_task, validate_task
@@ -92,7 +92,7 @@ def train_on(hosts: Hosts, config: Config) -> Summary:
     compilations = CompilationCounter()
     with open_checkpoints(config.checkpoint_dir, config.training.max_to_keep, hosts) as checkpoints:
         saved = last_saved(checkpoints)
-        config = with_date(config, saved, hosts)
+        config = as_begun(config, saved, hosts)
 
         # --- the words: questions, prompts, rewards ---
         rewards = build_rewards(config.reward)

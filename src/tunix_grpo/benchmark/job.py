@@ -54,6 +54,7 @@ class About(TypedDict):
     Attributes:
         platform: what JAX calls the device: cpu, gpu or tpu.
         device: what the hardware calls itself.
+        weights: of the model, adapters not counted.
         work: the sizes of `limits.Work`, and prompt_width.
         lengths: as `Job` has them.
         ceilings: the fields of `limits.Ceilings`.
@@ -68,6 +69,7 @@ class About(TypedDict):
     num_devices: int
     dtype: str
     remat: str
+    weights: int
     work: dict[str, int]
     lengths: list[int] | None
     ceilings: dict[str, float]

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +25,9 @@ from tunix_grpo.benchmark.questions import (
 )
 from tunix_grpo.config.benchmark import TimedConfig, from_values
 from tunix_grpo.decoder.spec import DecoderSpec
-from tunix_grpo.grpo.limits import Ceilings, Work
+from tunix_grpo.errors import NoRoomError, one_line
+from tunix_grpo.grpo.limits import Ceilings, Work, all_parameters
+from tunix_grpo.grpo.memory import ran_out
 from tunix_grpo.grpo.optimizer import build_optimizer
 from tunix_grpo.grpo.trainer import Trainer
 from tunix_grpo.grpo.training_limits import limits_of
@@ -42,13 +45,26 @@ def serve(settings: Mapping[str, object], link: Link) -> None:
     """Measures the ceilings, loads the model and makes steps as asked.
 
     Args:
-        settings: of the benchmark, by dotted key.
+        settings: of the benchmark, by dotted key; and `ceilings`, where they have been measured.
         link: gets what is timed (see `_description`), then the measurement of each step.
 
     Raises:
-        UserError: something that the user can mend.
+        NoRoomError: memory ran out.
+        UserError: something else that the user can mend.
     """
-    asked = from_values(settings)
+    try:
+        _serve(settings, link)
+    except (RuntimeError, ValueError, MemoryError) as error:  # what JAX and NumPy raise, by where memory ran out
+        if not isinstance(error, MemoryError) and not ran_out(error):
+            raise
+        raise NoRoomError(
+            f"memory ran out ({one_line(error)}); give a smaller model, or model.quantization=nf4 model.lora_rank=32"
+        ) from error
+
+
+def _serve(settings: Mapping[str, Any], link: Link) -> None:
+    measured = settings.get("ceilings")
+    asked = from_values({name: value for name, value in settings.items() if name != "ceilings"})
     refuse_several("benchmark")
     devices = open_devices(asked.device, asked.mesh, asked.jax_cache)
     compilations = CompilationCounter()
@@ -63,7 +79,7 @@ def serve(settings: Mapping[str, object], link: Link) -> None:
         lengths = completion_lengths(rows, longest, config.seed)
 
     model = load_model(config.model, directory, devices.mesh, config.seed)
-    ceilings = measure_ceilings(model.dtype)
+    ceilings = measure_ceilings(model.dtype) if measured is None else Ceilings(**measured)
     schedule = optax.constant_schedule(config.optimizer.learning_rate)
     trainer = Trainer(
         config,
@@ -97,6 +113,7 @@ def serve(settings: Mapping[str, object], link: Link) -> None:
             peak_bytes=peak_memory_bytes(),
             tokens=int(drawn.sum()),
             longest=int(drawn.max()),
+            no_room=list(done.no_room),
         )
 
 
@@ -138,6 +155,7 @@ def _description(
         "num_devices": devices.mesh.size,
         "dtype": model.dtype.name,
         "remat": trainer.remat,
+        "weights": all_parameters(model.spec),
         "work": work.sizes() | {"prompt_width": config.generation.max_prompt_length},
         "lengths": None if lengths is None else lengths.tolist(),
         "ceilings": ceilings._asdict(),

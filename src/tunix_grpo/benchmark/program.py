@@ -6,10 +6,11 @@ import contextlib
 import dataclasses
 import importlib.util
 import logging
-from typing import cast
+from typing import Any, cast
 
 from tunix_grpo.benchmark.job import About, Job
 from tunix_grpo.benchmark.report import evaluation_figures, figures, print_evaluation, print_json, print_table
+from tunix_grpo.benchmark.sweep import sweep
 from tunix_grpo.benchmark.turns import take_turns, worker
 from tunix_grpo.config.benchmark import BenchmarkConfig, to_values
 from tunix_grpo.errors import UserError
@@ -33,6 +34,9 @@ def benchmark(config: BenchmarkConfig) -> None:
     if config.timed == "evaluation":
         _benchmark_evaluation(config)
         return
+    if config.sweep is not None:
+        sweep(config)
+        return
     if config.peer is not None:
         _require_packages(config.peer)
     with contextlib.ExitStack() as running:
@@ -47,10 +51,12 @@ def benchmark(config: BenchmarkConfig) -> None:
             _log.info("loading the model for %s", config.peer)
             workers[1].ask(**dataclasses.asdict(_job(config, about)))
 
-        def show(step: int, measurements: list[dict[str, float]]) -> None:
+        def show(step: int, measurements: list[dict[str, Any]]) -> None:
             seconds = ", ".join(f"{name} {m['step_s']:.2f} s" for name, m in zip(names, measurements, strict=True))
             kind = "" if step > 1 + config.warmup else " (not counted)"
             _log.info("step %d of %d%s: %s", step, about["total_steps"], kind, seconds)
+            for sentence in measurements[0]["no_room"]:
+                _log.warning("%s", sentence)
 
         measured = take_turns(workers, about["total_steps"], show)
     result = figures(about, config, *measured)

@@ -117,14 +117,14 @@ def print_evaluation(result: Mapping[str, Any]) -> None:
     """Prints the figures of an evaluation for a person."""
     rows = [("", "time", "tokens/s")]
     for side in ("batches", "slots"):
-        rows.append((side, _seconds(result[f"{side}_s"]), f"{result[f'{side}_tokens_per_s']:,.0f}"))
+        rows.append((side, shown_seconds(result[f"{side}_s"]), f"{result[f'{side}_tokens_per_s']:,.0f}"))
     mean = result["tokens"] / result["questions"]
     lines = [
         f"{result['model']}, {result['dtype']}, on {result['device']}",
         f"{result['questions']} answers of {result['shortest']} to {result['longest']} tokens, {mean:.0f} in the mean, "
         f"to prompts of {result['prompt_tokens']}; {result['rows']} at once, medians of {result['rounds']} rounds",
         "",
-        *_aligned(rows),
+        *aligned(rows),
         f"ratio        {_spread(result, 'ratio', '{:.2f}'.format)}",
         f"processor    {result['cpu_ratio']:.2f} of the processor's time",
         f"same tokens  {result['equal_answers']} of {result['questions']} answers",
@@ -148,19 +148,29 @@ def print_table(result: Mapping[str, object]) -> None:
 
 
 def _heading(result: Mapping[str, Any]) -> list[str]:
-    trained = "all weights" if result["lora_rank"] is None else f"LoRA rank {result['lora_rank']}"
-    base = "" if result["quantization"] is None else f" on {result['quantization']}"
     prompts, generations = result["prompts"], result["generations"]
-    arithmetic = result["arithmetic_flop_per_s"] / 1e9
     tokens = f"{result['completion_tokens']} tokens"
     if result["lengths"] == "real":
         tokens = f"{result['length_mean']:.0f} tokens in the mean and {result['length_max']} at most"
     return [
-        f"{result['model']}, {result['dtype']}, {trained}{base}, on {result['device']}",
+        what_is_timed(result),
         f"{prompts} prompts x {generations} completions of {result['prompt_tokens']} + {tokens}, "
         f"{result['micro_batch_size']} prompts at once, medians of {result['steps']} steps",
-        f"this device: {format_bytes(result['bandwidth_bytes_per_s'])}/s, {arithmetic:,.0f} GFLOP/s",
+        rates(result),
     ]
+
+
+def what_is_timed(result: Mapping[str, Any], model: str | None = None) -> str:
+    """Returns a line on the model, or several in its place, what is trained of it, and where."""
+    trained = "all weights" if result["lora_rank"] is None else f"LoRA rank {result['lora_rank']}"
+    base = "" if result["quantization"] is None else f" on {result['quantization']}"
+    return f"{model or result['model']}, {result['dtype']}, {trained}{base}, on {result['device']}"
+
+
+def rates(result: Mapping[str, Any]) -> str:
+    """Returns a line on what the device can do."""
+    arithmetic = result["arithmetic_flop_per_s"] / 1e9
+    return f"this device: {format_bytes(result['bandwidth_bytes_per_s'])}/s, {arithmetic:,.0f} GFLOP/s"
 
 
 def _against_limits(result: Mapping[str, Any]) -> list[str]:
@@ -169,7 +179,7 @@ def _against_limits(result: Mapping[str, Any]) -> list[str]:
         if f"{part}_s" not in result:
             continue
         percent = f"{result[f'{part}_percent']:.0f} %"
-        rows.append((part, _seconds(result[f"{part}_s"]), _seconds(result[f"{part}_limit_s"]), percent))
+        rows.append((part, shown_seconds(result[f"{part}_s"]), shown_seconds(result[f"{part}_limit_s"]), percent))
         if part == "rollout":
             token, limit = result["rollout_ms_per_token"], result["rollout_limit_ms_per_token"]
             rows.append(("  a token of all rows", f"{token:.3g} ms", f"{limit:.3g} ms", ""))
@@ -178,7 +188,7 @@ def _against_limits(result: Mapping[str, Any]) -> list[str]:
     rows.append(("  samples/s", f"{result['samples_per_s']:.3g}", f"{samples:.3g}", ""))
     rows.append(("  completion tokens/s", f"{result['completion_tokens_per_s']:,.0f}", f"{tokens:,.0f}", ""))
     rows.append(("steps/hour", f"{result['steps_per_hour']:,.0f}", f"{result['steps_limit_per_hour']:,.0f}", ""))
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _others(result: Mapping[str, Any]) -> list[str]:
@@ -188,8 +198,8 @@ def _others(result: Mapping[str, Any]) -> list[str]:
         f"memory       {format_bytes(result['peak_bytes'])} at most",
     ]
     if "peer" in result:
-        ours = _spread(result, "step_s", _seconds)
-        theirs = _spread(result, "peer_step_s", _seconds)
+        ours = _spread(result, "step_s", shown_seconds)
+        theirs = _spread(result, "peer_step_s", shown_seconds)
         lines += [
             "",
             f"step, ours   {ours}, {format_bytes(result['peak_bytes'])}",
@@ -203,14 +213,14 @@ def _spread(result: Mapping[str, Any], name: str, shown: Callable[[float], str])
     return f"{shown(result[name])} ({shown(result[f'{name}_min'])} to {shown(result[f'{name}_max'])})"
 
 
-def _seconds(seconds: float) -> str:
+def shown_seconds(value: float) -> str:
     """Shows a time span in full digits, since differences of a few percent matter here."""
-    if seconds < 0.1:
-        return f"{1000 * seconds:.3g} ms"
-    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds:.0f} s"
+    if value < 0.1:
+        return f"{1000 * value:.3g} ms"
+    return f"{value:.3g} s" if value < 100 else f"{value:.0f} s"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Returns the rows with their first column to the left, the others to the right."""
     first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tunix_grpo.errors import UserError
+from tunix_grpo.errors import NoRoomError, UserError
 
 _LAST_LINES = 30
 _log = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ class Worker:
         """Sends an object and waits for the answer.
 
         Raises:
+            NoRoomError: memory ran out, or probably did: it was killed.
             UserError: the worker says that it cannot, or it has ended.
         """
         with contextlib.suppress(BrokenPipeError):  # it has ended; what it has still said is to be read
@@ -75,7 +76,7 @@ class Worker:
             raise self._ended()
         answer = json.loads(line)
         if "error" in answer:
-            raise UserError(answer["error"])
+            raise (NoRoomError if answer.get("no_room") else UserError)(answer["error"])
         return answer
 
     def stop(self) -> None:
@@ -96,18 +97,18 @@ class Worker:
         if lines:
             _log.error("the last lines of %s:\n%s", self.name, "\n".join(lines[-_LAST_LINES:]))
         if code == -signal.SIGKILL:
-            return UserError(f"{self.name} was killed, probably for want of memory; give it a smaller model or batch")
+            return NoRoomError(f"{self.name} was killed, probably for want of memory; give it a smaller model or batch")
         return UserError(f"{self.name} ended with exit code {code}" + ("; its last lines are above" if lines else ""))
 
 
 def worker(program: str, name: str, environment: Mapping[str, str] | None = None) -> Worker:
-    """Starts the process of `own`, `answers`, `trl` or `tunix`."""
+    """Starts the process of `own`, `answers`, `plan`, `trl` or `tunix`."""
     return Worker(name, [sys.executable, "-m", "tunix_grpo.benchmark.worker", program], environment)
 
 
 def take_turns(
-    workers: Sequence[Worker], steps: int, show: Callable[[int, list[dict[str, float]]], object]
-) -> list[list[dict[str, float]]]:
+    workers: Sequence[Worker], steps: int, show: Callable[[int, list[dict[str, Any]]], object]
+) -> list[list[dict[str, Any]]]:
     """Lets each worker make one step, then each the next.
 
     Args:

@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from tunix_grpo.config import relations, rules
+from tunix_grpo.config import benchmark_points, relations, rules
+from tunix_grpo.config.benchmark_points import Picture, Points, Sweep
 from tunix_grpo.config.loading import Loader
 from tunix_grpo.config.relations import Relation
 from tunix_grpo.config.rules import GROUP, Count, Date, Device, Flag, Path, Seed, Values, Whole
@@ -93,6 +94,16 @@ class BenchmarkConfig(StepSize):
     lengths: Literal["full", "real"]
     """How long the completions of timed steps are: all as long as they may be (full), or each as long as one of a
     recorded mix, the same for the peer (real)."""
+    sweep: Sweep | None
+    """Times steps that grow, each in a process of its own: completions of a step (rows), tokens of a completion, or the
+    model, with random weights. micro_batch_size: the same step in larger and larger micro batches, and which of them is
+    the fastest that fits. null is one step alone."""
+    points: Points | None
+    """The sizes of a sweep, as in [16,32,64]: completions of a step, tokens of a completion, layers of the model (or
+    models: hub ids with known shapes, folders with a config.json), prompts of a micro batch. null is 1/4, 1/2, 1 and 2
+    times what is set; of layers no more than there are; of micro batches all halves down to 1."""
+    plot: Picture | None
+    """File that a picture of a sweep is written to, .png, .svg or .pdf; null is none."""
     steps: Whole | None = rules.number(minimum=1, hint="null chooses by device")
     """Timed steps, 1 or more; null is 3 on a CPU, 5 elsewhere. With timed=evaluation its rounds; null is 1."""
     warmup: Whole = rules.number(minimum=0)
@@ -221,6 +232,7 @@ load = Loader(
                 Relation(("lengths", "peer"), _tunix_ends_by_tokens),
                 Relation(("timed", "lengths"), _answers_have_lengths),
                 Relation(("model.run",), _no_run),
+                *benchmark_points.RELATIONS,
             ),
         ),
         _peer_can,

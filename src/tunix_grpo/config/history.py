@@ -4,10 +4,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
 from tunix_grpo.config import plugins, sft
+from tunix_grpo.config.given import given_keys
 from tunix_grpo.config.loading import Examined, load
 from tunix_grpo.config.open_groups import as_written
 from tunix_grpo.config.parts import RewardsConfig, TaskConfig
@@ -98,6 +100,18 @@ BEFORE: dict[str, Json] = {
 }
 # What any reward may lack, with what the program did before rewards had it.
 OF_A_REWARD: dict[str, Json] = {"on_error": "stop", "on_timeout": "stop", "per": "auto", "messages": False}
+
+
+class ChangedDefault(NamedTuple):
+    """A default of one model that has changed: a run that began with the former one goes on with it."""
+
+    model: str  # model.path
+    key: str
+    before: Json
+    now: Json
+
+
+CHANGED_DEFAULTS = (ChangedDefault("bundled:tiny", "optimizer.learning_rate", 1e-4, 3e-4),)
 # The keys of a run's model that say where its files are: these may have moved since.
 PLACES = ("path", "tokenizer", "family", "run")
 
@@ -172,3 +186,20 @@ def former_of_a_reward(setting: str) -> dict[str, Json]:
     """
     inside = {key.removeprefix(f"{setting}."): value for key, value in BEFORE.items() if key.startswith(f"{setting}.")}
     return OF_A_REWARD | inside
+
+
+def defaults_of_then(model: str, now: Mapping[str, Json], saved: Mapping[str, Json]) -> dict[str, Json]:
+    """Returns the defaults that have changed since a run began, as they were: those that no word of the command sets.
+
+    Args:
+        model: model.path.
+        now: the settings that decide what is learned, by key.
+        saved: the same of the run's checkpoint.
+    """
+    given = given_keys()
+    return {
+        default.key: default.before
+        for default in CHANGED_DEFAULTS
+        if (model, now.get(default.key), saved.get(default.key)) == (default.model, default.now, default.before)
+        and default.key not in given
+    }

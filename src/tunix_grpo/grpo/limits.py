@@ -172,6 +172,12 @@ def head_parameters(spec: DecoderSpec) -> int:
     return spec.vocab_size * spec.embed_dim
 
 
+def all_parameters(spec: DecoderSpec) -> int:
+    """Returns the weights of a model, an input embedding of its own included."""
+    embeddings = (1 if spec.tied_head else 2) * head_parameters(spec)
+    return spec.num_layers * layer_parameters(spec) + embeddings + spec.embed_dim
+
+
 def weight_bytes(spec: DecoderSpec, bytes_per_weight: int, quantization: str | None = None) -> float:
     """Returns the bytes of all weights that a forward pass reads; of an input embedding of its own it reads little."""
     projections = spec.num_layers * projection_parameters(spec)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import jax
 
 from tunix_grpo.config import TrainerConfig
-from tunix_grpo.errors import UserError, one_line
+from tunix_grpo.errors import NoRoomError, one_line
 from tunix_grpo.files import Json
 from tunix_grpo.run.devices import device_memory_bytes
 
@@ -90,7 +90,7 @@ class Memory:
             needs: returns bytes of the largest program of a micro batch, where the compiler says that.
 
         Raises:
-            UserError: there is no room for one prompt on each device.
+            NoRoomError: there is no room for one prompt on each device.
         """
 
         def halve(reason: str) -> None:
@@ -114,7 +114,7 @@ class Memory:
             needs: rows -> bytes of the program that draws in them, where the compiler says that.
 
         Raises:
-            UserError: there is no room for one completion on each device.
+            NoRoomError: there is no room for one completion on each device.
         """
 
         def halve(reason: str) -> None:
@@ -144,7 +144,7 @@ class Memory:
         _log.warning("%s", sentence)
         self._said.append(sentence)
 
-    def _no_room(self, what: str, reason: str, needs: Callable[[], int | None], ways: Sequence[str]) -> UserError:
+    def _no_room(self, what: str, reason: str, needs: Callable[[], int | None], ways: Sequence[str]) -> NoRoomError:
         """Returns the error that ends a run."""
         try:
             needed = needs()
@@ -152,7 +152,12 @@ class Memory:
             needed = None
         program = reason if needed is None else f"its program needs {needed / 1e9:.3g} GB"
         size = f"the device has {device_memory_bytes() / 1e9:.3g} GB"
-        return UserError(f"memory ran out in {what}: {program}, {size}; give {', or '.join(ways)}")
+        return NoRoomError(f"memory ran out in {what}: {program}, {size}; give {', or '.join(ways)}")
+
+
+def ran_out(error: Exception) -> bool:
+    """Says whether an error of JAX's is about memory."""
+    return _NO_ROOM.search(str(error)) is not None
 
 
 def _until_there_is_room(run: Callable[[], Result], halve: Callable[[str], None]) -> Result:
@@ -160,7 +165,7 @@ def _until_there_is_room(run: Callable[[], Result], halve: Callable[[str], None]
         try:
             return run()
         except jax.errors.JaxRuntimeError as error:
-            if not _NO_ROOM.search(str(error)):
+            if not ran_out(error):
                 raise
             reason = one_line(error)
         gc.collect()  # the error is gone, and with it what its frames held on the device

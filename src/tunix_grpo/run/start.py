@@ -9,14 +9,14 @@ import math
 from typing import TypeVar
 
 from tunix_grpo.config import Config, RunConfig, SftConfig
-from tunix_grpo.config.history import with_former_entries
+from tunix_grpo.config.history import defaults_of_then, with_former_entries
 from tunix_grpo.config.words import assignment
 from tunix_grpo.errors import NotContinued, UserError
 from tunix_grpo.files import Json
 from tunix_grpo.hosts.cluster import ALONE, Hosts
 from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.evaluated import Row, early_end, logged_evaluations
-from tunix_grpo.run.identity import PROGRAM, differences
+from tunix_grpo.run.identity import PROGRAM, differences, settings
 from tunix_grpo.run.places import HISTORY, free_folder
 from tunix_grpo.run.runs import Run
 from tunix_grpo.text.ledger import Ledger
@@ -73,11 +73,20 @@ def last_saved(checkpoints: Checkpoints) -> tuple[Run, RunState] | None:
     return Run(saved["identity"], saved["settings"], saved.get("source", {})), state
 
 
-def with_date(config: Settings, saved: tuple[Run, RunState] | None, hosts: Hosts = ALONE) -> Settings:
-    """Returns the settings with the day that chat templates are told: given, that of the checkpoint, or today."""
+def as_begun(config: Settings, saved: tuple[Run, RunState] | None, hosts: Hosts = ALONE) -> Settings:
+    """Returns the settings with what a run keeps from its beginning on, unless they name it themselves.
+
+    That is the day that chat templates are told, today for a new run, and a default that has changed since.
+    """
     today = str(hosts.broadcast(datetime.date.today().isoformat()))  # hosts may have clocks of their own
     date = config.task.date or (saved[1].date if saved else None) or today
-    return dataclasses.replace(config, task=dataclasses.replace(config.task, date=date))
+    config = dataclasses.replace(config, task=dataclasses.replace(config.task, date=date))
+    kept = defaults_of_then(str(config.model.path), settings(config), saved[0].settings) if saved else {}
+    for key, value in kept.items():
+        _log.info("%s: the default when this run began", assignment(key, value))
+        group, _, name = key.partition(".")
+        config = dataclasses.replace(config, **{group: dataclasses.replace(getattr(config, group), **{name: value})})
+    return config
 
 
 def find_start(
