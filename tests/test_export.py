@@ -638,6 +638,7 @@ def test_a_run_of_the_bundled_model_from_start_to_end(run_training, tmp_path, ja
 
 @pytest.mark.slow
 @pytest.mark.skipif("TUNIX_GRPO_SMOLLM2" not in os.environ, reason="TUNIX_GRPO_SMOLLM2 is not set")
+@pytest.mark.timeout(900)
 def test_an_export_of_smollm2_is_the_trained_model(make_run, tmp_path):
     """In float64 the files give the trained logits; in float32 ours are as close to those as transformers' are.
 

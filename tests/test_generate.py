@@ -498,6 +498,7 @@ def test_ctrl_c_ends_it_quietly(folder, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif("TUNIX_GRPO_SMOLLM2" not in os.environ, reason="TUNIX_GRPO_SMOLLM2 is not set")
+@pytest.mark.timeout(900)
 def test_smollm2_answers_as_transformers_does(ask, tmp_path):
     """Greedy, 40 tokens, ten questions, float32: token for token streamed, word for word in a batch."""
     import torch
