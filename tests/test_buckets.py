@@ -81,6 +81,7 @@ def test_a_step_is_the_same_however_its_rows_run(uneven, lora_rank):
         assert pieces == ([4, 4] if "pieces" in way else [1, 1])
 
 
+@pytest.mark.slow
 def test_completions_are_ended_where_their_batch_says(uneven, monkeypatch):
     """Each begins as it would without, and is trained to its last token unless it is as long as it may be."""
     monkeypatch.setattr(NumberTokenizer, "stop_ids", ())

@@ -96,8 +96,8 @@ CASES = {
     ("lora_rank", "cases"),
     [
         pytest.param(None, ("update", "second update", "reference", "old"), marks=pytest.mark.slow),
-        pytest.param(4, ("second update", "old"), marks=pytest.mark.slow),
-        (4, ("update", "reference")),
+        pytest.param(4, ("second update", "reference", "old"), marks=pytest.mark.slow),
+        (4, ("update",)),
     ],
 )
 def test_a_step_begins_again_with_smaller_micro_batches(uneven, monkeypatch, lora_rank, cases, caplog):

@@ -108,8 +108,14 @@ HARMLESS = {
     "{}: the weights are quantized{}": "the run has read them",
     "mesh.fsdp={} x mesh.tp={} does not use": "an export takes all devices",
 }
-# What is written like a setting and is none: keys of a model's config.json, what TensorStore says, `key=value`, HTML.
-NO_SETTINGS = {"model_type", "num_attention_heads", "rope_theta", "os_error_code", "key", "type", "id"}
+# What is written like a setting and is none: keys of a model's config.json, what TensorStore says, `key=value`, HTML,
+# XLA's compiled texts.
+NO_SETTINGS = {"model_type", "num_attention_heads", "rope_theta", "os_error_code", "key", "type", "id"} | {
+    "branch_computations",
+    "custom_call_target",
+    "is_host_transfer",
+    "op_name",
+}
 # KEY=VALUE as a person writes it: not a piece of a longer word, a comparison, or a parameter of a function.
 SETTING = re.compile(r"(?<![\w.$%{}/<>&?-])([a-z][a-z_]*(?:\.[a-z_]+)*)=(?=[^=\s)]|$)")
 

@@ -730,6 +730,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_a_stack_is_divided_as_tunix_divides_its_layers(tmp_path):
     """Two by two devices: inputs over fsdp and heads over tp, or the reverse; what does not divide stays whole."""
     folders = []

@@ -12,6 +12,7 @@ PACKAGE = TESTS.parent / "src" / "tunix_grpo"
 FILES = sorted(TESTS.glob("test_*.py"))
 # About no module or folder of the package: what it promises as a whole, and its pages.
 OF_THE_WHOLE = {
+    "accelerators",
     "built_in_rewards",
     "docs",
     "fuzz",

@@ -151,6 +151,7 @@ def verified(folder: Path, two_layer_model, jax_cache: str, *words: str, timeout
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_killed_training_with_a_damaged_checkpoint_is_equal(tmp_path, two_layer_model, jax_cache):
     words = ("steps=6", "save_every=1", "interruptions=[kill,corrupt]")
     shown = verified(tmp_path / "v", two_layer_model, jax_cache, *words)
