@@ -9,8 +9,9 @@ import jax
 
 from tunix_grpo.benchmark.ceilings import measure_ceilings
 from tunix_grpo.benchmark.link import Link
-from tunix_grpo.benchmark.points import changed, points_of
+from tunix_grpo.benchmark.points import points_of
 from tunix_grpo.config.benchmark import from_values
+from tunix_grpo.config.changing import changed
 from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.model import computing_dtype
 from tunix_grpo.model.sources import config_directory, resolve_directory

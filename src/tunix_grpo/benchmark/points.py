@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tunix_grpo.config.benchmark import BenchmarkConfig, TimedConfig
 from tunix_grpo.config.benchmark_points import halvings
+from tunix_grpo.config.changing import changed
 from tunix_grpo.decoder.spec import DecoderSpec, stacks
 from tunix_grpo.errors import UserError
 from tunix_grpo.files import Json
@@ -63,14 +64,6 @@ def points_of(
     named = [each for each in config.points or () if isinstance(each, str)]
     layers = given if given is not None else _depths(spec) if spec is not None else []
     return [Point(value, {"model.random_weights": True}) for value in layers] + [_named(name) for name in named]
-
-
-def changed(config: BenchmarkConfig, settings: dict[str, object]) -> BenchmarkConfig:
-    """Returns the config with other settings, by dotted key."""
-    for key, value in settings.items():
-        group, name = key.split(".")
-        config = dataclasses.replace(config, **{group: dataclasses.replace(getattr(config, group), **{name: value})})
-    return config
 
 
 @contextlib.contextmanager

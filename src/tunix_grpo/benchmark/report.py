@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tunix_grpo.benchmark.growth import PARTS
 from tunix_grpo.benchmark.job import About
 from tunix_grpo.config.benchmark import BenchmarkConfig
 from tunix_grpo.console import format_bytes, format_duration
 
-_PARTS = ("rollout", "reference", "update", "step")
 Measurements = Sequence[Mapping[str, float]]
 
 
@@ -40,7 +40,7 @@ def figures(
         "bandwidth_bytes_per_s": about["ceilings"]["bandwidth"],
         "arithmetic_flop_per_s": about["ceilings"]["arithmetic"],
     }
-    for part in _PARTS:
+    for part in PARTS:
         if part == "reference" and config.grpo.beta == 0:
             continue
         seconds, limit = statistics.median(m[f"{part}_s"] for m in timed), about["limits"][part]
@@ -175,7 +175,7 @@ def rates(result: Mapping[str, Any]) -> str:
 
 def _against_limits(result: Mapping[str, Any]) -> list[str]:
     rows = [("", "measured", "limit", "of the limit")]
-    for part in _PARTS:
+    for part in PARTS:
         if f"{part}_s" not in result:
             continue
         percent = f"{result[f'{part}_percent']:.0f} %"

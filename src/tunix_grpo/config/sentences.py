@@ -111,11 +111,7 @@ def sentence(key: str, error: ErrorDetails, entry: Entry | None, known: Sequence
     if kind == "string_pattern_mismatch":
         return f"{given}: must not be empty{hint}"
     if kind in _BOUNDS:
-        bounds = [
-            (word, getattr(rule, name, None)) for rule in entry.field.metadata for name, word in _BOUND_WORDS.items()
-        ]
-        parts = [f"{word} {bound}" for word, bound in bounds if bound is not None]
-        wanted = " and ".join(parts)
+        wanted = entry.bounds()
         if kind == "finite_number":
             wanted = f"a finite number, {wanted}" if wanted else "a finite number"
         return f"{given}: must be {wanted}{hint}"

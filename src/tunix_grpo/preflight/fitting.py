@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from tunix_grpo.config import Config
+from tunix_grpo.config.changing import changed
 from tunix_grpo.preflight.compiling import Needs
 
 # config -> whether all programs fit; those of these names are compiled first.
@@ -21,18 +21,19 @@ def ways_out(config: Config, remat: str, too_large: list[str]) -> Iterator[tuple
     """
     words: dict[str, object] = {}
 
-    def changed(group: str, **settings: object) -> tuple[list[str], Config]:
+    def further(group: str, **settings: object) -> tuple[list[str], Config]:
         nonlocal config
-        config = replace(config, **{group: replace(getattr(config, group), **settings)})
-        words.update({f"{group}.{name}": value for name, value in settings.items()})
+        named = {f"{group}.{name}": value for name, value in settings.items()}
+        config = changed(config, named)
+        words.update(named)
         return [f"{key}={value}" for key, value in words.items()], config
 
     if remat != "full" and "update" in too_large:
-        yield changed("training", remat="full")
+        yield further("training", remat="full")
     if "update" in too_large or "reference" in too_large:
         while config.training.micro_batch_size > 1 and config.training.micro_batch_size % 2 == 0:
             training = config.training
-            yield changed(
+            yield further(
                 "training",
                 micro_batch_size=training.micro_batch_size // 2,
                 gradient_accumulation_steps=2 * training.gradient_accumulation_steps,
@@ -40,9 +41,9 @@ def ways_out(config: Config, remat: str, too_large: list[str]) -> Iterator[tuple
     if any(name.startswith("rollout") for name in too_large):
         rows = config.completions_per_step(1)
         while (rows := rows // 2) >= config.grpo.num_generations:
-            yield changed("generation", max_rows=rows)
+            yield further("generation", max_rows=rows)
     if config.model.lora_rank is not None and config.model.quantization is None:
-        yield changed("model", quantization="nf4")
+        yield further("model", quantization="nf4")
 
 
 def first_that_fits(config: Config, remat: str, needs: list[Needs], memory: int, fits: Fits) -> list[str] | None:
@@ -54,7 +55,7 @@ def first_that_fits(config: Config, remat: str, needs: list[Needs], memory: int,
         fits: compiles.
     """
     too_large = [each.name for each in needs if each.refusal or each.total > memory]
-    for words, changed in ways_out(config, remat, too_large):
-        if fits(changed, too_large):
+    for words, smaller in ways_out(config, remat, too_large):
+        if fits(smaller, too_large):
             return words
     return None

@@ -9,6 +9,7 @@ import math
 from typing import TypeVar
 
 from tunix_grpo.config import Config, RunConfig, SftConfig
+from tunix_grpo.config.changing import changed
 from tunix_grpo.config.history import defaults_of_then, with_former_entries
 from tunix_grpo.config.words import assignment
 from tunix_grpo.errors import NotContinued, UserError
@@ -80,13 +81,11 @@ def as_begun(config: Settings, saved: tuple[Run, RunState] | None, hosts: Hosts 
     """
     today = str(hosts.broadcast(datetime.date.today().isoformat()))  # hosts may have clocks of their own
     date = config.task.date or (saved[1].date if saved else None) or today
-    config = dataclasses.replace(config, task=dataclasses.replace(config.task, date=date))
+    config = changed(config, {"task.date": date})
     kept = defaults_of_then(str(config.model.path), settings(config), saved[0].settings) if saved else {}
     for key, value in kept.items():
         _log.info("%s: the default when this run began", assignment(key, value))
-        group, _, name = key.partition(".")
-        config = dataclasses.replace(config, **{group: dataclasses.replace(getattr(config, group), **{name: value})})
-    return config
+    return changed(config, kept)
 
 
 def find_start(
