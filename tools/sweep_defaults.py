@@ -1,0 +1,194 @@
+"""Measures what the settings do that the reference page leaves open, one at a time, on small runs.
+
+    python tools/sweep_defaults.py SMOLLM2 FOLDER [--minutes 60] [--known docs/hyperparameters]
+    python tools/sweep_defaults.py --table docs/hyperparameters
+
+SMOLLM2 is the directory of SmolLM2-135M-Instruct. A study is a model, a task and the settings of its base; each setting
+that is tried is a sweep (`--multirun`) over other values and two seeds. What the jobs came to is written into
+FOLDER/STUDY.csv when their sweep has ended. The program begins no sweep after so many minutes, and leaves out what
+stands in files of FOLDER or of --known: the same command goes on another day. A sweep that was stopped goes on with
+its first job that has not ended. --table prints what docs/hyperparameters.md has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tunix_grpo.sweeps.leaderboard import read_results
+
+ROOT = Path(__file__).resolve().parent.parent
+SEEDS = "42,43"
+COLUMNS = ("setting", "value", "seed", "accuracy")
+QUIET = ("evaluation.before_training=false", "tracker.tensorboard=false", "tracker.report=false", "tracker.show=0")
+
+
+class Study(NamedTuple):
+    """A model on a task, with the settings that are tried on it.
+
+    Attributes:
+        base: words that every job has.
+        tried: setting -> other values than the base's, as on the command line; of what is no single setting, the words
+            themselves, joined by `+`.
+    """
+
+    base: tuple[str, ...]
+    tried: dict[str, tuple[str, ...]]
+
+
+_TRIED = {
+    "base": ("",),
+    "optimizer.learning_rate": ("1e-5", "3e-5", "3e-4"),
+    "grpo.beta": ("0.001", "0.02", "0.08"),
+    "prompts x completions": (
+        "training.micro_batch_size=16+grpo.num_generations=4",
+        "training.micro_batch_size=4+grpo.num_generations=16",
+    ),
+    "schedule": ("scheduler.warmup_ratio=0.25", "scheduler=warmup_cosine"),
+    "optimizer.max_grad_norm": ("0.1",),
+    "grpo.epsilon_high": ("0.28",),
+    "optimizer.beta2": ("0.95", "0.999"),
+}
+_RATES_OF_ALL_WEIGHTS = {"base": ("",), "optimizer.learning_rate": ("1e-6", "3e-6", "3e-5")}
+_ALL_WEIGHTS = ("model.lora_rank=null", "optimizer.learning_rate=1e-5")
+_SMOLLM2 = (
+    "training.num_batches=16",
+    "training.save_interval_steps=16",
+    "training.eval_interval_steps=16",
+    *QUIET,
+)
+_TINY = (
+    "+experiment=demo",
+    "training.num_batches=40",
+    "training.save_interval_steps=40",
+    "training.eval_interval_steps=40",
+    "training.micro_batch_size=8",
+    "grpo.beta=0.0",
+    "scheduler=constant",
+    "optimizer.max_grad_norm=1.0",
+    *QUIET,
+)
+STUDIES = {
+    "smollm2_sums_adapter": Study(("+experiment=recipe/smollm2_sums", *_SMOLLM2), _TRIED),
+    "smollm2_sums_all_weights": Study(
+        ("+experiment=recipe/smollm2_sums", *_SMOLLM2, *_ALL_WEIGHTS), _RATES_OF_ALL_WEIGHTS
+    ),
+    "smollm2_chain_sum_adapter": Study(
+        ("+experiment=recipe/smollm2_chain_sum", *_SMOLLM2),
+        {key: _TRIED[key] for key in ("base", "optimizer.learning_rate", "grpo.beta")},
+    ),
+    "smollm2_chain_sum_all_weights": Study(
+        ("+experiment=recipe/smollm2_chain_sum", *_SMOLLM2, *_ALL_WEIGHTS), _RATES_OF_ALL_WEIGHTS
+    ),
+    "tiny_arithmetic_all_weights": Study(_TINY, _TRIED | {"optimizer.learning_rate": ("1e-5", "3e-5", "1e-4", "1e-3")}),
+    "tiny_arithmetic_adapter": Study(
+        (*_TINY, "model.lora_rank=8", "optimizer.learning_rate=1e-3"),
+        {"base": ("",), "optimizer.learning_rate": ("1e-4", "3e-4", "3e-3")},
+    ),
+}
+
+
+class Found(NamedTuple):
+    """What a job came to: held-out accuracy after its last step."""
+
+    setting: str
+    value: str
+    seed: str
+    accuracy: float
+
+
+def read_found(*folders: Path) -> dict[str, list[Found]]:
+    """Returns study -> what its jobs came to."""
+    found: dict[str, list[Found]] = {}
+    for file in (folder / f"{name}.csv" for folder in folders for name in STUDIES):
+        if file.is_file():
+            with file.open(newline="") as stream:
+                rows = [Found(row[0], row[1], row[2], float(row[3])) for row in list(csv.reader(stream))[1:]]
+            found[file.stem] = found.get(file.stem, []) + rows
+    return found
+
+
+def add_found(file: Path, rows: Sequence[Found]) -> None:
+    """Writes rows behind those of a file."""
+    is_new = not file.exists()
+    with file.open("a", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerows([COLUMNS] if is_new else [])
+        writer.writerows(rows)
+
+
+def sweeps_of(setting: str, values: Sequence[str]) -> Iterator[tuple[list[str], list[str]]]:
+    """Yields the words of a setting's sweeps, and the values that each of them tries."""
+    if "." in setting:
+        yield [f"{setting}={','.join(values)}"], [*values]
+    else:
+        for value in values:
+            yield value.split("+") if value else [], [value]
+
+
+def run_sweep(study: Study, setting: str, words: list[str], values: list[str], place: Path, model: Path) -> list[Found]:
+    """Runs a sweep over values and seeds, in a folder of its own."""
+    tried = {word.partition("=")[0] for word in words}
+    base = [word for word in study.base if word.partition("=")[0] not in tried]
+    model_words = [] if "+experiment=demo" in base else [f"model.path={model}"]
+    # Without its own place, a job's checkpoints would be below a folder that is another one with each start.
+    places = [f"hydra.sweep.dir={place}", f"checkpoint_dir={place}/checkpoints"]
+    command = [sys.executable, str(ROOT / "run_training.py"), "--multirun", *base, *model_words, *words, *places]
+    subprocess.run([*command, f"seed={SEEDS}"], check=True)
+    found = []
+    for result in read_results(place):
+        given = result.given()
+        assert result.objective is not None, result.folder
+        value = given[setting] if setting in given else values[0]
+        found.append(Found(setting, value, given["seed"], result.objective))
+    return found
+
+
+def table(found: dict[str, list[Found]]) -> str:
+    """Returns the mean accuracy of each value and that of each seed."""
+    lines = ["| study | setting | value | accuracy | seeds |", "|---|---|---|---|---|"]
+    for study, rows in found.items():
+        for setting, value in dict.fromkeys((row.setting, row.value) for row in rows):
+            each = [row.accuracy for row in rows if (row.setting, row.value) == (setting, value)]
+            seeds = ", ".join(f"{accuracy:.1%}" for accuracy in each)
+            words = " ".join(f"`{word}`" for word in value.split("+") if word)
+            lines.append(f"| {study} | {setting} | {words} | {statistics.mean(each):.1%} | {seeds} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, nargs="?")
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--known", type=Path, default=ROOT / "docs" / "hyperparameters")
+    parser.add_argument("--table", type=Path)
+    parser.add_argument("--studies", nargs="+", choices=STUDIES, default=[*STUDIES])
+    given = parser.parse_args()
+    if given.table is not None:
+        print(table(read_found(given.table)))
+        return
+    given.folder.mkdir(parents=True, exist_ok=True)
+    ends = time.monotonic() + 60 * given.minutes
+    known = read_found(given.known, given.folder)
+    for name in given.studies:
+        for setting, values in STUDIES[name].tried.items():
+            for words, tried in sweeps_of(setting, values):
+                if {(setting, value) for value in tried} <= {(row.setting, row.value) for row in known.get(name, [])}:
+                    continue
+                if time.monotonic() > ends:
+                    return
+                place = given.folder / name / "_".join([setting.replace(" ", "_"), *(tried if len(tried) == 1 else [])])
+                rows = run_sweep(STUDIES[name], setting, words, tried, place.resolve(), given.model)
+                add_found(given.folder / f"{name}.csv", rows)
+
+
+if __name__ == "__main__":
+    main()
