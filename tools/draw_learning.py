@@ -1,6 +1,6 @@
-"""Draws how fast several trainings learned: reward and held-out accuracy, against completions and against minutes.
+"""Draws how fast several trainings learned: reward and held-out accuracy, against completions or minutes too.
 
-    python tools/draw_learning.py PICTURE.png NAME=FOLDER ...
+    python tools/draw_learning.py PICTURE.png NAME=FOLDER ... [--minutes]
 
 A folder is that of a run, or of `tools/learn_trl.py`, with metrics of every step. Folders of the same name, such as the
 seeds of one recipe, have the same colour. Minutes are those of the steps, without evaluations and compiling.
@@ -16,10 +16,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tunix_grpo.record.curve import moving_average
 from tunix_grpo.run.logged import read_metrics
 
 COLOURS = ("#2563a8", "#c96a1b", "#2e8b57", "#7b4fa3", "#b3344d", "#555555")
+REACH = 3  # steps
 
 
 def curves(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -38,29 +38,37 @@ def curves(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return minutes, reward, accuracy
 
 
-def draw(folders: list[tuple[str, Path]], completions: int) -> Figure:
-    """Returns two rows of two charts.
+def draw(folders: list[tuple[str, Path]], completions: int, *, minutes: bool) -> Figure:
+    """Returns a row of charts against completions, and one against minutes where they are wanted.
 
     Args:
         folders: name and folder of each.
         completions: of a step.
     """
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    rows = figure.subplots(2, 2, sharex="col", sharey="row")
+    units = ("completions drawn", "minutes of steps")[: 1 + minutes]
+    figure = Figure(figsize=(11, 3.8 * len(units)), layout="constrained")
+    rows = figure.subplots(len(units), 2, squeeze=False)
     names = list(dict.fromkeys(name for name, _ in folders))
     for name, folder in folders:
-        colour = COLOURS[names.index(name) % len(COLOURS)]
-        minutes, reward, accuracy = curves(folder)
+        colour, of_name = COLOURS[names.index(name) % len(COLOURS)], [each for each, _ in folders].index(name)
+        label = name if folders[of_name][1] == folder else None  # once for all of a name
+        spent, reward, accuracy = curves(folder)
+        whole = slice(REACH, len(reward) - 1 - REACH)  # of the averages over REACH steps on both sides
         has = ~np.isnan(accuracy)
-        for column, x in enumerate((np.arange(len(minutes)) * completions, minutes)):
-            rows[0][column].plot(x[1:], moving_average(reward[1:]), color=colour, linewidth=1.4)
-            label = name if name not in [line.get_label() for line in rows[1][column].lines] else None
-            rows[1][column].plot(x[has], 100 * accuracy[has], color=colour, marker="o", markersize=4, label=label)
-    for column, unit in enumerate(("completions drawn", "minutes of steps")):
-        _decorate(rows[0][column], "reward of the samples, moving average", "")
-        _decorate(rows[1][column], "held-out accuracy in %, greedy", unit)
-    rows[1][0].legend(frameon=False)
+        for (left, right), x in zip(rows, (np.arange(len(spent)) * completions, spent), strict=False):
+            left.plot(x[1:][whole], averages(reward[1:])[whole], color=colour, linewidth=1.4)
+            right.plot(x[has], 100 * accuracy[has], color=colour, marker="o", markersize=4, label=label)
+    for (left, right), unit in zip(rows, units, strict=True):
+        _decorate(left, f"reward of the samples, mean of {2 * REACH + 1} steps", unit)
+        _decorate(right, "held-out accuracy in %, greedy", unit)
+    rows[0][1].legend(frameon=False)
     return figure
+
+
+def averages(values: np.ndarray) -> np.ndarray:
+    """Returns the mean of each value with REACH on both sides, as far as there are so many."""
+    window = np.ones(2 * REACH + 1)
+    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
 
 
 def _decorate(axes: Axes, title: str, unit: str) -> None:
@@ -74,10 +82,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("picture", type=Path)
     parser.add_argument("folders", nargs="+", metavar="NAME=FOLDER")
+    parser.add_argument("--minutes", action="store_true", help="draws both against minutes, too")
     parser.add_argument("--completions", type=int, default=64, help="of a step")
     given = parser.parse_args()
     folders = [(name, Path(folder)) for name, _, folder in (each.partition("=") for each in given.folders)]
-    draw(folders, given.completions).savefig(given.picture, dpi=110)
+    draw(folders, given.completions, minutes=given.minutes).savefig(given.picture, dpi=110)
 
 
 if __name__ == "__main__":
