@@ -25,9 +25,10 @@ import torch
 import transformers
 import trl
 
-from tunix_grpo.config import RunConfig, selected_rewards
+from tunix_grpo.config import Config, load, selected_rewards
+from tunix_grpo.config.history import read_run_config
 from tunix_grpo.files import read_json_lines
-from tunix_grpo.run.saved_runs import SavedRun, open_run
+from tunix_grpo.run.saved_runs import open_run
 from tunix_grpo.tasks.base import Question, Task
 from tunix_grpo.tasks.builders import build_task
 from tunix_grpo.text.prompt_set import PromptSet, prompt_set
@@ -37,10 +38,15 @@ from tunix_grpo.text.tokenizer import load_tokenizer
 class Record(transformers.TrainerCallback):
     """Writes the numbers of each step; evaluates where the run did."""
 
-    def __init__(self, run: SavedRun, file: Path, task: Task, asked: PromptSet, tokenizer: Any) -> None:
-        self._config, self._file = run.config, file
+    def __init__(
+        self, config: Config, evaluated: set[int], file: Path, task: Task, asked: PromptSet, tokenizer: Any
+    ) -> None:
+        """
+        Args:
+            evaluated: the steps after which there is an evaluation.
+        """
+        self._config, self._evaluated, self._file = config, evaluated, file
         self._task, self._asked, self._tokenizer = task, asked, tokenizer
-        self._evaluated = {step for step, row in run.metrics.items() if "eval/accuracy" in row}
         self._reward = self._begun = 0.0
         self._tokens = 0
 
@@ -96,24 +102,23 @@ class Record(transformers.TrainerCallback):
         print(json.dumps(numbers), flush=True)
 
 
-def require_comparable(run: SavedRun) -> None:
+def require_comparable(run: Path, config: Config) -> None:
     """Refuses a run whose settings would mean something else in TRL."""
-    config = run.config
     if [*selected_rewards(config.reward)] != ["correctness"] or config.grpo.num_iterations != 1:
-        raise SystemExit(f"{run.folder}: only reward=[correctness] and grpo.num_iterations=1 are the same in TRL")
+        raise SystemExit(f"{run}: only reward=[correctness] and grpo.num_iterations=1 are the same in TRL")
     if config.training.gradient_accumulation_steps != 1 or config.training.log_interval_steps != 1:
-        raise SystemExit(f"{run.folder}: wants one micro batch a step, and training.log_interval_steps=1")
+        raise SystemExit(f"{run}: wants one micro batch a step, and training.log_interval_steps=1")
     if config.model.lora_rank is None or config.model.path is None:
-        raise SystemExit(f"{run.folder}: wants model.lora_rank and model.path")
+        raise SystemExit(f"{run}: wants model.lora_rank and model.path")
 
 
-def prompts_of(run: SavedRun) -> list[str]:
+def prompts_of(run: Path, config: Config) -> list[str]:
     """Returns the prompts of all steps, in the run's order."""
-    rows = read_json_lines(run.folder / "completions.jsonl")
-    return [str(row["prompt"]) for row in rows][:: run.config.grpo.num_generations]
+    rows = read_json_lines(run / "completions.jsonl")
+    return [str(row["prompt"]) for row in rows][:: config.grpo.num_generations]
 
 
-def trl_settings(config: RunConfig, steps: int) -> trl.GRPOConfig:
+def trl_settings(config: Config, steps: int) -> trl.GRPOConfig:
     """Returns the run's settings by TRL's names."""
     grpo, optimizer = config.grpo, config.optimizer
     rows = config.training.micro_batch_size * grpo.num_generations
@@ -152,9 +157,9 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("folder", type=Path)
     given = parser.parse_args()
-    run = open_run(given.run)
-    require_comparable(run)
-    config, prompts = run.config, prompts_of(run)
+    run, config = open_run(given.run), load(read_run_config(given.run))
+    require_comparable(run.folder, config)
+    prompts = prompts_of(run.folder, config)
     assert config.model.path is not None  # `require_comparable`
     directory = Path(config.model.path)
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
@@ -165,7 +170,8 @@ def main() -> None:
     asked = prompt_set("held-out", task.heldout, own_tokenizer, config, config.evaluation.num_questions)
     questions: dict[str, Question] = dict(zip(train.texts, train.questions, strict=True))
     given.folder.mkdir(parents=True)
-    record = Record(run, given.folder / "metrics.jsonl", task, asked, tokenizer)
+    evaluated = {step for step, row in run.metrics.items() if "eval/accuracy" in row}
+    record = Record(config, evaluated, given.folder / "metrics.jsonl", task, asked, tokenizer)
 
     def correctness(
         prompts: Sequence[str], completions: Sequence[str], completion_ids: Sequence[Sequence[int]], **_: object
