@@ -19,11 +19,14 @@ import orbax.checkpoint as ocp
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from helpers.hosts import together
 from tunix_grpo.errors import UserError
+from tunix_grpo.hosts.cluster import Hosts
 from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.mirror import mirrored
 from tunix_grpo.run.mirror_store import free_mirror
 from tunix_grpo.run.places import HISTORY, job_mirror
+from tunix_grpo.run.shared_checkpoints import open_checkpoints
 from tunix_grpo.run.step_files import MANIFEST
 from tunix_grpo.train import train
 
@@ -361,6 +364,37 @@ def test_jobs_of_a_sweep_have_places_of_their_own_and_a_free_one_is_beside_all(t
     assert free_mirror("memory://another") == "memory://another/run-2"
     (tmp_path / "m-2").mkdir()
     assert free_mirror(str(tmp_path / "m")) == f"{tmp_path}/m-3"
+
+
+def test_the_first_of_several_hosts_fetches_and_copies_and_all_say_the_same(tmp_path, memory, monkeypatch):
+    run(tmp_path / "a", 2, 4)
+    memory.rm(f"{PLACE}/actor/2/{MANIFEST}")
+    with Checkpoints(tmp_path / "b", None) as checkpoints:
+        save(checkpoints, 2)
+    failing = Failing(monkeypatch)
+
+    def start(hosts: Hosts) -> tuple[int | None, int | None]:
+        # A second host that has been given no mirror takes part in all exchanges.
+        address = ADDRESS if hosts.is_first else None
+        with (
+            open_checkpoints(str(tmp_path / "b"), None, hosts) as checkpoints,
+            mirrored(address, checkpoints, hosts) as mirror,
+        ):
+            before = checkpoints.latest_valid()
+            assert mirror.fetch(before or 0)
+            mirror.keep()
+            mirror.update()
+            return before, checkpoints.latest_valid()
+
+    assert together(2, start) == [(2, 4), (2, 4)]
+    assert whole_there(memory) == [2, 4]
+
+    memory.rm(f"{PLACE}/actor/2/{MANIFEST}")
+    shutil.rmtree(tmp_path / "b" / "actor" / "4")
+    failing.at = (MANIFEST,)
+    found = together(2, start)
+    assert all(isinstance(error, UserError) for error in found)
+    assert str(found[0]) in str(found[1]) and "the copies are behind (Access Denied)" in str(found[0])
 
 
 # --- servers that speak as buckets do ---
