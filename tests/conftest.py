@@ -40,7 +40,7 @@ LONGEST = (
         "test_updates",
     ),
     *("test_decoder", "test_trainer", "test_old_runs", "test_tunix_plugin", "test_loss", "test_cli", "test_config"),
-    *("test_benchmark", "test_health", "test_start", "test_sampling", "test_tasks", "test_quantization"),
+    *("test_mirror", "test_benchmark", "test_health", "test_start", "test_sampling", "test_tasks", "test_quantization"),
     *("test_layouts", "test_verify_resume", "test_security"),
 )
 

@@ -328,7 +328,11 @@ def test_prompts_and_completions_per_step(compose):
 WRONG = [
     (["grpo.beta=1" + "0" * 400], "must be a finite number, at least 0"),
     (["model.path=" + "a" * 300], "aaa: is too long for the name of a file; give another"),
-    (["checkpoint_dir=gs://bucket/run"], "dir=gs://bucket/run: is no folder or file of this machine; give one"),
+    (["checkpoint_dir=gs://bucket/run"], "machine; give one, and training.mirror=gs://bucket/run for copies there"),
+    (
+        ["training.mirror=gs://"],
+        "training.mirror=gs://: names no place; give gs://BUCKET/FOLDER, s3://",
+    ),
     (["model.path=file:///tmp/x"], "what file:// names can be copied, or mounted here"),
     (["jax_cache=s3://bucket/jax"], "jax_cache=s3://bucket/jax: is no folder or file of this machine; give one"),
     (["model.run=" + "a" * 300], "aaa: no such folder; give the folder of a run"),

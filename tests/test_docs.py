@@ -37,6 +37,7 @@ NOT_HERE = {
     r"format=gguf": "llama.cpp has no name for the tokenizer of the bundled model",
     r"peer=trl": "TRL is no dependency",
     r"reward\.(judge|http)\.": "asks a service that is not here",
+    r"mirror=gs://": "wants a bucket of Google's",
     r"model=gemma3|run_training\.py$|recipe/gsm8k": "downloads Gemma 3",
 }
 TINY = "model=tiny task=arithmetic"

@@ -87,6 +87,7 @@ HARMLESS = {
     "hparams_search=": "of the leaderboard, which training alone has",
     "give keys and values of your own": "of `notes`, which training alone has",
     "task=": "put into a command line of training",
+    "is no folder or file of this machine; give one, and training.mirror=": "of training.checkpoint_dir alone",
     # Said of the config.yaml that a run has left: the file is named, and it is what has to be changed.
     "quantized weights cannot be trained": "of a run's config.yaml",
     "a constant rate ends at its peak": "of a run's config.yaml",

@@ -151,6 +151,21 @@ def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(compose, checkpoin
     assert start(checkpoints, compose(*LORA), directory) == older
 
 
+def test_a_way_out_names_another_mirror_where_there_is_one(compose, checkpoints, tmp_path):
+    directory = model_directory(tmp_path / "model")
+    save(checkpoints, compose(*LORA), directory)
+    (tmp_path / "copies").mkdir()
+    (tmp_path / "copies-2").mkdir()
+    mirrored = f"training.mirror={tmp_path}/copies"
+    refused = refusal(checkpoints, compose(*LORA, mirrored, "seed=7"), directory)
+    assert refused.ways["start afresh"] == [f"checkpoint_dir={tmp_path}/ckpts-2", f"{mirrored}-3"]
+    assert str(refused).endswith(
+        "is a new one for every run) and another place for its copies with training.mirror=ADDRESS"
+    )
+    with pytest.raises(UserError, match=r"for its copies with training\.mirror=ADDRESS$"):
+        start(checkpoints, compose(*LORA, mirrored, "training.resume=never"), directory)
+
+
 # What a run may not go on with in silence: the key, the word that changes it, both values.
 ANOTHER_MODEL = {
     "model": ("model.name=large", '"tiny" -> "large"'),

@@ -25,7 +25,7 @@ from tunix_grpo.config.sweeps import fixed_keys, job_name
 from tunix_grpo.config.words import command_with
 from tunix_grpo.console.output import keep_output, visible
 from tunix_grpo.errors import NotContinued, UserError
-from tunix_grpo.run.places import job_folder
+from tunix_grpo.run.places import job_folder, job_mirror
 from tunix_grpo.sweeps.callback import Leaderboard
 from tunix_grpo.sweeps.leaderboard import JobResult, write_result
 
@@ -139,6 +139,8 @@ class Job(Generic[Schema]):
         if isinstance(config, RunConfig) and HydraConfig.get().mode == RunMode.MULTIRUN:
             name = job_name(given_words(), self.fixed)
             config.checkpoint_dir = config.training.checkpoint_dir = job_folder(config.checkpoint_dir, name)
+            mirror = config.training.mirror
+            config.training.mirror = None if mirror is None else job_mirror(mirror, name)
         return config
 
 

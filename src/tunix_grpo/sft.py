@@ -31,6 +31,7 @@ from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.determinism import ask_for_determinism
 from tunix_grpo.run.devices import CompilationCounter, open_devices, peak_memory_bytes
 from tunix_grpo.run.intervals import due
+from tunix_grpo.run.mirror import mirrored
 from tunix_grpo.run.rescue import save_where_possible
 from tunix_grpo.run.room import room_for, tree_bytes
 from tunix_grpo.run.runs import this_sft_run
@@ -57,8 +58,11 @@ def train_on_demonstrations(config: SftConfig) -> Summary:
     ask_for_determinism(config.training.deterministic)
     devices = open_devices(config.device, config.mesh, config.jax_cache)
     compilations = CompilationCounter()
-    with Checkpoints(config.checkpoint_dir, config.training.max_to_keep) as checkpoints:
-        saved = last_saved(checkpoints)
+    with (
+        Checkpoints(config.checkpoint_dir, config.training.max_to_keep) as checkpoints,
+        mirrored(config.training.mirror, checkpoints) as mirror,
+    ):
+        saved = last_saved(checkpoints, mirror)
         config = as_begun(config, saved)
 
         # --- the words: held-out questions, demonstrations ---
@@ -78,6 +82,7 @@ def train_on_demonstrations(config: SftConfig) -> Summary:
         per_step = config.demonstrations_per_step(devices.data_parallel)
         run = this_sft_run(config, directory, heldout_set, demonstrations.digest(), per_step, start)
         state = find_start(checkpoints, saved, run, config, total_steps)
+        mirror.keep()
         if done := nothing_to_do(checkpoints, state, config, total_steps):
             _log.info("nothing to do: %s", done)
             return Summary(steps=state.step, accuracy_before=state.accuracy_before, accuracy_after=None)
@@ -105,7 +110,7 @@ def train_on_demonstrations(config: SftConfig) -> Summary:
 
         # --- the loop ---
         metric, most_failures = config.evaluation.metric, config.training.max_failed_saves
-        saver = Saver(checkpoints, run, state, None, trainer, metric, most_failures)
+        saver = Saver(checkpoints, run, state, None, trainer, metric, most_failures, after=mirror.update)
         step, steps = state.step, range(first_step, total_steps + 1)
         asking = stop_of_a_run(config.training.max_hours, started)
         with console.Progress(total_steps, first_step) as progress, asking as stop, record:

@@ -46,6 +46,7 @@ from tunix_grpo.run.determinism import ask_for_determinism
 from tunix_grpo.run.devices import CompilationCounter, open_devices
 from tunix_grpo.run.intervals import due
 from tunix_grpo.run.joining import joined
+from tunix_grpo.run.mirror import mirrored
 from tunix_grpo.run.rescue import save_where_possible
 from tunix_grpo.run.room import room_for, tree_bytes
 from tunix_grpo.run.runs import this_run
@@ -90,8 +91,12 @@ def train_on(hosts: Hosts, config: Config) -> Summary:
     ask_for_determinism(config.training.deterministic)
     devices = open_devices(config.device, config.mesh, config.jax_cache, hosts)
     compilations = CompilationCounter()
-    with open_checkpoints(config.checkpoint_dir, config.training.max_to_keep, hosts) as checkpoints:
-        saved = last_saved(checkpoints)
+    address = None if config.training.dry_run else config.training.mirror
+    with (
+        open_checkpoints(config.checkpoint_dir, config.training.max_to_keep, hosts) as checkpoints,
+        mirrored(address, checkpoints, hosts) as mirror,
+    ):
+        saved = last_saved(checkpoints, mirror)
         config = as_begun(config, saved, hosts)
 
         # --- the words: questions, prompts, rewards ---
@@ -113,6 +118,7 @@ def train_on(hosts: Hosts, config: Config) -> Summary:
         hosts.require_same(run.identity | {"device": devices.kind}, "give all hosts the same files and devices")
         with hosts.together():
             state = find_start(checkpoints, saved, run, config, total_steps)
+        mirror.keep()
         if done := nothing_to_do(checkpoints, state, config, total_steps):
             _log.info("nothing to do: %s", done)
             return Summary(steps=state.step, accuracy_before=state.accuracy_before, accuracy_after=None)
@@ -150,7 +156,7 @@ def train_on(hosts: Hosts, config: Config) -> Summary:
         # --- the loop ---
         metric, most_failures = config.evaluation.metric, config.training.max_failed_saves
         beside = functools.partial(write_ledger, ledger, training_set, output, writes=hosts.is_first)
-        saver = Saver(checkpoints, run, state, ledger, trainer, metric, most_failures, beside)
+        saver = Saver(checkpoints, run, state, ledger, trainer, metric, most_failures, beside, mirror.update)
         step, steps = state.step, range(first_step, total_steps + 1)
         asking = stop_of_a_run(config.training.max_hours, started)
         with console.Progress(total_steps, first_step) as progress, asking as stop, record:

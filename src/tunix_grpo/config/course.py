@@ -16,6 +16,7 @@ FREE = frozenset(
         "training.num_epochs",
         "training.remat",
         "training.checkpoint_dir",
+        "training.mirror",
         "training.save_interval_steps",
         "training.eval_interval_steps",
         "training.log_interval_steps",

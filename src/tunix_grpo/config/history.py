@@ -35,6 +35,7 @@ BEFORE: dict[str, Json] = {
     "training.max_bad_steps": 1,
     "training.max_failed_saves": 1,
     "training.max_hours": None,
+    "training.mirror": None,
     "training.spikes": "off",
     "training.spike_threshold": 6.0,  # which off does not read
     "training.remat": "none",  # an update kept all that its layers had computed

@@ -72,6 +72,20 @@ def of_this_machine(value: str) -> str:
     return value
 
 
+def address(value: str) -> str:
+    """Returns an address such as gs://bucket/run as it is, and a path as an absolute one.
+
+    Raises:
+        ValueError: it names no place.
+    """
+    scheme, separator, place = value.partition("://")
+    if not separator:
+        return of_a_file(absolute(value))
+    if not (scheme and place.strip("/")):
+        raise ValueError("names no place; give gs://BUCKET/FOLDER, s3://BUCKET/FOLDER or a folder")
+    return value
+
+
 def of_a_file(path: str) -> str:
     """Returns a path; what else may be wrong with it is said by whoever opens it.
 
@@ -96,6 +110,7 @@ Name = Annotated[Text, Field(pattern=r"\S")]  # not empty
 Path = Annotated[  # a file or folder
     Name, AfterValidator(of_this_machine), AfterValidator(absolute), AfterValidator(of_a_file)
 ]
+Address = Annotated[Name, AfterValidator(address)]  # a folder of this machine, or a place in the network
 Values = dict[str, Any]  # names and values of a library, which checks them itself
 
 

@@ -31,7 +31,7 @@ from tunix_grpo.config.rules import (
     Values,
     Whole,
 )
-from tunix_grpo.config.training import BatchConfig, TrainingConfig
+from tunix_grpo.config.training import BatchConfig, CheckpointFolder, TrainingConfig
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
@@ -219,7 +219,7 @@ class Config(StepSize):
     """Same as training.seed."""
     device: Device
     """Same as training.device."""
-    checkpoint_dir: Path = rules.hint("give a folder such as ./checkpoints/ckpts/")
+    checkpoint_dir: CheckpointFolder = rules.hint("give a folder such as ./checkpoints/ckpts/")
     """Same as training.checkpoint_dir."""
     output_dir: Path = rules.hint("leave it to hydra.run.dir")
     """Folder of this run's record."""

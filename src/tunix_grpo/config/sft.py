@@ -22,7 +22,7 @@ from tunix_grpo.config.schema import (
     OptimizerConfig,
     SchedulerConfig,
 )
-from tunix_grpo.config.training import LengthConfig
+from tunix_grpo.config.training import CheckpointFolder, LengthConfig
 from tunix_grpo.config.wandb_variables import with_wandb_variables
 
 ANSWER_PLACE = "{answer}"  # in answer_form
@@ -59,7 +59,7 @@ class SftConfig:
     """Same as training.seed."""
     device: Device
     """Same as training.device."""
-    checkpoint_dir: Path = rules.hint("give a folder such as ./checkpoints/sft/")
+    checkpoint_dir: CheckpointFolder = rules.hint("give a folder such as ./checkpoints/sft/")
     """Same as training.checkpoint_dir."""
     output_dir: Path = rules.hint("leave it to hydra.run.dir")
     """Folder of this run's record."""

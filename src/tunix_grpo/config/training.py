@@ -1,11 +1,31 @@
 """The settings of the group `training`: how long, in which batches and where a run trains."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
 from tunix_grpo.config import rules
-from tunix_grpo.config.rules import GROUP, Count, Device, Flag, Look, Number, Path, Seed, Whole
+from tunix_grpo.config.rules import GROUP, Address, Count, Device, Flag, Look, Name, Number, Seed, Whole
+
+
+def of_checkpoints(value: str) -> str:
+    """Returns a path as it is.
+
+    Raises:
+        ValueError: it names a place in the network; it says how copies come to be there.
+    """
+    try:
+        return rules.of_this_machine(value)
+    except ValueError:
+        raise ValueError(
+            f"is no folder or file of this machine; give one, and training.mirror={value} for copies there"
+        ) from None
+
+
+CheckpointFolder = Annotated[
+    Name, AfterValidator(of_checkpoints), AfterValidator(rules.absolute), AfterValidator(rules.of_a_file)
+]
 
 
 @dataclass(kw_only=True, slots=True, config=GROUP)
@@ -32,8 +52,11 @@ class LengthConfig(BatchConfig):
     """Steps per epoch, 10 to 100000; null is one pass over the task's training set."""
     num_epochs: Whole = rules.number(minimum=1, usual=(1, 10))
     """How often `num_batches` steps are made, 1 to 10."""
-    checkpoint_dir: Path = rules.hint("give a folder such as ./checkpoints/ckpts/")
+    checkpoint_dir: CheckpointFolder = rules.hint("give a folder such as ./checkpoints/ckpts/")
     """Folder of the checkpoints."""
+    mirror: Address | None = rules.hint("null keeps no copies")
+    """gs://BUCKET/FOLDER, s3://BUCKET/FOLDER, another address that fsspec knows, or a folder: every checkpoint is
+    copied there, and fetched from there where it is newer than what is in `checkpoint_dir`; null is none."""
     save_interval_steps: Whole = rules.number(minimum=1, usual=(1, 1000))
     """Steps between checkpoints, 1 to 1000."""
     eval_interval_steps: Whole = rules.number(

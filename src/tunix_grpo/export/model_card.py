@@ -14,7 +14,7 @@ from tunix_grpo.run.saved_runs import SavedRun
 
 MARK = "Written by `scripts/export.py` of tunix-grpo"
 # What says something about the machine or its user, not about the model.
-_PRIVATE = ("checkpoint_dir", "output_dir", "jax_cache", "tracker", "device")
+_PRIVATE = ("checkpoint_dir", "mirror", "output_dir", "jax_cache", "tracker", "device")
 _COLUMNS = {"eval/accuracy": "accuracy", "eval/reward": "reward", "eval/truncated": "truncated"}
 _LOADING = {
     "model": """\

@@ -80,6 +80,7 @@ def _words(config: VerifyResumeConfig, folder: Path) -> list[str]:
         "training.num_epochs": 1,
         "training.save_interval_steps": config.save_every,
         "training.log_interval_steps": 1,
+        "training.mirror": None,
         "training.max_hours": None,
         "training.max_to_keep": 2,  # the newest is damaged, and the one before it needed
         "training.resume": "auto",

@@ -113,6 +113,7 @@ def _disk_rows(config: RunConfig, room: Room, total_steps: int, first_step: int)
         ("checkpoints", room.in_words()),
         ("run folder", config.output_dir),
         ("checkpoint folder", config.checkpoint_dir),
+        *([] if config.training.mirror is None else [("copies in", config.training.mirror)]),
     ]
 
 

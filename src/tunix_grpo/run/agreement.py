@@ -23,7 +23,7 @@ from tunix_grpo.hosts.cluster import Hosts
 LOGS = "hosts"  # in the run's folder: a log for every process but the first
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "google-tunix", "qwix", "transformers", "numpy")
 # Of the settings, what may differ between hosts: where each finds things, and which of them it is.
-_OWN = ("output_dir", "checkpoint_dir", "training.checkpoint_dir", "jax_cache", "distributed")
+_OWN = ("output_dir", "checkpoint_dir", "training.checkpoint_dir", "training.mirror", "jax_cache", "distributed")
 
 
 def settled(config: Config, hosts: Hosts) -> Config:

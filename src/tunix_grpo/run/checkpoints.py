@@ -189,10 +189,14 @@ class Checkpoints(SavedSteps):
 
     def move_in(self, unfinished: Path, step: int, best: Sequence[int]) -> None:
         """Takes in a step that others have written, manifest included, and deletes what is older than max_to_keep."""
+        self.take_in(unfinished, step)
+        self._delete_older(step, best)
+
+    def take_in(self, unfinished: Path, step: int) -> None:
+        """Takes in a step as `move_in` does, and deletes nothing."""
         self._put_in(unfinished, step)
         self._put_back_and_clear()
         self._faulty.discard(step)
-        self._delete_older(step, best)
 
     def another(self, folder: Path) -> Checkpoints:
         """Opens another folder, of which nothing is deleted."""

@@ -17,6 +17,11 @@ def job_folder(checkpoint_dir: str, name: str) -> str:
     return str(Path(checkpoint_dir, SWEEPS, name)) if name else checkpoint_dir
 
 
+def job_mirror(address: str, name: str) -> str:
+    """Returns where the copies of a job of a sweep are."""
+    return f"{address.rstrip('/')}/{SWEEPS}/{name}" if name else address
+
+
 def free_folder(folder: Path) -> Path:
     """Returns a checkpoint folder that does not exist yet, beside the given one; for a job of a sweep, beside all."""
     if folder.parent.name == SWEEPS:

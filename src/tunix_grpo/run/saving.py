@@ -38,6 +38,7 @@ class Saver:
         metric: str,
         most_failures: int | None,
         beside: Callable[[], object] = lambda: None,
+        after: Callable[[], object] = lambda: None,
     ):
         """
         Args:
@@ -46,10 +47,11 @@ class Saver:
             metric: what evaluations are judged by; the best of the saved steps stays.
             most_failures: so many saves in a row that fail end the run; None: no number does.
             beside: is called with each save.
+            after: is called when one has succeeded.
         """
         self._checkpoints, self._run, self._state, self._ledger = checkpoints, run, state, ledger
         self._learner = learner
-        self._metric, self._most, self._beside = metric, most_failures, beside
+        self._metric, self._most, self._beside, self._after = metric, most_failures, beside, after
         self._whole = self._writing = state.step  # steps: the last that was saved, the one that is on its way
         self._failed = self._in_a_row = 0
         self._held_up = 0.0
@@ -107,6 +109,7 @@ class Saver:
         try:
             if self._checkpoints.finish():
                 self._whole, self._in_a_row = self._writing, 0
+                self._after()
         except NotSavedError as error:
             self._failed += 1
             self._in_a_row += 1

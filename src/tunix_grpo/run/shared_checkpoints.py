@@ -58,6 +58,11 @@ class SharedCheckpoints(Checkpoints):
         """Opens another folder for the same processes."""
         return SharedCheckpoints(folder, None, self._hosts)
 
+    def take_in(self, unfinished: Path, step: int) -> None:
+        """Takes in a step; called by the first process alone."""
+        assert self._own is not None
+        self._own.take_in(unfinished, step)
+
     def latest_valid(self) -> int | None:
         """Returns the newest step whose files are whole; the first process reads them."""
         step = self._hosts.broadcast(None if self._own is None else self._own.latest_valid())

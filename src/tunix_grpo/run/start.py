@@ -18,6 +18,8 @@ from tunix_grpo.hosts.cluster import ALONE, Hosts
 from tunix_grpo.run.checkpoints import Checkpoints
 from tunix_grpo.run.evaluated import Row, early_end, logged_evaluations
 from tunix_grpo.run.identity import PROGRAM, differences, settings
+from tunix_grpo.run.mirror import Mirror
+from tunix_grpo.run.mirror_store import free_mirror
 from tunix_grpo.run.places import HISTORY, free_folder
 from tunix_grpo.run.runs import Run
 from tunix_grpo.text.ledger import Ledger
@@ -29,6 +31,7 @@ _QUESTIONS = "task prompts"  # of a run's identity
 _ANOTHER_FOLDER = (
     "another folder with checkpoint_dir=DIR (checkpoint_dir='${output_dir}/checkpoints' is a new one for every run)"
 )
+_ANOTHER_MIRROR = " and another place for its copies with training.mirror=ADDRESS"
 
 
 @dataclasses.dataclass(slots=True)
@@ -62,9 +65,15 @@ class RunState:
     unevaluated: bool = False
 
 
-def last_saved(checkpoints: Checkpoints) -> tuple[Run, RunState] | None:
-    """Returns what the newest valid checkpoint says of its run, or None where there is no such checkpoint."""
+def last_saved(checkpoints: Checkpoints, mirror: Mirror | None = None) -> tuple[Run, RunState] | None:
+    """Returns what the newest valid checkpoint says of its run, or None where there is no such checkpoint.
+
+    Args:
+        mirror: where newer ones are fetched from.
+    """
     step = checkpoints.latest_valid()
+    if mirror is not None and mirror.fetch(step or 0):
+        step = checkpoints.latest_valid()
     if step is None:
         return None
     saved = checkpoints.run_of(step)
@@ -104,7 +113,7 @@ def find_start(
     resume = config.training.resume
     if resume == "never" and checkpoints.steps():
         raise UserError(
-            f"training.resume=never, but {checkpoints.root} already holds checkpoints; give {_ANOTHER_FOLDER}"
+            f"training.resume=never, but {checkpoints.root} already holds checkpoints; give {_elsewhere(config)}"
         )
     if saved is None:
         if resume == "must":
@@ -115,7 +124,7 @@ def find_start(
         return RunState(total_steps=total_steps, date=config.task.date)
     before, state = saved
     if before.identity.get(PROGRAM) != run.identity.get(PROGRAM):
-        raise _of_another_program(checkpoints, before)
+        raise _of_another_program(checkpoints, before, config)
     changes = run.differences(before)
     if _QUESTIONS in changes and state.date != config.task.date:
         changes |= differences({"task.date": state.date}, {"task.date": config.task.date})
@@ -169,13 +178,24 @@ def saved_ledger(checkpoints: Checkpoints, state: RunState, run: Run, prompts: P
 # --- the refusal ---
 
 
-def _of_another_program(checkpoints: Checkpoints, before: Run) -> NotContinued:
+def _elsewhere(config: RunConfig) -> str:
+    """Returns in words how a run starts afresh."""
+    return _ANOTHER_FOLDER if config.training.mirror is None else f"{_ANOTHER_FOLDER}{_ANOTHER_MIRROR}"
+
+
+def _afresh(checkpoints: Checkpoints, config: RunConfig) -> list[str]:
+    """Returns the settings with which it does."""
+    folder, mirror = assignment("checkpoint_dir", free_folder(checkpoints.folder)), config.training.mirror
+    return [folder] if mirror is None else [folder, assignment("training.mirror", free_mirror(mirror))]
+
+
+def _of_another_program(checkpoints: Checkpoints, before: Run, config: RunConfig) -> NotContinued:
     """Returns what is said where supervised training meets GRPO's checkpoints, or the other way round."""
     made = "scripts/sft.py" if before.identity.get(PROGRAM) == "sft" else "run_training.py"
     return NotContinued(
-        f"the checkpoints in {checkpoints.root} were made by {made}; give {_ANOTHER_FOLDER}, and model.run=RUN, the "
+        f"the checkpoints in {checkpoints.root} were made by {made}; give {_elsewhere(config)}, and model.run=RUN, the "
         "run's folder, to start from its weights",
-        {"start afresh": [assignment("checkpoint_dir", free_folder(checkpoints.folder))]},
+        {"start afresh": _afresh(checkpoints, config)},
     )
 
 
@@ -200,10 +220,10 @@ def _refusal(
             go_on.append(assignment("training.num_batches", more))
         ways["go on from here, with the model that it has" if foreign else "go on from here, with what changed"] = go_on
         advice = f"{' '.join(go_on)} to go on all the same"
-    ways["start afresh"] = [assignment("checkpoint_dir", free_folder(checkpoints.folder))]
+    ways["start afresh"] = _afresh(checkpoints, config)
     return NotContinued(
         f"the checkpoint {checkpoints.root / str(state.step)} was made with other settings "
-        f"({'; '.join(changes[key] for key in sorted(changes))}); give {advice}, or {_ANOTHER_FOLDER}",
+        f"({'; '.join(changes[key] for key in sorted(changes))}); give {advice}, or {_elsewhere(config)}",
         ways,
     )
 

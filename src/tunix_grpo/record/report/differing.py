@@ -12,7 +12,15 @@ from tunix_grpo.record.run_config import public_config
 ABSENT = ""
 """What is shown for a setting that one of them has not."""
 # Where files are, which is another place on every machine, and what is short for another setting.
-_LEFT_OUT = ("output_dir", "checkpoint_dir", "training.checkpoint_dir", "jax_cache", "seed", "device")
+_LEFT_OUT = (
+    "output_dir",
+    "checkpoint_dir",
+    "training.checkpoint_dir",
+    "training.mirror",
+    "jax_cache",
+    "seed",
+    "device",
+)
 
 
 def default_settings(main: str = "config") -> dict[str, object]:
