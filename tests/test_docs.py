@@ -69,7 +69,7 @@ SMALLER = {
     r"task=reasoning_gym": f"{FEW} task.num_questions=60 generation.max_prompt_length=200 checkpoint_dir=fifth",
     r"run_training\.py --config-dir": f"{TINY} {FEW} checkpoint_dir=fourth",
     r"hydra\.run\.dir=my-first-run": "training.num_batches=4 evaluation.num_questions=8",
-    r"run_training\.py \+experiment=recipe": f"{FEW} generation.max_prompt_length=1000 checkpoint_dir=fifteenth",
+    r"run_training\.py \+experiment=recipe": f"{FEW} generation.max_prompt_length=1000",
     r"run_training\.py \+experiment": "",
     r"hydra\.sweep\.dir=my-sweep": f"{FEW} checkpoint_dir=eleventh",
     r"hydra/launcher|hparams_search": "evaluation.num_questions=8 training.micro_batch_size=1 grpo.num_generations=2",
