@@ -52,6 +52,9 @@ FEW_DEMONSTRATIONS = (  # what is compiled is of the shapes that the run RUN has
 )
 # Words that make a command's work small, or take a small model in place of one that would be downloaded.
 SMALLER = {
+    r"sft\.py .*SMOLLM2": (
+        f"{FEW_DEMONSTRATIONS} generation.max_prompt_length=1000 generation.max_generation_steps=200"
+    ),
     r"sft\.py .*min_reward": f"{FEW_DEMONSTRATIONS} checkpoint_dir=twelfth",
     r"sft\.py ": f"{FEW_DEMONSTRATIONS} checkpoint_dir=thirteenth",
     r"run_training\.py .*model\.run=SFT": f"{FEW} {QUICK} model.lora_rank=4 checkpoint_dir=fourteenth",
