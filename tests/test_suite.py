@@ -23,6 +23,7 @@ OF_THE_WHOLE = {
     "long_run",
     "messages",
     "old_runs",
+    "recipes",
     "reference_page",
     "report_page",
     "security",
