@@ -16,10 +16,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tunix_grpo.record.curve import moving_average
 from tunix_grpo.run.logged import read_metrics
 
 COLOURS = ("#2563a8", "#c96a1b", "#2e8b57", "#7b4fa3", "#b3344d", "#555555")
-REACH = 3  # steps
 
 
 def curves(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -48,27 +48,22 @@ def draw(folders: list[tuple[str, Path]], completions: int, *, minutes: bool) ->
     units = ("completions drawn", "minutes of steps")[: 1 + minutes]
     figure = Figure(figsize=(11, 3.8 * len(units)), layout="constrained")
     rows = figure.subplots(len(units), 2, squeeze=False)
-    names = list(dict.fromkeys(name for name, _ in folders))
+    names, first = list(dict.fromkeys(name for name, _ in folders)), dict(reversed(folders))
     for name, folder in folders:
-        colour, of_name = COLOURS[names.index(name) % len(COLOURS)], [each for each, _ in folders].index(name)
-        label = name if folders[of_name][1] == folder else None  # once for all of a name
+        colour = COLOURS[names.index(name) % len(COLOURS)]
+        label = name if first[name] == folder else None  # once for all of a name
         spent, reward, accuracy = curves(folder)
-        whole = slice(REACH, len(reward) - 1 - REACH)  # of the averages over REACH steps on both sides
+        reach = (len(reward) - 1) // 10  # of a moving average on both sides; at the ends there is less to average
+        whole = slice(reach, len(reward) - 1 - reach)
         has = ~np.isnan(accuracy)
         for (left, right), x in zip(rows, (np.arange(len(spent)) * completions, spent), strict=False):
-            left.plot(x[1:][whole], averages(reward[1:])[whole], color=colour, linewidth=1.4)
+            left.plot(x[1:][whole], moving_average(reward[1:])[whole], color=colour, linewidth=1.4)
             right.plot(x[has], 100 * accuracy[has], color=colour, marker="o", markersize=4, label=label)
     for (left, right), unit in zip(rows, units, strict=True):
-        _decorate(left, f"reward of the samples, mean of {2 * REACH + 1} steps", unit)
+        _decorate(left, "reward of the samples, moving average", unit)
         _decorate(right, "held-out accuracy in %, greedy", unit)
     rows[0][1].legend(frameon=False)
     return figure
-
-
-def averages(values: np.ndarray) -> np.ndarray:
-    """Returns the mean of each value with REACH on both sides, as far as there are so many."""
-    window = np.ones(2 * REACH + 1)
-    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
 
 
 def _decorate(axes: Axes, title: str, unit: str) -> None:

@@ -112,8 +112,7 @@ class Store:
 
 def free_mirror(address: str) -> str:
     """Returns an address with nothing behind it, beside the given one; for a job of a sweep, beside all."""
-    base = address.rstrip("/")
-    base = base.partition(f"/{SWEEPS}/")[0] if f"/{SWEEPS}/" in base else base
+    base = address.rstrip("/").partition(f"/{SWEEPS}/")[0]
     files, root = _opened(base)
     if "://" in base and "/" not in root.strip("/"):  # a bucket: beside it are those of others
         base, root = f"{base}/run", f"{root}/run"
