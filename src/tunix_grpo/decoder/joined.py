@@ -9,10 +9,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-import qwix
 
 from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.layer import Weights
+from tunix_grpo.decoder.quantized import is_quantized
 from tunix_grpo.decoder.spec import DecoderSpec, layer_places
 
 
@@ -44,7 +44,7 @@ def join_layer(layer: Weights) -> Weights:
     rest = dict(layer)
     for names in (("q", "k", "v"), ("gate", "up"), ("o",), ("down",)):
         leaves = [layer[name] for name in names]
-        if not any(isinstance(leaf["w"], qwix.QArray) for leaf in leaves):
+        if not any(is_quantized(leaf["w"]) for leaf in leaves):
             rest = {name: leaf for name, leaf in rest.items() if name not in names}
             rest["+".join(names)] = _join(leaves)
     return rest

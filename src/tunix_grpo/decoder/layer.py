@@ -21,11 +21,11 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-import qwix
 from jax.ad_checkpoint import checkpoint_name
 
 from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.matmul import product
+from tunix_grpo.decoder.quantized import whole_weight
 from tunix_grpo.decoder.spec import DecoderSpec, Rope
 
 Weights: TypeAlias = dict[str, Any]  # the keys above nest to different depths, and a reader of a key knows its depth
@@ -63,8 +63,7 @@ def linear(leaf: Weights, x: jax.Array) -> jax.Array:
 
     A leaf with "b" but without "a" has the columns of a behind those of w, so that x is read once.
     """
-    w = qwix.dequantize(leaf["w"]) if isinstance(leaf["w"], qwix.QArray) else leaf["w"]
-    y = product(x, w)
+    y = product(x, whole_weight(leaf["w"]))
     if "b" in leaf:
         if "a" in leaf:
             low = product(x, leaf["a"])

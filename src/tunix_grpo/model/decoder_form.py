@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import qwix
 
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.spec import DecoderSpec, layer_places, stacks
 from tunix_grpo.model.layout import PROJECTIONS, Array, LeafTree, flattened, leaves
 
-Stored: TypeAlias = Array | qwix.QArray  # a weight as the decoder's dictionary holds it
+if TYPE_CHECKING:
+    import qwix
+
+Stored: TypeAlias = "Array | qwix.QArray"  # a weight as the decoder's dictionary holds it
 # (layer, role) -> A [in, rank], B [rank, out] times alpha / rank
 Pairs: TypeAlias = Mapping[tuple[int, str], tuple[Array, Array]]
 

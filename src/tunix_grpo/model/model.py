@@ -14,13 +14,13 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-import qwix
 
 from tunix_grpo.config import ModelConfig
 from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.attention import FUSED, PLAIN, usable_form
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.platform import platform
+from tunix_grpo.decoder.quantized import is_quantized, whole_weight
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.model.decoder_form import adapter_pairs, array_at, whole_weights, with_adapters
@@ -117,8 +117,7 @@ class Model:
     @property
     def is_quantized(self) -> bool:
         """Says whether weights that stay are held in few bits."""
-        leaves = jax.tree.leaves(self.reference, is_leaf=lambda leaf: isinstance(leaf, qwix.QArray))
-        return any(isinstance(leaf, qwix.QArray) for leaf in leaves)
+        return any(map(is_quantized, jax.tree.leaves(self.reference, is_leaf=is_quantized)))
 
     @property
     def _all_trained(self) -> bool:
@@ -139,7 +138,7 @@ class Model:
         if self._all_trained:
             return flattened(self.trained)[leaf.path]
         arrays = [array_at(self.spec, self.reference, leaf.layer, role) for role in leaf.roles]
-        return leaf.of_decoder([qwix.dequantize(a) if isinstance(a, qwix.QArray) else a for a in arrays])
+        return leaf.of_decoder([whole_weight(a) if is_quantized(a) else a for a in arrays])
 
 
 def load_model(

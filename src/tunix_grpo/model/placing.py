@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import qwix
 from jax.sharding import NamedSharding, PartitionSpec
 
 from tunix_grpo.decoder import layouts
@@ -21,7 +20,9 @@ from tunix_grpo.decoder.layouts import FSDP
 from tunix_grpo.decoder.spec import DecoderSpec, layer_places, stacks
 from tunix_grpo.model.decoder_form import Stored, empty_weights, put_at
 from tunix_grpo.model.layout import Array, Leaf, LeafTree, Path, leaves, nested
-from tunix_grpo.model.tunix_modules import partition_specs
+
+if TYPE_CHECKING:
+    import qwix
 
 Arrays: TypeAlias = Iterable[tuple[Leaf, Sequence[Array]]]  # each leaf with the decoder's arrays that it is made of
 
@@ -72,7 +73,7 @@ def place_stacks(
 
 def leaf_shardings(spec: DecoderSpec, mesh: jax.sharding.Mesh) -> dict[Path, NamedSharding]:
     """Returns, per leaf, the sharding that Tunix's module asks for, where the leaf divides evenly."""
-    axes = partition_specs(spec) if mesh.size > 1 else {}
+    axes = _partition_specs(spec) if mesh.size > 1 else {}
     return {leaf.path: fitting_sharding(mesh, leaf.shape, axes.get(leaf.path)) for leaf in leaves(spec)}
 
 
@@ -82,13 +83,19 @@ def trained_specs(spec: DecoderSpec) -> dict[Path, PartitionSpec]:
     Adapters lie as the leaf does along its inputs or outputs; that half of them which `fsdp` would leave whole is
     divided along the rank.
     """
-    axes = partition_specs(spec)
+    axes = _partition_specs(spec)
     found = dict(axes)
     for leaf in leaves(spec):
         if leaf.is_projection:
             of_adapters = leaf.adapter_specs(axes[leaf.path])
             found |= zip(leaf.adapter_paths, of_adapters, strict=True)
     return found
+
+
+def _partition_specs(spec: DecoderSpec) -> dict[Path, PartitionSpec]:
+    from tunix_grpo.model.tunix_modules import partition_specs  # it loads flax.nnx, which one device has no use for
+
+    return partition_specs(spec)
 
 
 def without_fsdp(spec: PartitionSpec) -> PartitionSpec:

@@ -8,11 +8,14 @@ norms and the head keep their dtype.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import jax
-import qwix
 
 from tunix_grpo.model.layout import Leaf
+
+if TYPE_CHECKING:
+    import qwix
 
 _BLOCK = 64  # inputs that share a scale, as in the paper
 
@@ -28,4 +31,6 @@ def quantize_projection(leaf: Leaf, matrix: jax.Array, qtype: str) -> qwix.QArra
 
 def quantize(matrix: jax.Array, block: int, qtype: str) -> qwix.QArray:
     """Returns a quantized matrix [in, out] with one scale per `block` inputs and per output."""
+    import qwix  # see `decoder/quantized.py`
+
     return qwix.quantize(matrix, "nf4" if qtype == "nf4" else "int8", channelwise_axes=[1], tiled_axes={0: block})
