@@ -74,8 +74,8 @@ class Letters:
     def render_prompt(self, messages: list[dict[str, str]]) -> str:
         return messages[0]["content"]
 
-    def encode(self, text: str) -> list[int]:
-        return [1, *map(ord, text)]
+    def encode_all(self, texts: list[str]) -> list[list[int]]:
+        return [[1, *map(ord, text)] for text in texts]
 
     def unknown_tokens(self, ids: list[int]) -> list[str]:
         return [chr(token) for token in ids if token > 127]

@@ -103,6 +103,15 @@ def test_special_tokens_of_the_prompt_are_single_ids_and_leave_no_text(tmp_path)
     assert tokenizer.token(3) == "<end>"
 
 
+def test_texts_that_are_encoded_together_have_the_ids_of_each(tmp_path):
+    tokenizer = made_tokenizer(tmp_path)
+    texts = [tokenizer.render_prompt([QUESTION]), "π = 3,14 €", "", "<bos>7 <end>"]
+    assert tokenizer.encode_all(texts) == [tokenizer.encode(text) for text in texts]
+    assert tokenizer.encode_all([]) == []
+    with pytest.raises(UserError, match=r"a text holds \\ud83d.*What \\ud83d"):
+        tokenizer.encode_all([*texts, "What \ud83d?", "\udc00"])
+
+
 @pytest.mark.parametrize(
     ("special", "named", "spare_rows", "pad"),
     [

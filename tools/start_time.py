@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = ("model=tiny", "task=arithmetic", "device=cpu", "evaluation.num_questions=1", "training.num_batches=10")
-MARKS = {"settings shown": r"tunix-grpo$", "before training": r"step 0/", "step 1": r"step 1/"}
+MARKS = {"settings shown": r"tunix-grpo$", "before training": r"step +0/", "step 1": r"step +1/"}
 _IMPORT = re.compile(r"import time: *(\d+) \| *\d+ \|( +)([\w.]+)")
 _LEAST_S = 0.05
 

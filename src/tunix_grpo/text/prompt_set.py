@@ -6,6 +6,7 @@ Letters: P prompts in a step, G completions of each, B = P * G.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from tunix_grpo.text.tokenizer import Tokenizer
 _log = logging.getLogger(__name__)
 Value = TypeVar("Value")
 _SHOWN_CHARS = 60  # of a question in a message
+_AT_ONCE = 1024  # prompts that are encoded together
 _WIDTH_STEP = 16  # prompts are padded to a multiple of it
 
 
@@ -116,7 +118,7 @@ def build_prompts(
     """Renders and encodes the prompts, leaving out those over the limit and those that the model cannot read.
 
     Args:
-        tokenizer: has render_prompt, encode and unknown_tokens.
+        tokenizer: has render_prompt, encode_all and unknown_tokens.
         to_messages: question -> chat messages.
         max_prompt_length: tokens, BOS included.
         limit: stop after so many questions have been kept.
@@ -124,17 +126,20 @@ def build_prompts(
     kept: list[tuple] = []
     dropped = 0
     unknown: list[str] = []
-    for question in questions:
-        if limit is not None and len(kept) == limit:
+    waiting = iter(questions)
+    while limit is None or len(kept) < limit:
+        # Never more than may still be kept: nothing is looked at that a limit leaves out.
+        asked = list(itertools.islice(waiting, _AT_ONCE if limit is None else min(_AT_ONCE, limit - len(kept))))
+        if not asked:
             break
-        text = tokenizer.render_prompt(to_messages(question))
-        ids = tokenizer.encode(text)
-        if beyond := tokenizer.unknown_tokens(ids):
-            unknown.append(beyond[0])
-        elif len(ids) > max_prompt_length:
-            dropped += 1
-        else:
-            kept.append((question, text, ids))
+        texts = [tokenizer.render_prompt(to_messages(question)) for question in asked]
+        for question, text, ids in zip(asked, texts, tokenizer.encode_all(texts), strict=True):
+            if beyond := tokenizer.unknown_tokens(ids):
+                unknown.append(beyond[0])
+            elif len(ids) > max_prompt_length:
+                dropped += 1
+            else:
+                kept.append((question, text, ids))
     return PromptSet([k[0] for k in kept], [k[1] for k in kept], [k[2] for k in kept], dropped, unknown)
 
 
