@@ -690,6 +690,7 @@ def check_figures(found: dict) -> None:
     assert found["peak_bytes"] > 10**8
 
 
+@pytest.mark.slow  # docs-test runs this command, too
 def test_the_bundled_model_is_timed(jax_cache):
     done = run_benchmark("model=tiny", "json=true", "steps=2", f"jax_cache='{jax_cache}'")
     assert done.returncode == 0, done.stderr

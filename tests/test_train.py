@@ -145,10 +145,10 @@ def saved_bytes(folder: Path, step: int) -> dict[str, bytes]:
 
 
 def test_the_bundled_model_learns(compose):
-    """The promise of `make demo`, in a fifth of its steps."""
+    """The promise of `make demo`, in a twelfth of its steps."""
     config = compose(
         "+experiment=demo",
-        "training.num_batches=20",
+        "training.num_batches=8",
         "evaluation.num_questions=100",
         "tracker.tensorboard=false",
     )
