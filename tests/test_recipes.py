@@ -10,6 +10,7 @@ from recipe_table import row
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "recipes.md").read_text()
 EVALUATIONS = sorted((ROOT / "docs" / "recipes").glob("*.json"))
+RECIPES = sorted(file.stem for file in (ROOT / "conf" / "experiment" / "recipe").glob("*.yaml"))
 OF_THE_DAY = {"task.date", "seed"}
 
 
@@ -22,7 +23,8 @@ def test_the_page_has_a_line_for_each_evaluation_and_no_other():
 def test_an_evaluation_is_of_its_recipe(file, compose):
     """Task and lengths are those of the recipe's file today: a recipe that is changed is to be run again."""
     (result,) = json.loads(file.read_text())["results"]
-    recipe = file.stem.split(".")[0]
+    name = file.stem.split(".")[0]
+    recipe = max((recipe for recipe in RECIPES if name.startswith(recipe)), key=len)  # then comes what differs from it
     config = compose(f"+experiment=recipe/{recipe}", "model.path=SMOLLM2")
     groups = {"task": config.task, "generation": config.generation}
     settings = {name: value for name, value in result["settings"].items() if name.partition(".")[0] in groups}
@@ -30,4 +32,7 @@ def test_an_evaluation_is_of_its_recipe(file, compose):
         group, _, key = name.partition(".")
         assert getattr(groups[group], key) == settings[name], name
     assert result["comparison"]["questions"] >= 200
-    assert result["comparison"]["differences"]["greedy"]["p_value"] < 0.01
+    if name.endswith("_alone"):  # what does not work, and is shown beside what does
+        assert result["comparison"]["ours"] == result["comparison"]["theirs"] == 0
+    else:
+        assert result["comparison"]["differences"]["greedy"]["p_value"] < 0.01

@@ -2,7 +2,8 @@
 
     python tools/recipe_table.py docs/recipes/*.json
 
-Each file is the evaluation.json of `scripts/evaluate.py run=RUN baseline=base`, called RECIPE.SEED.json.
+Each file is the evaluation.json of `scripts/evaluate.py run=RUN baseline=base`, called RECIPE.SEED.json, or
+RECIPE_WHAT_DIFFERS.SEED.json.
 """
 
 from __future__ import annotations
