@@ -509,6 +509,23 @@ def test_all_problems_are_listed_at_once(compose):
 
 
 @pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("reward.custom.function=1",), ["reward.custom.path=null and reward.custom.function=1: one is no use"]),
+        (("reward=overlong", 'reward.overlong.max_length="5"', 'reward.overlong.cache="7"'), ["reward.overlong"]),
+        (("scheduler=constant", 'scheduler.final_ratio="1e0"'), []),  # 1, which a constant rate ends at
+    ],
+)
+def test_what_is_right_beside_something_wrong_is_read_as_it_is_declared(compose, words, expected):
+    """Relations get the values of the schema's types, whatever else cannot be read."""
+    with pytest.raises(ConfigError) as caught:
+        compose("model=tiny", "task=arithmetic", "training.num_batches=ten", *words)
+    wrong, *others = caught.value.problems
+    assert wrong.startswith("training.num_batches=ten")
+    assert [problem.startswith(start) for problem, start in zip(others, expected, strict=True)] == [True] * len(others)
+
+
+@pytest.mark.parametrize(
     ("override", "warning"),
     [
         ("training.micro_batch_size=17", "outside the usual range 1 to 16"),

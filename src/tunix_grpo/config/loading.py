@@ -17,7 +17,7 @@ from tunix_grpo.config.further_tasks import with_common_keys
 from tunix_grpo.config.open_groups import OpenGroup, extended
 from tunix_grpo.config.origins import with_origin
 from tunix_grpo.config.schema import Config
-from tunix_grpo.config.sentences import Entry, schema_entries, sentence, unusual, value_keys
+from tunix_grpo.config.sentences import Entry, readable, schema_entries, sentence, unusual, value_keys
 from tunix_grpo.config.wandb_variables import with_wandb_variables
 from tunix_grpo.errors import ConfigError, UserError
 
@@ -100,6 +100,8 @@ class Loader(Generic[Schema]):
             if f"training.{alias}" in problems:
                 problems.pop(alias, None)
         values = {key: value for key, value in leaves(config or content) if key not in problems}
+        if config is None:  # what is right beside what is wrong, as the checks know it
+            values = dict(readable(values, entries))
         complaints = [*problems.values(), *(complaint for check in self.checks for complaint in check(values))]
         if config is None or complaints:
             return Examined(None, complaints, [])

@@ -1,10 +1,12 @@
 """What is wrong with a setting, in a sentence with the key, the value and the way out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import is_dataclass
 from types import NoneType
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
+from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -72,6 +74,20 @@ def schema_entries(section: type, prefix: str = "") -> Iterator[tuple[str, Entry
         yield key, Entry(field, inner, optional)
         if isinstance(inner, type) and is_dataclass(inner):
             yield from schema_entries(inner, f"{key}.")
+
+
+def readable(values: Mapping[str, object], entries: Mapping[str, Entry]) -> Iterator[tuple[str, object]]:
+    """Yields the values that the schema takes, in the types that it declares: the number 1 as a name is "1"."""
+    for key, value in values.items():
+        entry = entries.get(key)
+        if entry is None or value is None or not isinstance(entry.type, type) or isinstance(value, entry.type):
+            yield key, value
+            continue
+        declared: Any = entry.field.annotation
+        for rule in entry.field.metadata:
+            declared = Annotated[declared, rule]
+        with suppress(ValidationError):  # a part of something that has a sentence already
+            yield key, TypeAdapter(declared).validate_python(value)
 
 
 def value_keys(schema: type) -> list[str]:
