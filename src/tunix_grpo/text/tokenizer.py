@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from tunix_grpo.errors import UserError, one_line, shortened
-from tunix_grpo.files import read_json
-from tunix_grpo.json_fields import Fields
 from tunix_grpo.text.rendering import Renderer
+from tunix_grpo.text.special_tokens import pad_token, stop_tokens
 from tunix_grpo.text.tags import TAGS
 
 _SHOWN_CHARS = 60
-_NAMES_OF_PAD = ("pad", "reserved", "unused", "dummy")
 # Without any of these files transformers makes an empty tokenizer for some model types, without a word.
 _VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
@@ -59,7 +57,7 @@ class Tokenizer:
         ]
         self._special = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
         self.stop_ids = tuple(sorted(set(stop_ids)))
-        self._pad_id = _choose_pad(tokenizer, self.stop_ids, vocab_size)
+        self._pad_id = pad_token(tokenizer, self.stop_ids, vocab_size)
         plain = self._ids("a", add_special_tokens=True)
         self.adds_bos = tokenizer.bos_token_id is not None and plain[:1] == [tokenizer.bos_token_id]
 
@@ -69,7 +67,7 @@ class Tokenizer:
         Raises:
             UserError: the template cannot write such a conversation.
         """
-        return self._encode(self.render_prompt(messages))
+        return self.encode(self.render_prompt(messages))
 
     def render_prompt(self, messages: list[dict[str, str]]) -> str:
         """Returns the text that encode_prompt encodes; the question is in it."""
@@ -81,7 +79,7 @@ class Tokenizer:
         Raises:
             UserError: the text is none, as half a surrogate pair is no character.
         """
-        return self._encode(text)
+        return self._with_bos(self._plain_ids(text))
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns what `encode` gives for each text, sooner: the tokenizers library is called once.
@@ -183,9 +181,6 @@ class Tokenizer:
                 f"({one_line(error)}); mend its files, or set model.tokenizer=DIR"
             ) from error
 
-    def _encode(self, text: str) -> list[int]:
-        return self._with_bos(self._plain_ids(text))
-
     def _with_bos(self, ids: list[int]) -> list[int]:
         if self.adds_bos and ids[:1] != [self._tokenizer.bos_token_id]:
             ids = [self._tokenizer.bos_token_id, *ids]
@@ -246,7 +241,7 @@ def load_tokenizer(
             f"{directory}: the tokenizer has a token {ordinary}, but the model has {vocab_size} tokens; "
             "set model.tokenizer to the model's own"
         )
-    stop_ids = _stop_ids(tokenizer, [directory, generation_directory or directory])
+    stop_ids = stop_tokens(tokenizer, [directory, generation_directory or directory])
     if not stop_ids:
         raise UserError(
             f"{directory}: neither generation_config.json nor the tokenizer names an end-of-text token; "
@@ -271,45 +266,6 @@ def model_tokenizer(
     return load_tokenizer(Path(own).expanduser(), vocab_size, model_directory, variables, date)
 
 
-def _stop_ids(tokenizer, directories: list[Path]) -> list[int]:
-    """Returns the stop tokens of generation_config.json (or config.json) and the tokenizer's own."""
-    ids = set()
-    for directory in directories:
-        for name in ("generation_config.json", "config.json"):
-            file = directory / name
-            named = Fields(str(file), read_json(file)).tokens("eos_token_id") if file.is_file() else []
-            if named:
-                ids |= set(named)
-                break
-    if tokenizer.eos_token_id is not None:
-        ids.add(tokenizer.eos_token_id)
-    return sorted(ids)
-
-
 def _is_of_the_library(error: BaseException) -> bool:
     """Says whether a tokenizer raised an error: its Rust part raises Exception itself, and its panics are none."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
-
-
-def _choose_pad(tokenizer, stop_ids: tuple[int, ...], vocab_size: int) -> int:
-    """Returns the tokenizer's pad token, or a reserved one where that token also means something else."""
-    busy = {*stop_ids, tokenizer.bos_token_id}
-    own = tokenizer.pad_token_id
-    if own is not None and own not in busy and own < vocab_size:
-        return own
-    template = str(tokenizer.chat_template or "")
-    special = {
-        i: token.content
-        for i, token in tokenizer.added_tokens_decoder.items()
-        if token.special and i not in busy and i < vocab_size and token.content not in template
-    }
-    for name in _NAMES_OF_PAD:
-        named = [i for i, content in special.items() if name in content.lower()]
-        if named:
-            return min(named)
-    unused = max(tokenizer.get_vocab().values()) + 1
-    if unused < vocab_size:
-        return unused  # a row of the embedding that no token uses
-    if special:
-        return max(special)
-    raise UserError("the tokenizer has no pad token and no special token to spare: add one to tokenizer_config.json")
