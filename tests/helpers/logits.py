@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,14 +64,26 @@ def our_logits(model: Model, tokens: np.ndarray, valid: np.ndarray, prompt: int)
     return logits_at_once(model, tokens, valid), np.stack(one_by_one, axis=1)
 
 
-def smollm2_distances(directory: Path) -> dict[str, float]:
-    """Returns the largest differences of logits from transformers' in float64, on three left-padded chat prompts.
+class Distances(NamedTuple):
+    """How far float32 logits are from float64 ones.
+
+    Attributes:
+        typical: the root mean square over the vocabulary, of the token in the middle.
+        largest: of all tokens.
+    """
+
+    typical: float
+    largest: float
+
+
+def smollm2_distances(directory: Path) -> tuple[dict[str, Distances], float]:
+    """Returns how far logits are from transformers' in float64, on three left-padded chat prompts.
 
     In float64 transformers still rounds norms and rotary angles to float32.
 
     Returns:
-        That of `transformers` itself in float32, of ours `at once` and `one by one` (the last 8 tokens), and the
-        `largest` logit.
+        Those of `transformers` itself in float32 and of ours `at once`; of the last 8 tokens those of `transformers,
+        last` and of ours `one by one`; and the largest logit.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -94,9 +107,17 @@ def smollm2_distances(directory: Path) -> dict[str, float]:
     exact = reference_logits(theirs.double(), tokens, valid)
     prompt = tokens.shape[1] - 8
     at_once, one_by_one = our_logits(load(directory), tokens, valid, prompt)
-    return {
-        "largest": float(np.abs(exact)[valid].max()),
-        "transformers": float(np.abs(float32 - exact)[valid].max()),
-        "at once": float(np.abs(at_once - exact)[valid].max()),
-        "one by one": float(np.abs(one_by_one - exact[:, prompt:]).max()),
+    last = valid & (np.arange(tokens.shape[1]) >= prompt)
+
+    def distances(found: np.ndarray, places: np.ndarray) -> Distances:
+        differences = found - exact[places]
+        of_tokens = np.sqrt((differences**2).mean(axis=-1))
+        return Distances(float(np.median(of_tokens)), float(np.abs(differences).max()))
+
+    found = {
+        "transformers": distances(float32[valid], valid),
+        "at once": distances(at_once[valid], valid),
+        "transformers, last": distances(float32[last], last),
+        "one by one": distances(one_by_one[valid[:, prompt:]], last),
     }
+    return found, float(np.abs(exact)[valid].max())
