@@ -73,7 +73,7 @@ DEFAULTS = {
     "seed": 42,
     "device": "cuda",
     "optimizer.name": "adamw",
-    "optimizer.learning_rate": 3e-6,
+    "optimizer.learning_rate": 1e-4,
     "optimizer.beta1": 0.9,
     "optimizer.beta2": 0.99,
     "optimizer.eps": 1e-8,
@@ -150,8 +150,22 @@ def test_every_key_of_an_option_has_a_comment(file):
 
 
 def test_every_text_that_looks_like_a_number_is_one(compose):
-    assert compose().optimizer.learning_rate == 3e-6
+    assert compose().optimizer.learning_rate == 1e-4
     assert compose("optimizer.learning_rate=1e-5").optimizer.learning_rate == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("words", "rate"),
+    [
+        ((), 1e-4),
+        (("model.lora_rank=null",), 1e-5),
+        (("model=gemma3_4b", "model.lora_rank=8"), 1e-4),
+        (("model=tiny",), 3e-4),  # its own
+        (("model.lora_rank=null", "optimizer.learning_rate=2e-6"), 2e-6),
+    ],
+)
+def test_the_default_rate_goes_by_what_is_trained(compose, words, rate):
+    assert compose(*words).optimizer.learning_rate == rate
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_texts_come_in_pieces(tmp_path, monkeypatch):
 def test_only_settings_that_differ_are_shown(tmp_path):
     run = read_record(write_run(tmp_path, "optimizer.learning_rate=0.5", "+notes.api_key=secret"))
     rows = {key: (here, default) for key, here, default in other_than_defaults(run.settings, default_settings())}
-    assert rows["optimizer.learning_rate"] == ("0.5", "3e-06") and rows["task.max_operand"] == ("100", "")
+    assert rows["optimizer.learning_rate"] == ("0.5", "0.0001") and rows["task.max_operand"] == ("100", "")
     assert rows["notes.api_key"] == ("***", "")
     assert not {"optimizer.beta1", "output_dir", "training.checkpoint_dir"} & set(rows)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from tunix_grpo.config.history import BEFORE
+from tunix_grpo.config.history import BEFORE, defaults_of_then
 from tunix_grpo.errors import NotContinued, UserError
 from tunix_grpo.run.checkpoints import Checkpoints
-from tunix_grpo.run.identity import identity
+from tunix_grpo.run.identity import identity, settings
 from tunix_grpo.run.places import HISTORY
 from tunix_grpo.run.runs import this_run
 from tunix_grpo.run.start import RunState, as_begun, find_start, last_saved, nothing_to_do, saved_ledger
@@ -358,6 +358,29 @@ def test_a_default_that_has_changed_stays_what_it_was_when_the_run_began(compose
     monkeypatch.setattr("tunix_grpo.config.history.given_keys", lambda: {"optimizer.learning_rate"})
     sentence = str(refusal(checkpoints, compose("model=tiny", "optimizer.learning_rate=3e-4"), directory))
     assert "optimizer.learning_rate: 0.0001 -> 0.0003" in sentence
+
+
+@pytest.mark.parametrize(
+    ("words", "before", "now"),
+    [(("model=hf", "model.path=M"), 3e-6, 1e-4), (("model=hf", "model.path=M", "model.lora_rank=null"), 3e-6, 1e-5)],
+)
+def test_a_run_goes_on_with_the_rate_that_was_everyones_default(compose, checkpoints, tmp_path, words, before, now):
+    save(checkpoints, compose(*words, f"optimizer.learning_rate={before}"), model_directory(tmp_path / "model"))
+    assert as_begun(compose(*words), None).optimizer.learning_rate == now
+    assert as_begun(compose(*words), last_saved(checkpoints)).optimizer.learning_rate == before
+
+
+def test_a_rate_that_was_no_default_stays_a_difference(compose, checkpoints, tmp_path):
+    words = "model=hf", "model.path=M", "model.lora_rank=null"
+    save(checkpoints, compose(*words, "optimizer.learning_rate=1e-4"), model_directory(tmp_path / "model"))
+    assert as_begun(compose(*words), last_saved(checkpoints)).optimizer.learning_rate == 1e-5
+
+
+def test_an_earlier_run_on_demonstrations_goes_on_with_the_rate_of_then(compose_sft):
+    key = "optimizer.learning_rate"
+    now = settings(compose_sft("model=hf", "model.path=M", "model.lora_rank=null"))
+    assert (now[key], defaults_of_then("M", now, now | {key: 1e-4})) == (1e-5, {key: 1e-4})
+    assert defaults_of_then("M", now, now | {key: 3e-6}) == {}
 
 
 def test_another_day_is_a_difference_where_the_prompts_show_it(compose, checkpoints, tmp_path):

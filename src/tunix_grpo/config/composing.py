@@ -19,23 +19,21 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from tunix_grpo.config.hydra_options import HydraOptions, hydra_options
 from tunix_grpo.config.loading import Loader, load
 from tunix_grpo.config.overrides import check_words, is_interval, jobs_of, list_groups, normalise, without_sweeps
+from tunix_grpo.config.resolvers import HYDRA_1_3, register
 from tunix_grpo.config.schema import Config
 from tunix_grpo.config.sft import RunConfig
 from tunix_grpo.errors import ConfigError, one_line
 
 # Hydra 1.3 wants to be told the version whose defaults count; 1.4 has one set of defaults, and warns when told.
-_HYDRA_1_3 = hydra.__version__.startswith("1.3.")
-VERSION_BASE = {"version_base": "1.3"} if _HYDRA_1_3 else {}
+VERSION_BASE = {"version_base": "1.3"} if HYDRA_1_3 else {}
 # It also asks which targets of a config may be called: who starts a program may name any, as in 1.3.
-ANY_TARGET = (
-    {} if _HYDRA_1_3 else {"execution_whitelist": getattr(hydra.utils, "UNSAFE_DISABLE_EXECUTION_CHECKS", None)}
-)
+ANY_TARGET = {} if HYDRA_1_3 else {"execution_whitelist": getattr(hydra.utils, "UNSAFE_DISABLE_EXECUTION_CHECKS", None)}
 OPTUNA = "hydra_plugins.tunix_grpo_optuna.sweeper.OptunaSweeper"
 _ONLY_SEARCHED = "an interval has no end of values; add +hparams_search=optuna, which chooses from it"
 _NOT_INSTALLED = "+hparams_search=optuna: Optuna is not installed; run pip install 'tunix-grpo[sweep]'"
@@ -60,9 +58,7 @@ def checked_command_line(words: Sequence[str], config_dir: Path, config_name: st
     config_name = options.config_name or config_name
     config_dirs = folders_with_groups(options, config_dir, config_name)
     groups = list_groups(config_dirs)
-    # What the help texts list, `${options:GROUP}`, by the name of the function that each OmegaConf does not deprecate.
-    register = getattr(OmegaConf, "register_new_resolver" if _HYDRA_1_3 else "register_resolver")
-    register("options", lambda group: " ".join(groups[group]), replace=True)
+    register("options", lambda group: " ".join(groups[group]))  # what the help texts list, as `${options:GROUP}`
     if options.of_hydra:
         return words
     checked = check_words(options.words, config_dirs, load)

@@ -104,15 +104,21 @@ OF_A_REWARD: dict[str, Json] = {"on_error": "stop", "on_timeout": "stop", "per":
 
 
 class ChangedDefault(NamedTuple):
-    """A default of one model that has changed: a run that began with the former one goes on with it."""
+    """A default that has changed: a run that began with the former one goes on with it."""
 
-    model: str  # model.path
     key: str
     before: Json
     now: Json
+    model: str | None = None  # model.path of the one whose default it was; None: of all that have none of their own
+    of_sft: bool = False  # of scripts/sft.py, not of training
 
 
-CHANGED_DEFAULTS = (ChangedDefault("bundled:tiny", "optimizer.learning_rate", 1e-4, 3e-4),)
+CHANGED_DEFAULTS = (
+    ChangedDefault("optimizer.learning_rate", 1e-4, 3e-4, model="bundled:tiny"),
+    ChangedDefault("optimizer.learning_rate", 3e-6, 1e-4),  # of an adapter
+    ChangedDefault("optimizer.learning_rate", 3e-6, 1e-5),  # of all weights
+    ChangedDefault("optimizer.learning_rate", 1e-4, 1e-5, of_sft=True),  # of all weights
+)
 # The keys of a run's model that say where its files are: these may have moved since.
 PLACES = ("path", "tokenizer", "family", "run")
 
@@ -197,10 +203,11 @@ def defaults_of_then(model: str, now: Mapping[str, Json], saved: Mapping[str, Js
         now: the settings that decide what is learned, by key.
         saved: the same of the run's checkpoint.
     """
-    given = given_keys()
+    given, of_sft = given_keys(), not any(key.startswith("grpo.") for key in now)
     return {
         default.key: default.before
         for default in CHANGED_DEFAULTS
-        if (model, now.get(default.key), saved.get(default.key)) == (default.model, default.now, default.before)
+        if (now.get(default.key), saved.get(default.key)) == (default.now, default.before)
+        and (default.model in (model, None), default.of_sft) == (True, of_sft)
         and default.key not in given
     }

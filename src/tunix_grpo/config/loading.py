@@ -16,12 +16,14 @@ from tunix_grpo.config.algorithm import with_epsilon_as_given
 from tunix_grpo.config.further_tasks import with_common_keys
 from tunix_grpo.config.open_groups import OpenGroup, extended
 from tunix_grpo.config.origins import with_origin
+from tunix_grpo.config.resolvers import register_defaults
 from tunix_grpo.config.schema import Config
 from tunix_grpo.config.sentences import Entry, readable, schema_entries, sentence, unusual, value_keys
 from tunix_grpo.config.wandb_variables import with_wandb_variables
 from tunix_grpo.errors import ConfigError, UserError
 
 logger = logging.getLogger(__name__)
+register_defaults()  # whoever reads a composed config looks its values up
 
 # Texts of rewards that are no values of YAML.
 VERBATIM = ("reward.format.reasoning", "reward.format.answer", "reward.regex.pattern", "reward.judge.score_pattern")
