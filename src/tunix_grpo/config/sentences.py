@@ -80,7 +80,7 @@ def readable(values: Mapping[str, object], entries: Mapping[str, Entry]) -> Iter
     """Yields the values that the schema takes, in the types that it declares: the number 1 as a name is "1"."""
     for key, value in values.items():
         entry = entries.get(key)
-        if entry is None or value is None or not isinstance(entry.type, type) or isinstance(value, entry.type):
+        if entry is None or value is None or (entry.type in _TYPE_WORDS and type(value) is entry.type):
             yield key, value
             continue
         declared: Any = entry.field.annotation
