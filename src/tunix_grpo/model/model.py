@@ -138,7 +138,7 @@ class Model:
         if self._all_trained:
             return flattened(self.trained)[leaf.path]
         arrays = [array_at(self.spec, self.reference, leaf.layer, role) for role in leaf.roles]
-        return leaf.of_decoder([whole_weight(a) if is_quantized(a) else a for a in arrays])
+        return leaf.of_decoder([whole_weight(array) for array in arrays])
 
 
 def load_model(
