@@ -51,13 +51,13 @@ def test_smollm2_is_as_close_to_float64_as_transformers_own_float32():
     """Real weights have activations of thousands at the first token, whose rounding shows in float32 logits.
 
     How large it may be, transformers says: as far as its own float32 is from its float64, times 1.5, for a token in the
-    middle. The largest of a hundred thousand differences is chance, up to a mistake in one token, such as a mask.
+    middle. The largest of a hundred thousand differences is chance; it may be twice that of small models.
     """
     distances, largest_logit = smollm2_distances(Path(os.environ["TUNIX_GRPO_SMOLLM2"]))
     assert largest_logit > 20
     for ours, theirs in (("at once", "transformers"), ("one by one", "transformers, last")):
         assert distances[ours].typical <= 1.5 * distances[theirs].typical
-        assert distances[ours].largest < 1e-3
+        assert distances[ours].largest < 2 * TOLERANCE
 
 
 @pytest.mark.parametrize("variant", ["llama", "qwen2", "qwen3", "gemma3"])
