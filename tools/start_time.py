@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = ("model=tiny", "task=arithmetic", "device=cpu", "evaluation.num_questions=1", "training.num_batches=10")
 MARKS = {"settings shown": r"tunix-grpo$", "before training": r"step +0/", "step 1": r"step +1/"}
-_IMPORT = re.compile(r"import time: *(\d+) \| *\d+ \|( +)([\w.]+)")
+_IMPORT = re.compile(r"import time: *(\d+) \| *\d+ \| +([\w.]+)")
 _LEAST_S = 0.05
 
 
@@ -48,7 +48,7 @@ def timed(words: list[str], folder: Path, cache: Path, *python: str) -> tuple[di
 def import_seconds(said: str) -> dict[str, float]:
     """Returns package -> seconds that its own modules took, from what `-X importtime` has written."""
     seconds: dict[str, float] = {}
-    for microseconds, _, module in _IMPORT.findall(said):
+    for microseconds, module in _IMPORT.findall(said):
         package = module.partition(".")[0].lstrip("_")
         seconds[package] = seconds.get(package, 0.0) + int(microseconds) / 1e6
     return dict(sorted(seconds.items(), key=lambda item: -item[1]))

@@ -208,6 +208,7 @@ def defaults_of_then(model: str, now: Mapping[str, Json], saved: Mapping[str, Js
         default.key: default.before
         for default in CHANGED_DEFAULTS
         if (now.get(default.key), saved.get(default.key)) == (default.now, default.before)
-        and (default.model in (model, None), default.of_sft) == (True, of_sft)
+        and default.model in (model, None)
+        and default.of_sft == of_sft
         and default.key not in given
     }
