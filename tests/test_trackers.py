@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import hydra
 import numpy as np
@@ -682,13 +683,37 @@ def test_wandb_resumes_under_the_same_id(compose: Callable[..., Config], own_wan
     assert steps == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_steps_are_recorded_while_wandb_starts(
+    compose: Callable[..., Config], own_wandb: pytest.MonkeyPatch, tmp_path: Path
+):
+    release, start = Event(), wandb.init
+
+    def start_late(**how: Any) -> wandb.Run:
+        release.wait(60)
+        return start(**how)
+
+    own_wandb.setattr(wandb, "init", start_late)
+    with build_trackers(compose("model=tiny", "task=arithmetic"), resume_step=0) as trackers:
+        for step in (1, 2):
+            trackers.log_metrics(step, {"reward": step / 10})
+            trackers.log_completions(step, [record(step)])
+        assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2]
+        assert not list((tmp_path / "wandb").glob("*run-*"))
+        release.set()
+    wandb.teardown()
+
+    (run_folder,) = (tmp_path / "wandb").glob(f"offline-run-*-{trackers.wandb_run_id}")
+    assert history(next(run_folder.glob("*.wandb")), "reward") == [(1, 0.1), (2, 0.2)]
+    assert [row[0] for row in table_rows(run_folder)["from_step_000001"]] == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("mode", "message", "has_id"),
     [
         ("offline", "W&B: set to offline by its own settings; logging offline", True),
         ("disabled", "W&B is switched off by its own settings (WANDB_MODE=disabled)", False),
         ("WANDB_DISABLED=true", "W&B is switched off by its own settings (WANDB_DISABLED=true)", False),
-        ("banana", "W&B cannot start: 1 validation error for Settings mode Input", False),
+        ("banana", "W&B cannot start: 1 validation error for Settings mode Input", True),
     ],
 )
 def test_wandb_mode_is_respected(
@@ -711,7 +736,7 @@ def test_wandb_mode_is_respected(
 
     assert [text for text in caplog.messages if text.startswith(message)]
     assert (run_id is not None) == has_id
-    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == has_id
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == (mode == "offline")
     assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2]
 
 
@@ -744,7 +769,7 @@ def test_wandb_variables_say_where_and_under_which_id(
 
 # Logs ten steps; then kills wandb's process if asked to, and logs ten more.
 PROGRAM = """
-import logging, os, signal, sys, time
+import logging, os, signal, sys, threading, time
 from pathlib import Path
 from omegaconf import OmegaConf
 from tunix_grpo.config import load
@@ -762,6 +787,8 @@ with build_trackers(config, resume_step=0) as group:
         group.log_metrics(step, {"reward": 0.5})
         group.log_completions(step, [CompletionRecord(step, "p", "c", "a", {}, 1.0, 0.0, 3, False)])
         if kill and step == 10:
+            while "wandb tables" not in [thread.name for thread in threading.enumerate()]:  # it starts beside the steps
+                time.sleep(0.05)
             threads = Path("/proc/self/task").glob("*/children")
             for child in " ".join(thread.read_text() for thread in threads).split():
                 if "wandb-core" in Path(f"/proc/{child}/comm").read_text():
@@ -825,7 +852,7 @@ def test_trouble_with_wandb_does_not_stop_the_run(
 def test_a_wandb_server_that_is_slow_does_not_hold_the_run_up(
     compose: Callable[..., Config], own_wandb: pytest.MonkeyPatch, tmp_path: Path, how: str
 ):
-    """The start and the end wait for their limits, no step waits at all; nothing of the record is lost."""
+    """Neither the start nor a step waits, the end waits for its limits; nothing of the record is lost."""
     config = compose("model=tiny", "task=arithmetic", "tracker.num_completions=0", "tracker.tensorboard=false")
     config.output_dir = str(tmp_path / "run")
     begun = time.monotonic()
@@ -845,7 +872,7 @@ def test_a_wandb_server_that_is_slow_does_not_hold_the_run_up(
     lines = read_lines(tmp_path / "run" / "metrics.jsonl")
     assert lines == [{"step": step, "reward": 0.5} for step in range(1, 21)]
     start, loop, end = map(float, re.search(r"seconds: (\S+) (\S+) (\S+)", result.stdout).groups())
-    assert start < 20 and loop < 5 and end < 20, result.stdout  # the limits are 2 s, none and 3 s, and 5 s of grace
+    assert start < 5 and loop < 5 and end < 30, result.stdout  # 2 s, 3 s and 5 s of grace each at the end
     assert whole - start - loop - end < 15, whole  # Python starts and ends; wandb's reports on itself took 20 s more
     if how == "never answers":
         assert "logging offline, upload later with `wandb sync" in result.stderr

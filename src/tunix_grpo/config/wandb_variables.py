@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from tunix_grpo.config.given import given_keys
 
 VARIABLES = {"tracker.project": "WANDB_PROJECT", "tracker.entity": "WANDB_ENTITY", "tracker.run_name": "WANDB_NAME"}
+_SWITCHING_OFF = {"WANDB_DISABLED": ("1", "true", "yes", "on"), "WANDB_MODE": ("disabled",)}
 
 
 def with_wandb_variables(cfg: DictConfig) -> DictConfig:
@@ -22,3 +23,10 @@ def with_wandb_variables(cfg: DictConfig) -> DictConfig:
         if value and key not in given:
             OmegaConf.update(cfg, key, value, force_add=True)
     return cfg
+
+
+def switched_off_by() -> str | None:
+    """Returns the variable that switches W&B off, `WANDB_MODE=disabled`; `tracker.wandb` on the command line wins."""
+    values = {name: os.environ.get(name, "") for name in _SWITCHING_OFF}
+    off = [f"{name}={value}" for name, value in values.items() if value.lower() in _SWITCHING_OFF[name]]
+    return off[0] if off and "tracker.wandb" not in given_keys() else None

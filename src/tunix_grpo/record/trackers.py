@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Self
 
 from tunix_grpo.config import Config, RunConfig
-from tunix_grpo.errors import one_line
 from tunix_grpo.record.curve import CurveTracker
 from tunix_grpo.record.custom import CustomTracker
 from tunix_grpo.record.earlier import make_room
@@ -132,7 +131,7 @@ def build_trackers(
     return TrackerGroup(trackers, wandb_run_id=run_ids["wandb"], trackio_run=run_ids["trackio"])
 
 
-# The libraries are loaded where they are used: wandb takes half a second.
+# The libraries are loaded where they are used; wandb, which takes half a second, on a thread beside the run.
 
 
 def _tensorboard(config: RunConfig, resume_step: int, run_id: str | None) -> Tracker:
@@ -144,10 +143,8 @@ def _tensorboard(config: RunConfig, resume_step: int, run_id: str | None) -> Tra
 
 
 def _wandb(config: RunConfig, resume_step: int, run_id: str | None) -> Tracker:
-    try:
-        from tunix_grpo.record.wandb import WandbTracker
-    except Exception as error:  # a damaged installation, a variable that makes no sense
-        raise TrackerError(f"W&B cannot be loaded: {one_line(error)}") from error
+    from tunix_grpo.record.wandb import WandbTracker
+
     return WandbTracker(config, run_id=run_id)
 
 
