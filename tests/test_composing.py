@@ -205,6 +205,7 @@ def test_optuna_searches(door, tmp_path):
     assert float(best["best_params"]["optimizer.learning_rate"]) == float(tried[0][0]["optimizer.learning_rate"])
 
 
+@pytest.mark.slow
 def test_a_stored_study_goes_on(door, tmp_path):
     words = ["+hparams_search=optuna", "optimizer.learning_rate=interval(1e-6,1e-2)", "model=tiny"]
     store = ["hydra.sweeper.storage='sqlite:///study.db'", "hydra.sweeper.study_name=mine"]

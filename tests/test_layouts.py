@@ -48,22 +48,22 @@ def assert_equal_steps(one: dict, several: dict) -> None:
 # --- the numbers ---
 
 
-@pytest.mark.parametrize(("one", "several"), [("full 1x1", "full 4x1"), ("lora 1x1", "lora 2x2")])
-def test_several_devices_do_what_one_does(numbers, one, several):
-    assert numbers[one]["metrics"][1]["grad_norm"] > 0
-    assert_equal_steps(numbers[one], numbers[several])
+def test_several_devices_do_what_one_does(numbers):
+    assert numbers["full 1x1"]["metrics"][1]["grad_norm"] > 0
+    assert_equal_steps(numbers["full 1x1"], numbers["full 4x1"])
 
 
 def test_with_too_little_memory_for_copies_devices_share_one(numbers):
     """The rollout's mesh is 1 x 4, the update's 4 x 1; nothing else differs."""
-    assert (numbers["lora 2x2"]["rollout"], numbers["lora small 4x1"]["rollout"]) == ([2, 2], [1, 4])
+    assert (numbers["full 4x1"]["rollout"], numbers["lora small 4x1"]["rollout"]) == ([4, 1], [1, 4])
+    assert numbers["lora 1x1"]["metrics"][1]["grad_norm"] > 0
     assert_equal_steps(numbers["lora 1x1"], numbers["lora small 4x1"])
 
 
 @pytest.mark.slow
 def test_all_meshes_and_a_model_that_does_not_divide(tmp_path):
     found = on_four_devices(tmp_path, "more_numbers")
-    assert len(found) == 11
+    assert len(found) == 12
     for name, several in found.items():
         assert_equal_steps(found[name.rsplit(" ", 1)[0] + " 1x1"], several)
 

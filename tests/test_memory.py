@@ -97,7 +97,7 @@ CASES = {
     [
         pytest.param(None, ("update", "second update", "reference", "old"), marks=pytest.mark.slow),
         pytest.param(4, ("second update", "reference", "old"), marks=pytest.mark.slow),
-        (4, ("update",)),
+        pytest.param(4, ("update",), marks=pytest.mark.slow),  # `test_a_run_remembers...` begins an update again too
     ],
 )
 def test_a_step_begins_again_with_smaller_micro_batches(uneven, monkeypatch, lora_rank, cases, caplog):

@@ -109,6 +109,7 @@ def saved_arrays(folder: Path, step: int) -> dict[str, bytes]:
     return arrays
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_where_another_machine_was_lost(compose, tmp_path, two_layer_model, jax_cache):
     """Killed, with all that was on its disk: the mirror has what is needed to come to the same bits."""
     config = compose(*SMALL, *two_layer_model)

@@ -201,12 +201,12 @@ def test_a_training_that_is_only_tried(compose, tmp_path, capsys):
     assert not (tmp_path / "checkpoints").exists() and not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_what_is_only_tried_is_refused_as_the_training_would_be(compose, tmp_path):
+def test_what_is_only_tried_is_refused_as_the_training_would_be(compose, two_layer_model, tmp_path):
     """A checkpoint of another run is there."""
     words = ("model=tiny", "task=arithmetic", "task.num_questions=60", "device=cpu", "evaluation.num_questions=4")
     words += ("training.num_batches=1", "training.micro_batch_size=1", "grpo.num_generations=2", "grpo.beta=0")
     words += ("generation.max_generation_steps=4", "checkpoint_dir=checkpoints", "tracker.report=false")
-    words += ("tracker.tensorboard=false", "tracker.wandb=false")
+    words += ("tracker.tensorboard=false", "tracker.wandb=false", *two_layer_model)
     train(compose(*words))
     saved = sorted(path for path in (tmp_path / "checkpoints").rglob("*"))
     with pytest.raises(UserError, match=r"optimizer\.learning_rate: .* -> 0\.5"):

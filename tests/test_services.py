@@ -108,7 +108,8 @@ def test_a_service_that_is_slow_is_not_waited_for(how):
         assert len(service.asked) == 2
 
 
-def test_what_is_passing_is_tried_again():
+def test_what_is_passing_is_tried_again(monkeypatch):
+    monkeypatch.setattr(remote, "FIRST_WAIT_S", 1e-4)  # the ninth wait is 256 times as long
     broken = [Answer(b"", status) for status in (408, 429, 500, 502, 503, 504)]
     torn = [Answer({"a": 1}, how="cut"), Answer(how="dropped"), Answer({"a": 1}, after_s=20)]
     with serving(in_turn(*broken, *torn, Answer({"a": 1}))) as service:

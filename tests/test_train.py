@@ -656,6 +656,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_a_dated_chat_template_says_the_same_after_midnight(run, tmp_path, two_layers):
     """Resumed with the clock moved by a day: equal to the run that nobody stopped."""
     model = tmp_path / "dated"

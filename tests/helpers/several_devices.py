@@ -201,7 +201,6 @@ def numbers(folder: Path) -> Iterator[tuple[str, Any]]:
     yield "full 1x1", steps(Case(DIVISIBLE, 1, 1, accumulation=2), folder)
     yield "full 4x1", steps(Case(DIVISIBLE, 4, 1, accumulation=2), folder)
     yield "lora 1x1", steps(Case(DIVISIBLE, 1, 1, rank=4), folder)
-    yield "lora 2x2", steps(Case(DIVISIBLE, 2, 2, rank=4), folder)
     uneven = Case(UNEVEN, 4, 1, rank=2)
     (folder / "config.json").write_text(json.dumps(UNEVEN))
     model = load_model(model_config(random_weights=True, lora_rank=2), folder, uneven.mesh(), 0)
@@ -217,7 +216,7 @@ def more_numbers(folder: Path) -> Iterator[tuple[str, Any]]:
     """Yields steps on the other meshes, and of a model that does not divide."""
     for name, model, meshes in (
         ("full", {"model": DIVISIBLE, "accumulation": 1}, ((1, 1), (2, 2), (1, 4))),
-        ("lora", {"model": DIVISIBLE, "rank": 4, "accumulation": 2}, ((1, 1), (4, 1), (1, 4))),
+        ("lora", {"model": DIVISIBLE, "rank": 4, "accumulation": 2}, ((1, 1), (4, 1), (2, 2), (1, 4))),
         ("uneven full", {"model": UNEVEN}, ((1, 1), (4, 1))),
         ("uneven lora", {"model": UNEVEN, "rank": 2}, ((1, 1), (2, 2), (1, 4))),
     ):

@@ -96,7 +96,7 @@ def _reason_to_stay_offline() -> str | None:
     mode: dict[str, Any] = {"mode": "online"} if off else {}
     settings = wandb.setup(wandb.Settings(silent=True, **mode)).settings
     if settings.mode == "disabled":
-        raise TrackerError("it is switched off in its own settings (mode=disabled)")
+        raise TrackerError("it is switched off in a settings file of its own")
     if settings.mode in ("offline", "dryrun"):
         return "set to offline by its own settings"
     return None if wandb.login(prompt=False, verify=False) else "no API key found"
