@@ -740,6 +740,18 @@ def test_wandb_mode_is_respected(
     assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2]
 
 
+def test_wandb_may_be_switched_off_in_a_file(
+    compose: Callable[..., Config], own_wandb: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "settings").write_text("[default]\nmode = disabled\n")
+    log_steps(compose("model=tiny", "task=arithmetic"), range(1, 3), 0, None)
+    said = "W&B cannot start: it is switched off in a settings file of its own"
+    assert [text.partition(";")[0] for text in caplog.messages if text.startswith("W&B")] == [said]
+    assert not list((tmp_path / "wandb").glob("*run-*"))
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
 @pytest.mark.parametrize(("variable", "value"), [("WANDB_MODE", "disabled"), ("WANDB_DISABLED", "true")])
 def test_the_command_line_wins_over_a_variable_that_switches_wandb_off(
     compose: Callable[..., Config], own_wandb: pytest.MonkeyPatch, tmp_path: Path, variable: str, value: str

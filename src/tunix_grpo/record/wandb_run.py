@@ -25,8 +25,7 @@ def start_run(
 ) -> wandb.Run:
     """Starts the run `run_id`, or goes on with it: online with a key, offline without one or where that fails.
 
-    Says in one line where it logs. Whatever a variable of wandb's own says holds, but for
-    those of the arguments.
+    Says in one line where it logs. Whatever a variable of wandb's own says holds, but for those of the arguments.
 
     Args:
         config: what is shown of the run, with secrets masked, its project and entity.
