@@ -28,9 +28,9 @@ def test_an_evaluation_is_of_its_recipe(file, compose):
     config = compose(f"+experiment=recipe/{recipe}", "model.path=SMOLLM2")
     groups = {"task": config.task, "generation": config.generation}
     settings = {name: value for name, value in result["settings"].items() if name.partition(".")[0] in groups}
-    for name in settings.keys() - OF_THE_DAY:
-        group, _, key = name.partition(".")
-        assert getattr(groups[group], key) == settings[name], name
+    for setting in settings.keys() - OF_THE_DAY:
+        group, _, key = setting.partition(".")
+        assert getattr(groups[group], key) == settings[setting], setting
     assert result["comparison"]["questions"] >= 200
     if name.endswith("_alone"):  # what does not work, and is shown beside what does
         assert result["comparison"]["ours"] == result["comparison"]["theirs"] == 0
