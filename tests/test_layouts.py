@@ -64,6 +64,7 @@ def test_with_too_little_memory_for_copies_devices_share_one(numbers):
 def test_all_meshes_and_a_model_that_does_not_divide(tmp_path):
     found = on_four_devices(tmp_path, "more_numbers")
     assert len(found) == 12
+    assert found["lora 2x2"]["rollout"] == [2, 2]
     for name, several in found.items():
         assert_equal_steps(found[name.rsplit(" ", 1)[0] + " 1x1"], several)
 
