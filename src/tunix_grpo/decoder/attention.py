@@ -165,14 +165,11 @@ def fused(
     there = (jnp.arange(slots) + first) % slots
     back = (jnp.arange(slots) - first) % slots
 
-    def rolled(x: jax.Array, places: jax.Array) -> jax.Array:
-        return jnp.take_along_axis(x, places[:, :, None, None], axis=1)
-
     q = jnp.pad(q, ((0, 0), (ends - length, slots - ends), (0, 0), (0, 0)))
     out = jax.nn.dot_product_attention(
-        rolled(q, there),
-        rolled(k, there),
-        rolled(v, there),
+        _turned(q, there, back),
+        _turned(k, there, back),
+        _turned(v, there, back),
         scale=scale,
         is_causal=True,
         query_seq_lengths=counts,
@@ -180,7 +177,26 @@ def fused(
         local_window_size=None if window is None else (window - 1, 0),
         implementation=implementation,
     )
-    return rolled(out, back)[:, ends - length : ends]
+    return _turned(out, back, there)[:, ends - length : ends]
+
+
+def _in_order(x: jax.Array, places: jax.Array, inverse: jax.Array) -> jax.Array:
+    """Returns [B, S, N, H] in the order of places int32[B, S], a permutation of each row whose inverse is given too."""
+    return jnp.take_along_axis(x, places[:, :, None, None], axis=1)
+
+
+def _in_order_forward(x: jax.Array, places: jax.Array, inverse: jax.Array) -> tuple[jax.Array, tuple]:
+    return _in_order(x, places, inverse), (places, inverse)
+
+
+def _in_order_backward(orders: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, None, None]:
+    """Puts gradients back by the inverse; automatic differentiation would add them up, by atomic operations."""
+    places, inverse = orders
+    return _turned(g, inverse, places), None, None
+
+
+_turned = jax.custom_vjp(_in_order)
+_turned.defvjp(_in_order_forward, _in_order_backward)
 
 
 def usable_form(num_heads: int, num_kv_heads: int, head_dim: int, window: int | None, dtype: jnp.dtype) -> str:
