@@ -139,15 +139,15 @@ def run_sweep(study: Study, setting: str, words: list[str], values: list[str], p
     base = [word for word in study.base if word.partition("=")[0] not in tried]
     model_words = [] if "+experiment=demo" in base else [f"model.path={model}"]
     # Without its own place, a job's checkpoints would be below a folder that is another one with each start.
-    places = [f"hydra.sweep.dir={place}", f"checkpoint_dir={place}/checkpoints"]
+    places = [f"hydra.sweep.dir={place}", f"training.checkpoint_dir={place}/checkpoints"]
     command = [sys.executable, str(ROOT / "run_training.py"), "--multirun", *base, *model_words, *words, *places]
-    subprocess.run([*command, f"seed={SEEDS}"], check=True)
+    subprocess.run([*command, f"training.seed={SEEDS}"], check=True)
     found = []
     for result in read_results(place):
         given = result.given()
         assert result.objective is not None, result.folder
         value = given[setting] if setting in given else values[0]
-        found.append(Found(setting, value, given["seed"], result.objective))
+        found.append(Found(setting, value, given["training.seed"], result.objective))
     return found
 
 
