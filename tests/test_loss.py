@@ -11,6 +11,7 @@ import pytest
 
 from helpers.models import SHAPES, load, write_model
 from tunix_grpo.decoder.forward import choose_remat, forward, head_logits, text_positions
+from tunix_grpo.decoder.platform import Described, traced_for
 from tunix_grpo.decoder.rows import Completions, left_padded
 from tunix_grpo.grpo import head_chunks, loss
 from tunix_grpo.grpo.loss import completion_logprobs
@@ -111,6 +112,22 @@ def test_no_array_holds_the_logits_of_all_tokens(wide_model, monkeypatch):
     assert (16, 509) in wide
     sizes = {int(np.prod(shape)) // 509 for shape in wide}
     assert sizes <= {1, 16, wide_model.spec.embed_dim}  # 32; B x T is 36, B x prompt 48, P x prompt 16
+
+
+@pytest.mark.parametrize(
+    ("platform", "memory", "held"),
+    [
+        ("cpu", None, 2**25),
+        ("gpu", 84_942_979_072, 2**28),  # an H100
+        ("gpu", 25_386_352_640, 2**28),  # an RTX 4090
+        ("gpu", 12 * 10**9, 2**27),
+        ("tpu", 16_911_433_728, 2**27),  # a v5e
+    ],
+)
+def test_a_chunk_of_logits_is_a_small_part_of_the_devices_memory(platform, memory, held):
+    with traced_for(Described(platform, memory) if memory else None):
+        assert head_chunks._chunk_bytes() == held
+        assert memory is None or held <= memory / 64
 
 
 def test_what_is_computed_again_changes_nothing_but_memory(wide_model):

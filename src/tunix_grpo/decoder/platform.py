@@ -14,10 +14,12 @@ class Described(NamedTuple):
 
     Attributes:
         platform: gpu or tpu.
+        memory: its bytes.
         longest_head: head_dim up to which its flash attention is taken to be right, since nothing can be tried.
     """
 
     platform: str
+    memory: int
     longest_head: int = 0
 
 
@@ -32,6 +34,13 @@ def platform() -> str:
 def described() -> Described | None:
     """Returns the device that programs are traced for, if it is not there."""
     return _described[-1] if _described else None
+
+
+def memory() -> int | None:
+    """Returns the bytes that a program may use on one device, all programs together; None where it does not tell."""
+    if _described:
+        return _described[-1].memory
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 @contextlib.contextmanager

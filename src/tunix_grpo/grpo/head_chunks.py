@@ -6,7 +6,7 @@ Letters: N tokens in all, n of a chunk, D embed_dim, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +15,39 @@ from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.forward import head
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.matmul import product
-from tunix_grpo.decoder.platform import platform
+from tunix_grpo.decoder.platform import memory, platform
 
-# (float32[n, V] logits, int32[n] targets) -> two of float32[n].
+# (float32[n, V] logits, int32[n] targets) -> float32[n], the logarithms of the sums of exp(logits), and a measure of
+# the logits that has no gradient, float32[n].
 Measure: TypeAlias = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+class _How(NamedTuple):
+    """What decides how a chunk is measured, and is no array.
+
+    Attributes:
+        axes: of the mesh, along which the logits lie.
+    """
+
+    temperature: float
+    axes: tuple[layouts.Axes, ...]
+    measure: Measure
+
+    def logits(self, hidden: jax.Array, matrix: jax.Array) -> jax.Array:
+        """Returns float32[..., V] of [..., D] and [V, D]."""
+        return layouts.laid(product(hidden, matrix, True), *self.axes) / self.temperature
 
 
 def _chunk_bytes() -> int:
     """Returns how many bytes of float32 logits are held at once.
 
-    A CPU's caches like few. A GPU reads the whole head for each chunk, and wants fewer chunks.
+    A CPU's caches like few. A GPU reads the whole head for each chunk, and wants few chunks: a power of two, which is a
+    64th of the device's memory at most.
     """
-    return 2**25 if platform() == "cpu" else 2**27
+    if platform() == "cpu":
+        return 2**25
+    held = memory()
+    return 2**27 if held is None else 2 ** min(28, (held // 64).bit_length() - 1)
 
 
 def head_in_chunks(
@@ -38,7 +59,7 @@ def head_in_chunks(
     *,
     measure: Measure,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns two measures of the logits, float32[N] each, from float[N, D] hidden states.
+    """Returns the log-probabilities of the targets and another measure, float32[N] each, of float[N, D] hidden states.
 
     A chunk has as many tokens of every data-parallel device, so that all of them work on each.
     """
@@ -68,33 +89,65 @@ def head_in_chunks(
 
     matrix = layouts.laid(head(weights), vocab_axes)  # once, before the loop
 
-    @jax.checkpoint
+    how = _How(temperature, axes, measure)
+
     def of_chunk(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         hidden, targets = inputs
-        return measure(layouts.laid(product(hidden, matrix, True), *axes) / temperature, targets)
+        return _differentiable_measures(hidden, matrix, targets, how)
 
     first, second = jax.lax.map(of_chunk, (cut(hidden), cut(targets)))
     return whole(first), whole(second)
 
 
-def logps_and_entropies(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns float32[n] log-probabilities of the targets, and the entropies there, which have no gradient."""
-    normaliser = jax.nn.logsumexp(logits, axis=-1)
-    logps = _picked(logits, targets) - normaliser
-    fixed = jax.lax.stop_gradient(logits - normaliser[..., None])
-    return logps, -jnp.sum(jnp.exp(fixed) * fixed, axis=-1)
+def normalisers_and_entropies(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns float32[n] logarithms of the sums of exp(logits), and the entropies of the softmax: one more reading."""
+    top = jnp.max(logits, axis=-1, keepdims=True)
+    shifted = logits - top
+    parts = jnp.exp(shifted)
+    total = jnp.sum(parts, axis=-1)
+    logarithm = jnp.log(total)
+    return top[..., 0] + logarithm, logarithm - jnp.sum(parts * shifted, axis=-1) / total
 
 
-def logps_and_hits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns float32[n] log-probabilities of the targets, and 1 where a target is the likeliest token, else 0."""
-    hits = jax.lax.stop_gradient(jnp.argmax(logits, axis=-1) == targets)
-    return _picked(logits, targets) - jax.nn.logsumexp(logits, axis=-1), hits.astype(jnp.float32)
+def normalisers_and_hits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns float32[n] logarithms of the sums of exp(logits), and 1 where a target is the likeliest token, else 0."""
+    hits = jnp.argmax(logits, axis=-1) == targets
+    return jax.nn.logsumexp(logits, axis=-1), hits.astype(jnp.float32)
+
+
+def _measures(hidden: jax.Array, matrix: jax.Array, targets: jax.Array, how: _How) -> tuple[jax.Array, jax.Array]:
+    return _forward(hidden, matrix, targets, how)[0]
+
+
+def _forward(hidden: jax.Array, matrix: jax.Array, targets: jax.Array, how: _How) -> tuple[tuple, tuple]:
+    logits = how.logits(hidden, matrix)
+    normalisers, second = how.measure(logits, targets)
+    return (_picked(logits, targets) - normalisers, second), (hidden, matrix, targets, normalisers)
+
+
+def _backward(how: _How, kept: tuple, g: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, None]:
+    """Computes the logits again, and reads them once.
+
+    Automatic differentiation would compute the normalisers again too, and on a GPU scatter the targets' share into the
+    logits' gradient.
+    """
+    hidden, matrix, targets, normalisers = kept
+    logits, back = jax.vjp(how.logits, hidden, matrix)
+    slope = _is_target(logits, targets) - jnp.exp(logits - normalisers[..., None])
+    return *back(g[0][..., None] * slope), None
+
+
+_differentiable_measures = jax.custom_vjp(_measures, nondiff_argnums=(3,))
+_differentiable_measures.defvjp(_forward, _backward)
 
 
 def _picked(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """Returns float32[..., T], the logits of the targets among float32[..., T, V]."""
     if layouts.devices(layouts.VOCABULARY) == 1:
         return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    # A gather would look into the vocabularies of other devices, and scatter backward.
-    is_target = jnp.arange(logits.shape[-1]) == targets[..., None]
-    return jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
+    # A gather would look into the vocabularies of other devices.
+    return jnp.sum(jnp.where(_is_target(logits, targets), logits, 0.0), axis=-1)
+
+
+def _is_target(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    return jnp.arange(logits.shape[-1]) == targets[..., None]

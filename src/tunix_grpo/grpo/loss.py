@@ -22,7 +22,7 @@ from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.decoder.spec import DecoderSpec
 from tunix_grpo.grpo.algorithms import Divisors, Objective, Tokens, importance_weights
-from tunix_grpo.grpo.head_chunks import Measure, head_in_chunks, logps_and_entropies, logps_and_hits
+from tunix_grpo.grpo.head_chunks import Measure, head_in_chunks, normalisers_and_entropies, normalisers_and_hits
 
 Prompts: TypeAlias = tuple[jax.Array, jax.Array]  # tokens int32[P, S], padded on the left; bool[P, S], which are real
 
@@ -115,7 +115,7 @@ def completion_logprobs(
         remat: as `decoder.forward` takes it.
     """
     form = {"attention_form": attention_form, "remat": remat}
-    return _of_tokens(spec, weights, batch, temperature or 1.0, logps_and_entropies, prefix, **form)
+    return _of_tokens(spec, weights, batch, temperature or 1.0, normalisers_and_entropies, prefix, **form)
 
 
 def completion_hits(
@@ -127,7 +127,7 @@ def completion_hits(
     `completion_logprobs`.
     """
     form = {"attention_form": attention_form, "remat": remat}
-    return _of_tokens(spec, weights, batch, 1.0, logps_and_hits, None, **form)
+    return _of_tokens(spec, weights, batch, 1.0, normalisers_and_hits, None, **form)
 
 
 def _of_tokens(
@@ -141,7 +141,7 @@ def _of_tokens(
     attention_form: str,
     remat: str,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns what is measured of each completion token's logits, two of float32[B, T]."""
+    """Returns each completion token's log-probability, and what else is measured of its logits: float32[B, T] each."""
     if prefix is None:
         prefix = prompt_prefix(spec, weights, batch[:2], attention_form=attention_form, remat=remat)
     hidden, seen = _seen_by_rows(prefix, batch)

@@ -42,14 +42,16 @@ class Target:
 
 
 # Memory: what XLA's description of the device, or the compiler's refusal, says can be had.
+_H100 = Described("gpu", 84_942_979_072, longest_head=256)
+_A100 = Described("gpu", 84_986_691_584, longest_head=128)
+_RTX4090 = Described("gpu", 25_386_352_640, longest_head=128)
+_V5E = Described("tpu", int(15.75 * _GIB))
 TARGETS = {
-    "h100": Target("NVIDIA H100 80 GB", "cuda", Described("gpu", 256), 1, 84_942_979_072, Ceilings(3.35e12, 989e12)),
-    "a100": Target("NVIDIA A100 80 GB", "cuda", Described("gpu", 128), 1, 84_986_691_584, Ceilings(2.04e12, 312e12)),
-    "rtx4090": Target(
-        "NVIDIA GeForce RTX 4090", "cuda", Described("gpu", 128), 1, 25_386_352_640, Ceilings(1.008e12, 165e12)
-    ),
-    "v5e-1": Target("TPU v5e", "tpu", Described("tpu"), 1, int(15.75 * _GIB), Ceilings(819e9, 197e12)),
-    "v5e-4": Target("4 x TPU v5e", "tpu", Described("tpu"), 4, int(15.75 * _GIB), Ceilings(819e9, 197e12)),
+    "h100": Target("NVIDIA H100 80 GB", "cuda", _H100, 1, _H100.memory, Ceilings(3.35e12, 989e12)),
+    "a100": Target("NVIDIA A100 80 GB", "cuda", _A100, 1, _A100.memory, Ceilings(2.04e12, 312e12)),
+    "rtx4090": Target("NVIDIA GeForce RTX 4090", "cuda", _RTX4090, 1, _RTX4090.memory, Ceilings(1.008e12, 165e12)),
+    "v5e-1": Target("TPU v5e", "tpu", _V5E, 1, _V5E.memory, Ceilings(819e9, 197e12)),
+    "v5e-4": Target("4 x TPU v5e", "tpu", _V5E, 4, _V5E.memory, Ceilings(819e9, 197e12)),
 }
 
 
