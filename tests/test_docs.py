@@ -30,6 +30,7 @@ NOT_HERE = {
     r"record_golden": "writes the numbers that test_golden.py compares with; that test runs what it calls",
     r"report_pictures": "writes the pictures of the page anew, and wants Chromium",
     r"compiled_memory": "compiles for an H100, which wants jax's CUDA packages",
+    r"timed_programs|device=cuda": "wants a GPU",
     r"^make (cuda|tpu|preflight)": "downloads jax for an accelerator",
     r"^make tensorboard": "serves until it is stopped",
     r"submitit_slurm": "wants a Slurm cluster",

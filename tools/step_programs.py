@@ -1,0 +1,105 @@
+"""The programs of a step of a Gemma 3 in bfloat16, from shapes alone: 4 prompts x 4 completions of 256 + 512 tokens.
+
+That is for each data-parallel device. Those who import it have set XLA's flags before: jax is loaded here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from tunix_grpo.decoder.forward import choose_remat
+from tunix_grpo.decoder.generation import Sampling, generate
+from tunix_grpo.decoder.rows import Completions
+from tunix_grpo.grpo.algorithms import Divisors, Objective, token
+from tunix_grpo.grpo.loss import LossInputs, completion_logprobs, grpo_loss
+from tunix_grpo.grpo.needed import completions_like
+from tunix_grpo.model.abstract import abstract_model
+from tunix_grpo.model.gathering import gathered_like
+from tunix_grpo.model.model import Model
+from tunix_grpo.model.placing import fitting_sharding
+
+SHAPES = Path(__file__).resolve().parent.parent / "src" / "tunix_grpo" / "assets" / "shapes"
+PROMPTS, GROUP, PROMPT_TOKENS, COMPLETION_TOKENS = 4, 4, 256, 512  # prompts of each data-parallel device
+STOPS, PAD = (1, 106), 0
+
+
+def described_model(directory: Path, rank: int, mesh: Mesh) -> Model:
+    """Returns a model with shapes in place of arrays, which lie on the mesh as a loaded model's do."""
+    config: Any = SimpleNamespace(
+        family=None,
+        dtype="bfloat16",
+        lora_rank=rank or None,
+        lora_alpha=rank,
+        lora_target_modules="all",
+        quantization=None,
+    )
+    return abstract_model(config, directory, mesh)
+
+
+def by_rows(mesh: Mesh, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=fitting_sharding(mesh, shape, PartitionSpec("fsdp")))
+
+
+def completions(mesh: Mesh) -> Completions:
+    prompts = PROMPTS * mesh.shape["fsdp"]
+    by_rows = NamedSharding(mesh, PartitionSpec("fsdp"))
+    return completions_like(by_rows, (prompts, PROMPT_TOKENS), (prompts * GROUP, COMPLETION_TOKENS))
+
+
+def update(model: Model, mesh: Mesh, form: str, remat: str = "auto") -> tuple[Callable, tuple]:
+    """The gradient of a step that is one micro batch, as `Trainer` computes it."""
+    tokens = PROMPTS * (PROMPT_TOKENS + GROUP * COMPLETION_TOKENS)
+    remat = choose_remat(remat, model.spec, tokens, model.dtype)
+    batch = completions(mesh)
+    rows = batch.tokens.shape[0]
+
+    def program(trained: Any, frozen: Any, batch: Completions, gains: jax.Array, reference: jax.Array) -> Any:
+        def loss_of(trained: Any) -> tuple[jax.Array, Any]:
+            weights = own.decoder_weights(own.laid_out(trained), frozen)
+            logps, entropies = completion_logprobs(model.spec, weights, batch, 1.0, attention_form=form, remat=remat)
+            divisors = Divisors(batch.lengths.clip(1), jnp.float32(rows))
+            inputs = LossInputs(batch, gains, jnp.ones(rows), divisors, reference)
+            objective = Objective(ratio=token, epsilon_low=0.2, epsilon_high=0.2, beta=0.08)
+            sums = grpo_loss(logps, entropies, inputs, objective)
+            return sums.loss, (sums, logps)
+
+        return jax.grad(loss_of, has_aux=True)(trained)
+
+    own = model.form  # a trial of flash attention is behind it, which is over before anything is traced
+    return program, (model.trained, model.frozen, batch, by_rows(mesh, (rows,)), by_rows(mesh, batch.tokens.shape))
+
+
+def rollout(model: Model, mesh: Mesh, form: str) -> tuple[Callable, tuple]:
+    """All completions of a step."""
+    sampling = Sampling(num_generations=GROUP, max_tokens=COMPLETION_TOKENS, temperature=1.0)
+
+    def program(trained: Any, frozen: Any, tokens: jax.Array, valid: jax.Array, keys: jax.Array) -> Any:
+        weights = own.decoder_weights(trained, frozen)
+        return generate(
+            model.spec, weights, tokens, valid, keys, sampling, stop_ids=STOPS, pad_id=PAD, attention_form=form
+        )
+
+    own = model.form
+    batch = completions(mesh)
+    keys = by_rows(mesh, batch.lengths.shape, jax.random.key(0).dtype)
+    held = gathered_like((model.trained, model.frozen), mesh, model.dtype)
+    return program, (*held, batch.prompt_tokens, batch.prompt_valid, keys)
+
+
+def reference(model: Model, mesh: Mesh, form: str) -> tuple[Callable, tuple]:
+    """The log-probabilities of the weights that stay."""
+
+    def program(weights: Any, batch: Completions) -> jax.Array:
+        return completion_logprobs(model.spec, weights, batch, 1.0, attention_form=form)[0]
+
+    return program, (model.reference, completions(mesh))
+
+
+PROGRAMS = {"update": update, "rollout": rollout, "reference": reference}
