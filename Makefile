@@ -16,7 +16,7 @@ export PREFLIGHT_CUDA PREFLIGHT_TPU
 ENVIRONMENTS := $(if $(PREFLIGHT_CUDA),,.venv-preflight-cuda/.installed) $(if $(PREFLIGHT_TPU),,.venv-preflight-tpu/.installed)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo quick-test train tensorboard benchmark verify-resume test test-all cluster-test docs-test test-accelerators lint format cuda12 cuda13 tpu preflight-cuda preflight-tpu clean
+.PHONY: help demo quick-test train tensorboard benchmark verify-resume test test-long test-all cluster-test docs-test test-accelerators lint format cuda12 cuda13 tpu preflight-cuda preflight-tpu clean
 
 help: ## this list
 	@echo 'make TARGET [ARGS="key=value ..."] [PYTHON=python3.12]'
@@ -42,7 +42,10 @@ verify-resume: $(VENV)/.installed ## proves that stopping changes nothing, for e
 	$(BIN)/python scripts/verify_resume.py $(ARGS)
 
 test: $(VENV)/.installed-dev ## the tests, in minutes, for example ARGS="-k config"
-	$(BIN)/python -m pytest $(WORKERS) -m "not slow and not docs and not accelerators" $(ARGS)
+	$(BIN)/python -m pytest $(WORKERS) -m "not long and not slow and not docs and not accelerators" $(ARGS)
+
+test-long: $(VENV)/.installed-dev ## the tests of two seconds and more that have quicker ones beside them
+	$(BIN)/python -m pytest $(WORKERS) -m "long and not slow" $(ARGS)
 
 test-all: $(VENV)/.installed-dev ## the tests, the slow ones too
 	$(BIN)/python -m pytest $(WORKERS) -m "not docs and not accelerators" $(ARGS)

@@ -113,6 +113,7 @@ def test_what_fails_ahead_is_said_where_all_are_scored():
     assert len(asked) == calls
 
 
+@pytest.mark.long
 def test_a_step_asks_while_its_completions_are_drawn(compose, folder, monkeypatch):
     """The reward lets the rollout end only when it has been asked; each completion is asked about once."""
     monkeypatch.setattr(NumberTokenizer, "stop_ids", tuple(range(1, 5)))

@@ -80,6 +80,7 @@ def in_one_batch(model, sampling: Sampling) -> dict[tuple[int, int], list[int]]:
     return {(request.question, request.sample): row[:length].tolist() for request, row, length in rows}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sampling", [SAMPLED, GREEDY], ids=["sampled", "greedy"])
 def test_answers_depend_neither_on_the_rows_nor_on_their_order(model, sampling):
     """Bit for bit: token t of a row is computed in the same places, whatever the rows beside it."""
@@ -111,6 +112,7 @@ def test_an_answer_says_what_it_is(model):
     assert answered(model, 3, [], SAMPLED) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("max_rows", "first_slots"), [(1, 256), (5, 4)])
 def test_a_rollout_of_few_rows_at_once_is_the_same_rollout(compose, model, max_rows, first_slots, monkeypatch):
     """Tokens bit for bit, also in caches of 4, 8 and 13 slots; log-probabilities within 1e-5, by another program."""

@@ -362,6 +362,7 @@ class OneRound:
         self.sent.append(json.loads(json.dumps(answer)))
 
 
+@pytest.mark.long
 def test_an_evaluation_is_timed_both_ways(capsys):
     """Both sides give the same answers, of the lengths that were asked for, with programs that were there before."""
     words = ["model=tiny", "device=cpu", "timed=evaluation", "evaluation.num_questions=70", "evaluation.batch_size=4"]
@@ -380,6 +381,7 @@ def test_an_evaluation_is_timed_both_ways(capsys):
     assert "70 of 70 answers" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_step_is_timed_with_completions_of_uneven_lengths():
     """Rows end where the peer is told to end them, and a limit is that of the tokens that there are."""
     link = OneRound()

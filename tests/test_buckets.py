@@ -115,6 +115,7 @@ def logps_by_row(collected) -> list[np.ndarray]:
     return [found[row] for row in sorted(found)]
 
 
+@pytest.mark.long
 def test_a_rollout_goes_on_in_fewer_rows(uneven, monkeypatch):
     """16 rows become 8 and 4 when so few go on; and each completion is told of while the others are drawn."""
     rows, told = [], []
@@ -139,6 +140,7 @@ def test_a_rollout_goes_on_in_fewer_rows(uneven, monkeypatch):
     assert all(stage == min(len(rows), 1 + max(1, -(-(drawn.lengths[row] - 1) // 8))) for row, stage in told)
 
 
+@pytest.mark.long
 def test_uneven_lengths_compile_few_programs(uneven, caplog):
     """Of each kind at most one for each width, and for each number of rows, however many steps there are."""
     for program in PROGRAMS:

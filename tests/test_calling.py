@@ -75,6 +75,7 @@ def test_only_what_fails_gets_nothing(tmp_path, caplog, source, policy, value, s
     assert caplog.text.count("on the completion 'bad' of the question 'What is 1?'") == 1  # the first is said
 
 
+@pytest.mark.long
 def test_a_crash_is_an_error_of_the_completion_alone(tmp_path):
     source = """
         import os
@@ -92,6 +93,7 @@ def test_a_crash_is_an_error_of_the_completion_alone(tmp_path):
         score_completions([own_reward(tmp_path, textwrap.dedent(source), isolate=True)], samples())
 
 
+@pytest.mark.long
 def test_a_program_that_fills_memory_is_replaced(tmp_path):
     source = """
         import os
@@ -110,6 +112,7 @@ def test_a_program_that_fills_memory_is_replaced(tmp_path):
     assert pid_of(reward) != first and not is_there(first)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("isolate", [False, True])
 @pytest.mark.parametrize(("policy", "value", "skipped"), [("zero", 0.0, 0), ("skip_group", None, 6), ("stop", None, 0)])
 def test_a_reward_that_hangs_takes_no_longer_than_its_limit(tmp_path, isolate, policy, value, skipped):
@@ -132,11 +135,13 @@ def test_a_reward_that_hangs_takes_no_longer_than_its_limit(tmp_path, isolate, p
     assert time.monotonic() - begun < 4
 
 
+@pytest.mark.long
 def test_several_workers_go_on_beside_one_that_hangs(tmp_path):
     reward = own_reward(tmp_path, HANGS, isolate=True, workers=2, time_limit=2.0, on_timeout="zero")
     assert score_completions([reward], samples()).parts == {"own": [1, 1, 1, 0, 1, 1]}
 
 
+@pytest.mark.long
 def test_the_start_of_a_program_does_not_count(tmp_path):
     source = "import time\ntime.sleep(1.5)\ndef own(completion): return 1.0"
     reward = own_reward(tmp_path, source, isolate=True, time_limit=0.5)
@@ -204,6 +209,7 @@ def test_a_reward_says_itself_what_it_could_not_score():
         score_completions([Reward("own", 1.0, own)], samples())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "settings", [{}, {"time_limit": 60.0}, {"isolate": True}, {"isolate": True, "time_limit": 60.0}], ids=str
 )
@@ -248,6 +254,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.long
 def test_hostile_completions_are_wrong_within_the_limit_and_the_programs_stay():
     settings = reward_settings(format=0.5, correctness=1.0, math=1.0, workers=2)
     settings.math.timeout_s = 1.0

@@ -127,6 +127,7 @@ def test_wrong_settings_leave_nothing_behind(door):
     assert list(door.start.iterdir()) == []
 
 
+@pytest.mark.long
 def test_multirun_gives_every_job_its_folder(door):
     done = door("--multirun", "seed=1,2", "hydra.sweep.dir=sweep")
     assert done.returncode == 0
@@ -134,6 +135,7 @@ def test_multirun_gives_every_job_its_folder(door):
     assert ["seed 1" in logs[0], "seed 2" in logs[1]] == [True, True]
 
 
+@pytest.mark.long
 def test_every_job_of_a_sweep_has_its_checkpoints(door):
     """Also below a folder that is given, and where Hydra starts the job elsewhere."""
     words = ("--multirun", "seed=1,2", "optimizer.learning_rate=1e-4", "tracker.run_name=paths")
@@ -159,6 +161,7 @@ def test_a_refusal_shows_the_commands_that_do_what_is_meant(door):
     ]
 
 
+@pytest.mark.long
 def test_one_failing_job_does_not_stop_the_others(door):
     done = door("--multirun", "tracker.run_name=user,fine", "hydra.sweep.dir=sweep")
     assert done.returncode == 1

@@ -101,6 +101,7 @@ def mine(tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -127,6 +128,7 @@ def test_a_main_config_names_further_places(door, mine):
     assert "model mini batches 11" in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
@@ -160,6 +162,7 @@ def test_wrong_sweeps_and_places_are_sentences(door, tmp_path, words, problem):
     assert [path.name for path in tmp_path.iterdir()] == ["door.py"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [["--multirun"], ["hydra.mode=MULTIRUN"]])
 def test_a_sweep_ends_with_a_leaderboard(door, tmp_path, how):
     """From the best to the worst; what came to no number, and what failed, last; the exit code tells of the failure."""
@@ -181,12 +184,14 @@ def test_a_sweep_ends_with_a_leaderboard(door, tmp_path, how):
     )
 
 
+@pytest.mark.long
 def test_a_sweep_over_the_options_of_a_group(door, tmp_path):
     done = door("-m", "scheduler=glob(*,exclude=linear)", "model=tiny", "hydra.sweep.dir=sweep")
     assert done.returncode == 0, done.stderr
     assert {row["scheduler"] for row in leaderboard(tmp_path / "sweep")} == {"constant", "warmup_cosine"}
 
 
+@pytest.mark.long
 def test_optuna_searches(door, tmp_path):
     """Near the best value after 12 trials, the same ones for the same seed; a failed trial does not end the search."""
     words = ["+hparams_search=optuna", "optimizer.learning_rate=interval(1e-6,1e-2)", "seed=choice(1,13)", "model=tiny"]
@@ -215,6 +220,7 @@ def test_a_stored_study_goes_on(door, tmp_path):
     assert (len(leaderboard(tmp_path / "a")), len(leaderboard(tmp_path / "b"))) == (2, 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_exit_codes_and_results_survive_launchers_of_processes(door, tmp_path, launcher):
     more = ["hydra.launcher.timeout_min=2"] if launcher == "submitit_local" else ["hydra.launcher.n_jobs=2"]

@@ -60,6 +60,7 @@ def test_smollm2_is_as_close_to_float64_as_transformers_own_float32():
         assert distances[ours].largest < 2 * TOLERANCE
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("variant", ["llama", "qwen2", "qwen3", "gemma3"])
 def test_bfloat16_is_as_close_to_float32_as_transformers_own(variant, tmp_path):
     theirs = write_model(variant, tmp_path)

@@ -119,6 +119,7 @@ def test_a_trained_model_is_better_than_its_base_and_as_the_run_itself_measured(
     assert Path("to/evaluation.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 def test_every_step_is_compared_with_an_earlier_evaluation(run, found, capsys):
     words = (f"evaluation.num_questions={QUESTIONS}", "evaluation.num_samples=0")
     found("model=tiny", *words, to="earlier")
@@ -130,6 +131,7 @@ def test_every_step_is_compared_with_an_earlier_evaluation(run, found, capsys):
     assert "step-4" in shown and "step-8 on arithmetic: better: " in shown
 
 
+@pytest.mark.long
 def test_a_model_is_no_better_than_itself(found, caplog):
     content = found("model=tiny", "baseline=tiny", "fail_if_worse=true", *FEW)
     comparison = content["results"][0]["comparison"]
@@ -171,6 +173,7 @@ def test_answers_that_mean_the_same_are_one_vote(answers, votes):
 # --- going on ---
 
 
+@pytest.mark.long
 def test_a_killed_evaluation_goes_on_as_if_nothing_had_happened(found, jax_cache, tmp_path):
     words = ["model=tiny", "evaluation.num_questions=40", "evaluation.num_samples=2", "evaluation.batch_size=4"]
     unbroken = found(*words, to="unbroken")
@@ -200,6 +203,7 @@ def test_a_killed_evaluation_goes_on_as_if_nothing_had_happened(found, jax_cache
     assert lines[0] == lines[1]
 
 
+@pytest.mark.long
 def test_more_questions_and_samples_keep_what_there_is(small, found):
     file = small / "answers" / "tiny.arithmetic.jsonl"
     before = file.read_bytes()

@@ -217,6 +217,7 @@ def test_of_a_multimodal_model_the_text_model_is_written(make_run, tmp_path):
 BF16, F32 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("overrides", "dtype", "matrices", "norms"),
     [
@@ -330,6 +331,7 @@ def test_the_folder_is_complete(make_run, tmp_path):
     assert str(check) in text
 
 
+@pytest.mark.long
 def test_a_gguf_export_is_complete(make_run, tmp_path, monkeypatch):
     """One file, a Modelfile with the run's prompt and stop tokens, a card; a strange tokenizer leaves nothing."""
     write_base("llama", tmp_path / "base")
@@ -588,6 +590,7 @@ def program(*words: str, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

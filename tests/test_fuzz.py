@@ -77,6 +77,7 @@ def model(tmp_path) -> Path:
     return tmp_path / "model"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", PARTS[:10])
 def test_random_config_files(part, model, compose):

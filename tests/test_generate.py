@@ -90,6 +90,7 @@ def objects(output: str) -> list[dict]:
 # --- answers ---
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_streamed_tokens_are_those_of_the_engine(folder, temperature):
     model = load_base(folder)
@@ -106,6 +107,7 @@ def test_streamed_tokens_are_those_of_the_engine(folder, temperature):
     assert (tokens[-1] in tokenizer.stop_ids) == (not rollout.truncated[0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("question", "temperature"),
     [(QUESTIONS[0], 0), (QUESTIONS[2], 1), *(pytest.param(*one, marks=pytest.mark.slow) for one in REPEATED)],
@@ -161,6 +163,7 @@ def test_samples(ask):
     assert ask(*words) == shown
 
 
+@pytest.mark.long
 def test_a_file_is_answered_in_order_whatever_the_batch(ask, tmp_path):
     """Blank lines, a byte order mark and Windows line ends are no part of a question."""
     file = tmp_path / "questions.txt"
@@ -391,6 +394,7 @@ def test_settings_that_cannot_work(words, problem):
     assert problem in caught.value.problems[0]
 
 
+@pytest.mark.long
 def test_a_run_without_a_checkpoint(ask, run_folder, tmp_path):
     text = (run_folder / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(text.replace(str(run_folder / "checkpoints"), str(tmp_path / "none")))
@@ -447,6 +451,7 @@ def program(folder: Path, *words: str, **options) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
+@pytest.mark.long
 def test_only_objects_on_standard_output_and_no_file_left(folder, tmp_path):
     process = program(tmp_path, f"path={folder}", "file=-", "json=true", "samples=2", stdin=subprocess.PIPE)
     out, err = process.communicate(b"Why?\nHow?\n", timeout=120)
@@ -476,6 +481,7 @@ def test_an_error_is_a_sentence(folder, capsys):
 ENDLESS = ("question=Why?", "generation.max_generation_steps=100000", "generation.temperature=0")
 
 
+@pytest.mark.long
 def test_a_reader_that_leaves_ends_it_quietly(folder, tmp_path):
     process = program(tmp_path, f"path={folder}", *ENDLESS)
     assert process.stdout.read(1)
@@ -484,6 +490,7 @@ def test_a_reader_that_leaves_ends_it_quietly(folder, tmp_path):
     assert process.wait(timeout=60) == 0
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_it_quietly(folder, tmp_path):
     process = program(tmp_path, f"path={folder}", *ENDLESS)
     assert process.stdout.read(1)

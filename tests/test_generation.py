@@ -61,6 +61,7 @@ def trainers_logprobs(model: Model, weights: Weights, drawn: Drawn) -> np.ndarra
     return np.asarray(score(weights, batch))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("first_slots", [256, 3])
 def test_rings_and_growing_caches_lose_nothing(gemma, first_slots, monkeypatch):
     """With caches of 3, 6, 12 and 13 slots, and rings of 5, every token has the trainer's log-probability (1e-4)."""
@@ -82,6 +83,7 @@ def test_caches_are_no_longer_than_needed(gemma):
     assert [keys.shape[2] for keys in seen.keys] == [5, 5, 9, 5]
 
 
+@pytest.mark.long
 def test_blocks_of_tokens_change_nothing(gemma):
     """Stop tokens end rows at different places; a block that runs on behind the last one leaves no trace."""
     weights = weights_of(gemma)
@@ -106,6 +108,7 @@ def test_short_completions(gemma, max_tokens):
 VARIANTS = ["gemma3", "gemma3-mha", "qwen2", "qwen3", "llama"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_sampler_and_trainer_agree_in_every_family(variant, tmp_path):
     """Within 1e-4 in float32, adapters of real size included."""
@@ -116,6 +119,7 @@ def test_sampler_and_trainer_agree_in_every_family(variant, tmp_path):
     assert np.abs(trainers_logprobs(model, weights, drawn) - drawn.logps).max() < 1e-4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("variant", ["gemma3", "llama"])
 def test_bfloat16_sampler_is_as_close_as_bfloat16_is_to_float32(variant, tmp_path):
     write_model(variant, tmp_path, num_hidden_layers=2)

@@ -79,6 +79,7 @@ def test_what_the_data_set_does_not_take_is_a_sentence(dataset, level, settings,
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.long
 def test_a_mixture_has_questions_of_every_part_each_with_its_scorer():
     mixture = {
         "chain_sum": 3,
@@ -147,6 +148,7 @@ def questions_at(task, level: int) -> list[str]:
     return [question.question for question in task.train if question.level == level]
 
 
+@pytest.mark.long
 def test_levels_that_training_goes_through():
     """Every level has the questions that `task.level` has; the held-out ones are of the first alone."""
     task = build(level=1, highest_level=2, num_questions=61)

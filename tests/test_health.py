@@ -188,6 +188,7 @@ def kept(folder: Path) -> list[str]:
     return [f"{note['where']}: {note['sentence']}" for note in notes]
 
 
+@pytest.mark.long
 def test_the_first_look_warns_and_each_kind_is_said_once(started, tmp_path):
     """Over a window and more: all that later steps show was said before the first update."""
     printed, said = started(f"training.num_batches={IN_A_ROW + 1}")
@@ -226,6 +227,7 @@ def test_the_first_look_can_be_left_out(started):
     assert "first look" not in printed and said == []
 
 
+@pytest.mark.long
 def test_later_steps_are_said_once(started, tmp_path):
     """A window of steps whose groups are all equal, after a first step whose groups were not."""
     (tmp_path / "fading.py").write_text(

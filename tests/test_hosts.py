@@ -220,6 +220,7 @@ def watches(board: Board, count: int, timeout: float = 0.5) -> list[tuple[Watch,
     return made
 
 
+@pytest.mark.long
 def test_a_host_that_gives_no_sign_of_life_ends_the_others():
     (first, ended), (lost, _) = watches(Board(), 2)
     time.sleep(1.5)

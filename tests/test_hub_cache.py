@@ -65,6 +65,7 @@ def asked(program: str, hub: HubServer, home: Path) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.long
 def test_a_model_that_breaks_off_is_gone_on_with(tmp_path):
     """Three times; the pieces that have arrived are not asked for again."""
     with hub_of({"config.json": b"{}", WEIGHTS: BIG}) as hub:
@@ -75,6 +76,7 @@ def test_a_model_that_breaks_off_is_gone_on_with(tmp_path):
     assert Path(folder, WEIGHTS).read_bytes() == BIG
 
 
+@pytest.mark.long
 def test_a_model_that_breaks_off_for_good_is_a_sentence_and_the_next_start_gets_it(tmp_path):
     with hub_of({"config.json": b"{}", WEIGHTS: BIG[:5000]}) as hub:
         hub.cuts[WEIGHTS] = [1000] * 50
@@ -99,6 +101,7 @@ def test_a_model_that_arrives_damaged_is_removed_and_got_again(tmp_path):
     assert Path(folder, WEIGHTS).read_bytes() == BIG[:5000]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [pytest.param("cut for good", marks=pytest.mark.slow), "damaged"])
 def test_a_data_set_that_does_not_arrive_is_a_sentence_and_the_next_start_gets_it(tmp_path, how):
     files = {

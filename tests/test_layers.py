@@ -100,6 +100,7 @@ def test_lower_floors_never_load_jax():
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
+@pytest.mark.long
 def test_heavy_libraries_are_loaded_where_they_are_used():
     """Not by importing a module of ours: torch takes 2 s, tunix brings pandas and all of its trainers."""
     # A program around reasoning_gym, which loads matplotlib.

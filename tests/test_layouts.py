@@ -48,11 +48,13 @@ def assert_equal_steps(one: dict, several: dict) -> None:
 # --- the numbers ---
 
 
+@pytest.mark.long
 def test_several_devices_do_what_one_does(numbers):
     assert numbers["full 1x1"]["metrics"][1]["grad_norm"] > 0
     assert_equal_steps(numbers["full 1x1"], numbers["full 4x1"])
 
 
+@pytest.mark.long
 def test_with_too_little_memory_for_copies_devices_share_one(numbers):
     """The rollout's mesh is 1 x 4, the update's 4 x 1; nothing else differs."""
     assert (numbers["full 4x1"]["rollout"], numbers["lora small 4x1"]["rollout"]) == ([4, 1], [1, 4])
@@ -72,6 +74,7 @@ def test_all_meshes_and_a_model_that_does_not_divide(tmp_path):
 # --- what each device holds ---
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", ["full 4x1", "lora small 4x1"])
 def test_weights_moments_and_gradients_are_divided(numbers, case):
     """Parameters and Adam's moments before and after the steps, and the gradient that micro batches add up in."""
@@ -79,6 +82,7 @@ def test_weights_moments_and_gradients_are_divided(numbers, case):
     assert max(numbers[case]["shares"]) <= 0.26
 
 
+@pytest.mark.long
 def test_what_cannot_be_divided_is_named_with_its_bytes(numbers):
     """66 columns and one key/value head do not divide by 4; a matrix and an adapter each are looked up by hand."""
     [[title, text]] = numbers["whole"]
@@ -88,11 +92,13 @@ def test_what_cannot_be_divided_is_named_with_its_bytes(numbers):
     assert text.endswith("not divided by mesh.fsdp=4")
 
 
+@pytest.mark.long
 def test_copies_are_made_where_they_leave_a_quarter_of_the_memory(numbers):
     """400 bytes of weights, held twice by a device of its own, once by those that share; 100 more are there already."""
     assert numbers["meshes"] == {"None": [4, 1], "1200": [4, 1], "1199": [2, 2], "400": [2, 2], "1": [1, 4]}
 
 
+@pytest.mark.long
 def test_an_update_needs_its_share_of_memory(programs):
     """At an equal number of rows in all; it is 0.67 where XLA chooses."""
     assert programs["fsdp update"]["temporaries"] <= 0.45 * programs["one update"]["temporaries"]
@@ -106,12 +112,14 @@ def sent(program: dict) -> list[tuple[str, list[list], int, int]]:
     return [(kind, shapes, times, loops) for kind, shapes, times, loops, _ in program["sent"]]
 
 
+@pytest.mark.long
 def test_no_token_waits_for_weights_or_activations(programs):
     """Between tokens data-parallel devices only tell each other whether all rows have ended."""
     looped = [(kind, shapes) for kind, shapes, _, loops in sent(programs["fsdp rollout"]) if loops]
     assert looped == [("all-reduce", [["pred", []]])]
 
 
+@pytest.mark.long
 def test_tensor_parallel_devices_add_up_two_products_per_layer(programs):
     """One of the attention, one of the MLP, [rows, D] each and with it what goes through an adapter; then the logits
     change hands, so that each device draws a part of the rows."""
@@ -125,6 +133,7 @@ def test_tensor_parallel_devices_add_up_two_products_per_layer(programs):
     assert not any(kind == "collective-permute" for kind, _ in looped)
 
 
+@pytest.mark.long
 def test_an_update_sends_weights_and_no_activations(programs):
     """Of activations only what enters and leaves the layers: embeddings, and D wide the hidden states for the head."""
     found = sent(programs["fsdp update"])

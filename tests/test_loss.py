@@ -130,6 +130,7 @@ def test_a_chunk_of_logits_is_a_small_part_of_the_devices_memory(platform, memor
         assert memory is None or held <= memory / 64
 
 
+@pytest.mark.long
 def test_what_is_computed_again_changes_nothing_but_memory(wide_model):
     """Gradients within 1e-4, as they are for any other order of summation; each word needs less than the one before."""
     results = {}

@@ -134,6 +134,7 @@ def told_of(trainer, monkeypatch) -> list[int]:
     return rows
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["stages", "at once", "slots"])
 def test_a_rollout_begins_again_with_fewer_rows(uneven, starve, monkeypatch, way, caplog):
     """The same completions, each told of once; 32 rows become 16, and 8 where these do not fit either."""
@@ -185,6 +186,7 @@ WAYS = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("module", "name", "sentence"),
     [
@@ -261,6 +263,7 @@ RUN = (
 )
 
 
+@pytest.mark.long
 def test_a_run_remembers_what_there_is_room_for(compose, two_layer_model, starve, tmp_path, caplog):
     """The metric, a note, the state of the checkpoint; and a start that goes on asks for no more than fits."""
 

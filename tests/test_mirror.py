@@ -423,6 +423,7 @@ def s3() -> Iterator[str]:
     server.stop()
 
 
+@pytest.mark.long
 def test_s3(tmp_path, s3):
     """All that a run does, with a client and a server that are no stand-ins of ours."""
     run(tmp_path / "a", 2, 4, 6, address=s3, keep=2)

@@ -255,6 +255,7 @@ for dtype in ("bfloat16", "float32"):
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux says what a process needed at most")
 def test_loading_needs_little_more_memory_than_the_weights(tmp_path):
     """Whole files that stay mapped, or leaves that stay on the host, would make it 1.5 copies and more.

@@ -50,6 +50,7 @@ def old_run(request, tmp_path) -> OldRun:
     return OldRun(folder, json.loads(text.replace(was, str(folder))))
 
 
+@pytest.mark.long
 def test_it_is_resumed(old_run, compose, tmp_path):
     config = compose(*old_run.then["settings"], f"checkpoint_dir={old_run.folder}/checkpoints")
     summary = train(config)

@@ -86,6 +86,7 @@ def config_of(folder: Path, *words: str) -> Config:
     return load(composed([*checked[:-2], f"output_dir='{folder}'"], [CONF, folder], "config"))
 
 
+@pytest.mark.long
 def test_a_run_with_a_task_a_reward_and_a_tracker_from_outside(outside, two_layer_model, jax_cache):
     words = [
         "task.name=parity.py:build",

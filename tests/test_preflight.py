@@ -48,6 +48,7 @@ def test_a_model_without_arrays_has_the_shapes_of_a_loaded_one(family, changes, 
     assert abstract.form == replace(loaded.form, lora_scale=abstract.lora_scale)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("length", [6, LONG])
 def test_the_programs_are_those_of_a_run(compose, folder, monkeypatch, length):
     """Every program is asked for with the shapes with which a step calls the same function."""
@@ -131,6 +132,7 @@ def small(compose):
     return compose("model=tiny", "task=arithmetic", "device=cpu", "generation.max_prompt_length=16")
 
 
+@pytest.mark.long
 def test_what_is_said_of_a_training(small, capsys, monkeypatch):
     """It fits this machine; on one with little memory it does not, and the sentence names the setting that helps."""
     program.preflight(PreflightConfig(train=[], target="this", json=True), small)
@@ -158,6 +160,7 @@ def test_what_is_said_of_a_training(small, capsys, monkeypatch):
     assert "at its highest" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_target_that_cannot_be_compiled_for_is_a_sentence(tmp_path):
     """Nothing of CUDA is installed where tests run."""
     command = [sys.executable, str(ROOT / "scripts" / "preflight.py"), "model=gemma3_270m", "target=h100"]
@@ -201,6 +204,7 @@ def test_a_training_that_is_only_tried(compose, tmp_path, capsys):
     assert not (tmp_path / "checkpoints").exists() and not (tmp_path / "metrics.jsonl").exists()
 
 
+@pytest.mark.long
 def test_what_is_only_tried_is_refused_as_the_training_would_be(compose, two_layer_model, tmp_path):
     """A checkpoint of another run is there."""
     words = ("model=tiny", "task=arithmetic", "task.num_questions=60", "device=cpu", "evaluation.num_questions=4")

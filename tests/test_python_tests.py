@@ -216,6 +216,7 @@ def scored(reward):
     return dict(zip(CASES, reward(samples_of(completions, rows)), strict=True))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_the_share_of_tests_and_how_the_others_ended(scored, name):
     _, _, value, extras = CASES[name]

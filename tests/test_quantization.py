@@ -43,6 +43,7 @@ def test_int8_rounds_to_the_nearest_step_of_its_block():
     np.testing.assert_array_equal(quantize(leaf, 4, "int8").qvalue[:, 0], [127, -64, 0, 1])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("qtype", ["nf4", pytest.param("int8", marks=pytest.mark.slow)])
 def test_qlora_learns_and_its_base_stays(compose, tmp_path, qtype):
     """40 steps: means over five steps swing by 0.05, and by then the gain has been twice what is asked."""

@@ -36,6 +36,7 @@ def sampling(**changes):
     return dataclasses.replace(Sampling(num_generations=4, max_tokens=6, temperature=1.0), **changes)
 
 
+@pytest.mark.long
 def test_noise_belongs_to_seed_step_and_row(compose, folder, trainer):
     """Equal for one seed and step, bit for bit; new for every step, row and seed (stock Tunix repeats its noise)."""
     first = trainer.sample(PROMPTS.ids, sampling(), 1)

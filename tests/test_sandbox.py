@@ -233,6 +233,7 @@ def hostile(walls, tmp_path_factory):
     return {name: outcome.ends[0] for name, outcome in zip(HOSTILE, outcomes, strict=True)}, printed, folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_program_ends_within_its_limits(hostile, name):
     ends, printed, _ = hostile

@@ -232,6 +232,7 @@ def test_the_search_looks_into_what_is_compressed(tmp_path):
     assert [file.name for file in files_with(tmp_path, "canary-0123456789")] == ["gzip", "plain", "zip", "zlib", "zstd"]
 
 
+@pytest.mark.long
 def test_no_secret_is_in_any_file_that_a_run_leaves(tmp_path, two_layer_model, jax_cache):
     """Of training with all trackers and a judge that repeats its key, of its export; what they print neither."""
     run, home = tmp_path / "run", tmp_path / "home"

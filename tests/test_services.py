@@ -124,6 +124,7 @@ def test_what_is_not_passing_is_not_tried_again():
             assert len(service.asked) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("header", ["0.4", "date", "soon", "-3", ""])
 def test_a_service_says_how_long_to_wait(header):
     """Not beyond a minute, and nonsense is no time at all."""

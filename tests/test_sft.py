@@ -160,6 +160,7 @@ def test_the_bundled_model_learns_from_demonstrations_and_grpo_goes_on(compose_s
     assert first["kl"] == pytest.approx(0.0, abs=1e-6)  # the reference is the model that was left
 
 
+@pytest.mark.long
 def test_resume_is_exact(sft, tmp_path):
     """Two steps, the later checkpoint removed, started again: as if never stopped, bit for bit."""
     words = ("training.micro_batch_size=2", "training.gradient_accumulation_steps=2")
@@ -191,6 +192,7 @@ def test_resume_is_exact(sft, tmp_path):
         assert words_of_it in str(caught.value)
 
 
+@pytest.mark.long
 def test_held_out_questions_are_a_part_of_a_run(sft, tmp_path):
     """Those of other answers to the same demonstrations are no measure of it; how many are asked is free."""
     (tmp_path / "rows.jsonl").write_text('{"question": "What is 1000 + 1?", "completion": "1001"}\n')
@@ -252,6 +254,7 @@ def test_a_signal_stops_after_the_step_and_saves(sft, tmp_path):
     assert SavedSteps(tmp_path / "run" / "checkpoints").steps() == [1]
 
 
+@pytest.mark.long
 def test_evaluations_that_are_cut_off_are_made_up_for(sft, tmp_path):
     """By the time before step 1, by a signal after it."""
     (tmp_path / "stops.py").write_text(STOPS)
@@ -279,6 +282,7 @@ def test_steps_that_are_not_finite_are_set_aside_and_stop_the_run(sft, tmp_path)
     assert (note["step"], note["name"]) == (2, "not finite")
 
 
+@pytest.mark.long
 def test_each_program_refuses_the_other_s_checkpoints(sft, grpo, two_layer_model, tmp_path):
     sft("sft", "training.num_batches=2")
     grpo("grpo", *two_layer_model)
@@ -289,6 +293,7 @@ def test_each_program_refuses_the_other_s_checkpoints(sft, grpo, two_layer_model
         sft("grpo")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("then", [(), LORA], ids=["all weights", "adapter"])
 @pytest.mark.parametrize("now", [(), LORA], ids=["all weights", "adapter"])
 def test_a_run_starts_from_what_another_has_trained(first, compose, then, now):
@@ -304,6 +309,7 @@ def test_a_run_starts_from_what_another_has_trained(first, compose, then, now):
     assert np.abs(shown(random) - shown(before)).max() > 0.01
 
 
+@pytest.mark.long
 def test_the_weights_that_a_run_starts_from_are_a_part_of_it(first, grpo, two_layer_model, tmp_path):
     shutil.copytree(first(), tmp_path / "first")
     start = f"model.run={tmp_path}/first"
@@ -322,6 +328,7 @@ def test_the_weights_that_a_run_starts_from_are_a_part_of_it(first, grpo, two_la
         trained(tmp_path / "second")
 
 
+@pytest.mark.long
 def test_a_chain_of_runs_is_exported(first, sft, tmp_path):
     """An adapter on a merged adapter: a whole model, and refused as the adapter of a base that nobody has."""
     folder = first(*LORA)
@@ -348,6 +355,7 @@ def test_a_chain_of_runs_is_exported(first, sft, tmp_path):
         export(dataclasses.replace(settings, format="adapter", to=str(tmp_path / "adapter")))
 
 
+@pytest.mark.long
 def test_an_evaluation_knows_what_a_run_has_begun_with(first, sft, tmp_path):
     """Its baseline is what the run has started from, not the model before that; answers of other starts are others."""
     folder = first(*LORA)

@@ -47,6 +47,7 @@ def noted(monkeypatch, way: str, also: Callable[[int], object] = lambda call: No
     return calls
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", DRAWS)
 def test_nothing_is_drawn_after_the_look_that_is_asked_to_stop(trainer, monkeypatch, way):
     drawing = trainer(*["generation.max_rows=20"] * (way == "slots"))
@@ -84,6 +85,7 @@ def all_equal(groups):
     return groups
 
 
+@pytest.mark.long
 def test_a_run_that_is_stopped_in_a_rollout_saves_its_last_step_and_goes_on(
     compose, staged, monkeypatch, tmp_path, two_layer_model
 ):

@@ -64,6 +64,7 @@ def test_loss_gradient_and_accuracy_equal_transformers(trainer_of, folder):
     assert metrics["completions/max_length"] == max(map(len, chosen.completions))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("micro", "parts"), [(2, 2), (1, 4)])
 def test_cutting_a_step_changes_nothing(trainer_of, micro, parts):
     """Rows of very unequal lengths, so that a mean over micro batches would weigh tokens differently."""

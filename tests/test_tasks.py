@@ -64,6 +64,7 @@ def rows(count, start=0):
     return [{"question": f"Question {i}?", "answer": f"{i}"} for i in range(start, start + count)]
 
 
+@pytest.mark.long
 def test_tasks_do_not_load_jax_or_their_libraries_before_they_are_built(tmp_path):
     path = write_jsonl(tmp_path / "data.jsonl", rows(10))
     program = f"""

@@ -813,6 +813,7 @@ print("training ended")
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("environment", "action", "message"),
     [
@@ -860,6 +861,7 @@ def test_trouble_with_wandb_does_not_stop_the_run(
         assert history(file, "reward") == [(step, 0.5) for step in range(1, 21)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [pytest.param("never answers", marks=pytest.mark.slow), "answers the start alone"])
 def test_a_wandb_server_that_is_slow_does_not_hold_the_run_up(
     compose: Callable[..., Config], own_wandb: pytest.MonkeyPatch, tmp_path: Path, how: str

@@ -158,6 +158,7 @@ def test_the_bundled_model_learns(compose):
     assert (Path(config.output_dir) / "learning_curve.png").stat().st_size > 10_000
 
 
+@pytest.mark.long
 def test_one_seed_gives_one_run(run, run_finished, tmp_path):
     run_finished("a")
     run("b")
@@ -231,6 +232,7 @@ def test_every_algorithm_learns_and_resumes(compose, tmp_path, name):
     assert trained("stopped", 30) == rows
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -366,6 +368,7 @@ def height(completions, step, **columns):
 """
 
 
+@pytest.mark.long
 def test_the_best_step_is_kept_and_patience_ends_the_run(run, tmp_path, capsys):
     (tmp_path / "rewards.py").write_text(UP_AND_DOWN)
     words = (
@@ -427,6 +430,7 @@ def test_max_to_keep(run, tmp_path):
     assert Checkpoints(tmp_path / "run" / "checkpoints", None).steps() == [2, 3]
 
 
+@pytest.mark.long
 def test_steps_of_broken_numbers_stop_the_run_and_leave_what_was_learned(run, tmp_path, two_layers):
     """Both their completions can be scored again; the checkpoint holds the weights from before them, bit for bit."""
     own = tmp_path / "broken.py"
@@ -505,6 +509,7 @@ def digits(completions, **columns):
 """
 
 
+@pytest.mark.long
 def test_evaluations_that_are_cut_off_are_made_up_for(run, run_finished, tmp_path):
     """By the time, then by a cluster's signal; nothing of them is left, and in the end the record is as without a stop.
 
@@ -550,6 +555,7 @@ def test_checkpoints_that_cannot_fit_are_refused_before_anything_is_written(run,
     assert list((tmp_path / "run").iterdir()) == []
 
 
+@pytest.mark.long
 def test_lora_saves_the_adapter_alone(run, tmp_path):
     run("run", "model.lora_rank=4", "training.num_batches=1")
     names = saved_bytes(tmp_path / "run", 1)
@@ -623,6 +629,7 @@ def until_full(completions, **columns):
 """
 
 
+@pytest.mark.long
 def test_a_full_disk_is_a_warning_and_at_the_end_one_sentence(tmp_path, two_layers):
     (tmp_path / "rewards.py").write_text(WITHOUT_TORCH + SMALL_DISK)
     custom = (f"reward.custom.path={tmp_path}/rewards.py", "reward.custom.function=until_full")

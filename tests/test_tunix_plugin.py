@@ -95,6 +95,7 @@ def test_a_reference_of_full_fine_tuning_is_refused(compose, folder):
         plug_in(config, load(folder), NumberTokenizer(), ExactTask("numbers", [], []), [], prompt_width=8)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lora_rank", [pytest.param(None, marks=pytest.mark.slow), 4])
 def test_a_trained_state_goes_into_tunix_own_module_and_out_of_one(compose, tmp_path, lora_rank):
     """Tunix's forward pass on its module gives the logits of our decoder (1e-4, float32), and its leaves are ours.

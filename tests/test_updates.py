@@ -59,6 +59,7 @@ def test_minibatches_are_updates_one_after_another(compose, folder):
     assert result.metrics["ratio/mean"] == pytest.approx(1.0, abs=1e-3)
 
 
+@pytest.mark.long
 def test_later_minibatches_are_off_policy_and_clipped(compose, folder):
     """A step's completions are sampled once: the second update sees a policy that the first has moved."""
     fast = optax.sgd(3.0)
@@ -69,6 +70,7 @@ def test_later_minibatches_are_off_policy_and_clipped(compose, folder):
     assert result.metrics["sampling/sampling_logp_difference/max"] < 1e-4  # before either update
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("iterations", [1, 2])
 def test_minibatches_do_not_depend_on_how_they_are_cut(compose, folder, iterations):
     after = []
@@ -144,6 +146,7 @@ def test_truncated_completions_can_be_masked(compose, folder):
     assert_same(trainer.params, before, atol=0.0)
 
 
+@pytest.mark.long
 def test_groups_without_gradient_are_not_computed_and_change_nothing(compose, folder):
     """Two of four groups are equal: with one group a micro batch two are computed, with four all, at equal result."""
 

@@ -87,6 +87,7 @@ def test_a_function_gets_what_it_asks_for(tmp_path, source, settings, values):
     assert table_of(tmp_path, source, **settings).parts == {"own": values}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["a completion at a time", "a group at a time", "messages", "async at a time", "none"])
 def test_an_isolated_function_gives_the_same(tmp_path, name):
     source, settings, values = FUNCTIONS[name]
@@ -221,6 +222,7 @@ def test_what_an_async_function_keeps_can_be_used_in_every_call(tmp_path):
         assert score_completions([reward], samples(step=step)).parts == {"own": [1.0] * 4}
 
 
+@pytest.mark.long
 def test_an_async_function_that_ended_or_held_its_loop_gets_another(tmp_path):
     """At step 1 the batch and then each of the four completions end theirs."""
     source = textwrap.dedent(KEEPS).replace("one_at_a_time:", "asyncio.Semaphore(1):")

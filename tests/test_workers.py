@@ -139,6 +139,7 @@ def test_ctrl_c_is_not_held_up_by_a_worker():
     assert gone(worker)
 
 
+@pytest.mark.long
 def test_a_worker_ends_when_its_run_is_killed():
     with asking('{"sleep": 100}') as run:
         worker = int(run.stdout.readline())
