@@ -44,7 +44,7 @@ verify-resume: $(VENV)/.installed ## proves that stopping changes nothing, for e
 test: $(VENV)/.installed-dev ## the tests, in minutes, for example ARGS="-k config"
 	$(BIN)/python -m pytest $(WORKERS) -m "not long and not slow and not docs and not accelerators" $(ARGS)
 
-test-long: $(VENV)/.installed-dev ## the tests of two seconds and more that have quicker ones beside them
+test-long: $(VENV)/.installed-dev ## the tests that take seconds each, most of them with quicker ones beside them
 	$(BIN)/python -m pytest $(WORKERS) -m "long and not slow" $(ARGS)
 
 test-all: $(VENV)/.installed-dev ## the tests, the slow ones too
