@@ -404,6 +404,7 @@ def test_a_run_without_a_checkpoint(ask, run_folder, tmp_path):
     assert moved == ask("question=Why?", model=f"run={run_folder}")
 
 
+@pytest.mark.long
 def test_a_run_whose_model_has_moved(ask, run_folder, tmp_path):
     shutil.copytree(ROOT / "src" / "tunix_grpo" / "assets" / "tiny", tmp_path / "tiny")
     text = (run_folder / "config.yaml").read_text()

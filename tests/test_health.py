@@ -222,6 +222,7 @@ def test_off_may_be_what_yaml_reads_of_it(compose):
     assert compose("training.first_look=false").training.first_look == "off"
 
 
+@pytest.mark.long
 def test_the_first_look_can_be_left_out(started):
     printed, said = started("training.first_look=off", f"training.num_batches={IN_A_ROW}")
     assert "first look" not in printed and said == []

@@ -241,6 +241,7 @@ def test_a_hostile_program_ends_within_its_limits(hostile, name):
     assert SECRET not in printed.get(name, "")
 
 
+@pytest.mark.long
 def test_nothing_is_left_of_hostile_programs(hostile, walls):
     _, _, folder = hostile
     walls.close()

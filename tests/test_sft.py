@@ -247,6 +247,7 @@ class Stops:
 """
 
 
+@pytest.mark.long
 def test_a_signal_stops_after_the_step_and_saves(sft, tmp_path):
     (tmp_path / "stops.py").write_text(STOPS)
     summary = sft("run", "tracker.custom=stops.py:Stops")

@@ -401,6 +401,7 @@ def test_reasoning_gym_chain_sum():
     assert task.score("", question) == 0
 
 
+@pytest.mark.long
 def test_reasoning_gym_questions_are_a_function_of_the_seed():
     """Here of a data set that depends on the process's hash seed and on the global random state."""
     (entries,) = make_entries("list_functions", seed=3, size=20)

@@ -249,6 +249,7 @@ def test_everything_fits_the_shipped_lengths(compose):
 # --- what it knows, and what it does with it ---
 
 
+@pytest.mark.long
 def test_greedy_answers_are_mostly_wrong(answered):
     greedy, _ = answered
     assert 0.15 < greedy.accuracy() < 0.4
@@ -256,6 +257,7 @@ def test_greedy_answers_are_mostly_wrong(answered):
     assert np.mean(greedy.formatted) > 0.95
 
 
+@pytest.mark.long
 def test_sampling_finds_the_right_answer_often_for_every_kind(answered):
     _, sampled = answered
     kinds = sorted(set(sampled.kinds))
@@ -265,6 +267,7 @@ def test_sampling_finds_the_right_answer_often_for_every_kind(answered):
     assert 0.8 < np.mean(sampled.formatted) < 1.0
 
 
+@pytest.mark.long
 def test_working_it_out_is_what_makes_the_difference(answered):
     _, sampled = answered
     careful = np.array(["easy" not in text for text in sampled.texts])

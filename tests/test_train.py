@@ -256,6 +256,7 @@ def test_resume_is_exact_where_the_order_follows_the_ledger(run, tmp_path, overr
     assert max(line["tries"] for line in known) > 4
 
 
+@pytest.mark.long
 def test_the_record_is_complete(run_finished, tmp_path):
     summary = run_finished("run")
     folder = tmp_path / "run"

@@ -69,6 +69,7 @@ def test_groups_that_a_failed_reward_leaves_out_teach_tunix_nothing():
     assert made["rewards"].tolist() == [0.0, 0.0, 5.0, 7.0]
 
 
+@pytest.mark.long
 def test_tunix_own_loop_makes_the_updates_of_ours(compose, folder):
     """Two steps of two prompts: the adapters agree within float32 rounding, and have moved."""
     rows = (np.array([0, 1]), np.array([2, 3]))
