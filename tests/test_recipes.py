@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from recipe_table import row
+from recipe_table import form_row, row
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "recipes.md").read_text()
@@ -17,6 +17,8 @@ OF_THE_DAY = {"task.date", "seed"}
 def test_the_page_has_a_line_for_each_evaluation_and_no_other():
     lines = [line for line in PAGE.splitlines() if re.match(r"\| \w+ \| \d+ \| \d+ \| [\d.]+% ", line)]
     assert sorted(lines) == sorted(row(file) for file in EVALUATIONS)
+    forms = [line for line in PAGE.splitlines() if re.match(r"\| \w+ \| \d+ \| [\d.]+% ", line)]
+    assert sorted(forms) == sorted(filter(None, map(form_row, EVALUATIONS)))
 
 
 @pytest.mark.parametrize("file", EVALUATIONS, ids=lambda file: file.stem)

@@ -14,6 +14,10 @@ from typing import Any
 
 from tunix_grpo.files import read_json
 
+FORM_HEAD = (
+    "| recipe | seed | in the form, before | after | right and in the form, before | after | right, before | after |\n"
+    "|---|---|---|---|---|---|---|---|"
+)
 HEAD = "| recipe | seed | questions | before | after | difference, 95 % interval | p |\n|---|---|---|---|---|---|---|"
 
 
@@ -30,9 +34,22 @@ def row(file: Path) -> str:
     )
 
 
+def form_row(file: Path) -> str | None:
+    """Returns the line that tells form and task apart, by greedy answers; None where no form is asked for."""
+    content: Any = read_json(file)
+    before, after = (content[key][-1]["metrics"]["greedy"] for key in ("baselines", "results"))
+    if "strict_accuracy" not in after:
+        return None
+    recipe, seed = file.stem.rsplit(".", 1)
+    names = ("rewards/format", "strict_accuracy", "accuracy")
+    figures = [f"{each[name]['value']:.1%}" for name in names for each in (before, after)]
+    return f"| {' | '.join([recipe, seed, *figures])} |"
+
+
 def table(files: list[Path]) -> str:
-    """Returns the table of several evaluations."""
-    return "\n".join([HEAD, *map(row, files)])
+    """Returns the table of several evaluations, and that of those that ask for a form."""
+    forms = [line for line in map(form_row, files) if line is not None]
+    return "\n".join([HEAD, *map(row, files), *(["", FORM_HEAD, *forms] if forms else [])])
 
 
 if __name__ == "__main__":
