@@ -111,12 +111,10 @@ def peak_memory_bytes() -> int:
 
 def device_memory_bytes() -> int:
     """Returns how much memory there is: of the first device where it tells, of this machine otherwise."""
-    import jax
+    from tunix_grpo.decoder.platform import memory
 
-    stats = jax.local_devices()[0].memory_stats()
-    if stats is not None and "bytes_limit" in stats:
-        return stats["bytes_limit"]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    held = memory()
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if held is None else held
 
 
 def process_peak_bytes() -> int:
