@@ -17,6 +17,7 @@ from tunix_grpo.record.facts import Facts, Updates, count_facts, largest_reward,
 from tunix_grpo.record.findings import findings
 from tunix_grpo.record.health import IN_A_ROW
 from tunix_grpo.record.notes import HEALTH
+from tunix_grpo.record.ways_out import easier_questions
 from tunix_grpo.rewards.scoring import RewardTable
 from tunix_grpo.train import train
 
@@ -107,6 +108,27 @@ def test_what_is_said_of_facts(compose, facts, settings, names, words):
     assert [finding.name for finding in said] == names
     for word in words:
         assert word in " ".join(finding.sentence for finding in said)
+
+
+@pytest.mark.parametrize(
+    ("settings", "way"),
+    [
+        (
+            ["task.settings={min_terms: 5, max_terms: 5}"],
+            "task.settings={min_terms: 2, max_terms: 2, min_digits: 1, max_digits: 1}",
+        ),
+        (
+            ["task.settings={min_terms: 2, max_terms: 2, min_digits: 1, max_digits: 1}"],
+            "other task.settings={NAME: VALUE}, or another task.dataset=NAME",
+        ),
+        (["task.dataset=leg_counting", "task.level=2"], "task.level=0"),
+        (["task.dataset=leg_counting", "task.level=0"], "other task.settings"),
+        (["task.dataset=leg_counting", "task.settings={min_animals: 1, max_animals: 3}"], "other task.settings"),
+        (["task.mixture={chain_sum: 1, leg_counting: 1}"], "another task.mixture"),
+    ],
+)
+def test_easier_questions_are_not_those_that_are_asked(compose, settings, way):
+    assert way in easier_questions(compose("task=reasoning_gym", *settings).task)
 
 
 def table(total, **parts) -> RewardTable:
