@@ -4,8 +4,8 @@
     python tools/learn_trl.py RUN FOLDER
 
 RUN is the folder of a run that has ended, with an adapter, reward=[correctness], one micro batch a step and
-training.log_interval_steps=1. FOLDER/metrics.jsonl gets TRL's numbers by the names of a run: reward, num_tokens,
-step_time, and at the steps that RUN evaluated eval/accuracy and eval/truncated on the same held-out questions.
+training.log_interval_steps=1. FOLDER/metrics.jsonl gets TRL's numbers by the names of a run: reward and step_time, and
+at the steps that RUN evaluated eval/accuracy and eval/truncated on the same held-out questions.
 `tools/draw_learning.py` draws both.
 """
 
@@ -48,12 +48,10 @@ class Record(transformers.TrainerCallback):
         self._config, self._evaluated, self._file = config, evaluated, file
         self._task, self._asked, self._tokenizer = task, asked, tokenizer
         self._reward = self._begun = 0.0
-        self._tokens = 0
 
-    def rewarded(self, rewards: Sequence[float], completion_ids: Sequence[Sequence[int]]) -> None:
-        """Keeps what the step's completions are worth, and counts their tokens."""
+    def rewarded(self, rewards: Sequence[float]) -> None:
+        """Keeps what the step's completions are worth."""
         self._reward = sum(rewards) / len(rewards)
-        self._tokens += sum(map(len, completion_ids))
 
     def on_train_begin(self, *_: object, model: Any, **__: object) -> None:
         """Evaluates the model that training begins with."""
@@ -66,7 +64,7 @@ class Record(transformers.TrainerCallback):
     def on_step_end(self, _: object, state: Any, __: object, *, model: Any, **___: object) -> None:
         """Stops the clock."""
         seconds = time.perf_counter() - self._begun
-        self._write(step=state.global_step, reward=self._reward, num_tokens=self._tokens, step_time=seconds)
+        self._write(step=state.global_step, reward=self._reward, step_time=seconds)
         self._evaluate(state.global_step, model)
 
     def _evaluate(self, step: int, model: Any) -> None:
@@ -173,12 +171,10 @@ def main() -> None:
     evaluated = {step for step, row in run.metrics.items() if "eval/accuracy" in row}
     record = Record(config, evaluated, given.folder / "metrics.jsonl", task, asked, tokenizer)
 
-    def correctness(
-        prompts: Sequence[str], completions: Sequence[str], completion_ids: Sequence[Sequence[int]], **_: object
-    ) -> list[float]:
+    def correctness(prompts: Sequence[str], completions: Sequence[str], **_: object) -> list[float]:
         pairs = zip(completions, prompts, strict=True)
         rewards = [task.score(completion, questions[prompt]) for completion, prompt in pairs]
-        record.rewarded(rewards, completion_ids)
+        record.rewarded(rewards)
         return rewards
 
     trainer = trl.GRPOTrainer(
