@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from jax.experimental import io_callback
 
+from helpers.models import one_device_mesh
 from tunix_grpo.preflight import program
 from tunix_grpo.preflight.collectives import Collective, collectives
-from tunix_grpo.preflight.compiling import Program, Programs
+from tunix_grpo.preflight.compiling import Program
 from tunix_grpo.preflight.host_transfers import host_transfers_in_loops
+from tunix_grpo.preflight.training_programs import Programs
 
 NUMBERS = jax.ShapeDtypeStruct((4,), jnp.float32)
 
@@ -139,8 +141,10 @@ ENTRY %main (x: f32[8]) -> f32[8] {
 def test_preflight_says_what_waits_for_the_host(compose, capsys, monkeypatch):
     """In its table and in its figures; of a program that is refused there is nothing to read."""
 
+    mesh = one_device_mesh()
+
     def of_a_step(_: Programs) -> Any:
-        yield from (Program(name, jax.jit(looped(each)), (NUMBERS,), {}, 0) for name, each in functions.items())
+        yield from (Program(name, jax.jit(looped(each)), (NUMBERS,), {}, mesh, 0) for name, each in functions.items())
 
     functions = {"rollout": still, "update": told}
     monkeypatch.setattr(Programs, "all", of_a_step)

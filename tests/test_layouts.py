@@ -60,6 +60,8 @@ def test_with_too_little_memory_for_copies_devices_share_one(numbers):
     assert (numbers["full 4x1"]["rollout"], numbers["lora small 4x1"]["rollout"]) == ([4, 1], [1, 4])
     assert numbers["lora 1x1"]["metrics"][1]["grad_norm"] > 0
     assert_equal_steps(numbers["lora 1x1"], numbers["lora small 4x1"])
+    assert numbers["lora small slots 4x1"]["rollout"] == [1, 4]
+    assert_equal_steps(numbers["lora 1x1"], numbers["lora small slots 4x1"])
 
 
 @pytest.mark.slow
@@ -69,6 +71,21 @@ def test_all_meshes_and_a_model_that_does_not_divide(tmp_path):
     assert found["lora 2x2"]["rollout"] == [2, 2]
     for name, several in found.items():
         assert_equal_steps(found[name.rsplit(" ", 1)[0] + " 1x1"], several)
+
+
+# --- what is said of them beforehand ---
+
+
+@pytest.mark.long
+def test_preflight_compiles_a_rollout_as_several_devices_draw_it(tmp_path):
+    """The same shapes at the same places, also where devices share a copy of the weights for want of memory."""
+    found = on_four_devices(tmp_path, "described")
+    assert len(found) == 7
+    for name, (called, described, beside) in found.items():
+        assert min(beside.values()) >= 0, name
+        assert called and set(called) == set(described), name
+        for function, inputs in called.items():
+            assert inputs == described[function], (name, function)
 
 
 # --- what each device holds ---

@@ -20,8 +20,9 @@ from tunix_grpo.errors import UserError
 from tunix_grpo.grpo import at_once, passes, stages
 from tunix_grpo.model.abstract import abstract_model
 from tunix_grpo.preflight import compiling, program, targets
-from tunix_grpo.preflight.compiling import Needs, Programs
+from tunix_grpo.preflight.compiling import Needs
 from tunix_grpo.preflight.fitting import first_that_fits, ways_out
+from tunix_grpo.preflight.training_programs import Programs
 from tunix_grpo.train import train
 
 LONG = 70  # tokens: longer than what one program draws
@@ -187,7 +188,7 @@ def test_a_compiler_that_refuses_is_heard(small):
         def compile(self):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: total memory required exceeds what there is\nmore")
 
-    refused = compiling.compiled(replace(each, function=Refusing()), "cpu", one_device_mesh(), 100)
+    refused = compiling.compiled(replace(each, function=Refusing()))
     assert refused.refusal == "RESOURCE_EXHAUSTED: total memory required exceeds what there is"
 
 

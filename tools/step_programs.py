@@ -89,8 +89,7 @@ def rollout(model: Model, mesh: Mesh, form: str) -> tuple[Callable, tuple]:
     own = model.form
     batch = completions(mesh)
     keys = by_rows(mesh, batch.lengths.shape, jax.random.key(0).dtype)
-    held = gathered_like((model.trained, model.frozen), mesh, model.dtype)
-    return program, (*held, batch.prompt_tokens, batch.prompt_valid, keys)
+    return program, (*gathered_like(model, mesh, mesh), batch.prompt_tokens, batch.prompt_valid, keys)
 
 
 def reference(model: Model, mesh: Mesh, form: str) -> tuple[Callable, tuple]:

@@ -1,40 +1,47 @@
 """Steps of a small model on four made-up devices, and the programs that are compiled for them, as JSON on the screen.
 
-    python several_devices.py numbers|more_numbers|programs FOLDER
+    python several_devices.py numbers|more_numbers|programs|described FOLDER
 
 A process has as many devices as it was started with, so that this is a program of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+from unittest import mock
 
 import hydra
 import jax
 import numpy as np
 import optax
+from jax.sharding import Sharding
 
 from helpers.models import model_config
 from helpers.trainer import NumberTokenizer, mean_token, number_prompts
-from tunix_grpo.config import load
+from tunix_grpo.config import Config, load
 from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.decoder.rows import Completions
-from tunix_grpo.grpo import at_once, passes
+from tunix_grpo.grpo import at_once, engine, passes, stages
 from tunix_grpo.grpo import trainer as trainer_module
 from tunix_grpo.grpo.algorithms import Divisors
 from tunix_grpo.grpo.loss import LossInputs
 from tunix_grpo.grpo.trainer import Trainer
 from tunix_grpo.model import gathering
+from tunix_grpo.model.abstract import abstract_model
 from tunix_grpo.model.gathering import rollout_mesh
 from tunix_grpo.model.model import load_model
 from tunix_grpo.model.placing import fitting_sharding
 from tunix_grpo.preflight.collectives import collectives
+from tunix_grpo.preflight.training_programs import Programs
 from tunix_grpo.record.summary import _whole_everywhere as start_row
 from tunix_grpo.rewards.base import Reward
 from tunix_grpo.run.devices import Devices
@@ -87,12 +94,13 @@ class Case:
     accumulation: int = 1
     prompt_width: int = 8
     max_tokens: int = 6
+    max_rows: int | None = None
 
     def mesh(self) -> jax.sharding.Mesh:
         devices = np.array(jax.devices()[: self.fsdp * self.tp]).reshape(self.fsdp, self.tp)
         return jax.sharding.Mesh(devices, ("fsdp", "tp"))
 
-    def trainer(self, folder: Path) -> Trainer:
+    def config(self, folder: Path) -> Config:
         (folder / "config.json").write_text(json.dumps(self.model))
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             words = {
@@ -104,10 +112,16 @@ class Case:
                 "grpo.beta": 0.1,
                 "training.micro_batch_size": PROMPTS // self.fsdp // self.accumulation,
                 "training.gradient_accumulation_steps": self.accumulation,
+                "generation.max_prompt_length": self.prompt_width,
                 "generation.max_generation_steps": self.max_tokens,
+                "generation.max_rows": self.max_rows or "null",
+                "model.lora_rank": self.rank or "null",
+                "model.dtype": "float32",
             }
-            config = load(hydra.compose("config", [f"{key}={word}" for key, word in words.items()]))
-        mesh = self.mesh()
+            return load(hydra.compose("config", [f"{key}={word}" for key, word in words.items()]))
+
+    def trainer(self, folder: Path) -> Trainer:
+        config, mesh = self.config(folder), self.mesh()
         model = load_model(model_config(random_weights=True, lora_rank=self.rank), folder, mesh, 0)
         parts = (NumberTokenizer(), ExactTask("numbers", [], []), [Reward("mean_token", 1.0, mean_token)])
         return Trainer(config, mesh, model, *parts, optax.adamw(1e-3), prompt_width=self.prompt_width)
@@ -143,6 +157,65 @@ def steps(case: Case, folder: Path) -> dict[str, Any]:
         "shares": [*held, share(trainer.params), share(trainer.optimizer_state), max(gradients)],
         "rollout": list(trainer._sampler._mesh.shape.values()),
     }
+
+
+Placed: TypeAlias = list[tuple[tuple[int, ...], str, tuple[int, ...]]]  # shape, type, and shape on one device, each
+
+
+def placed(inputs: Any) -> Placed:
+    """Returns how arrays, or what describes them, lie."""
+    leaves = [leaf for leaf in jax.tree.leaves(inputs) if isinstance(getattr(leaf, "sharding", None), Sharding)]
+    return [(leaf.shape, str(leaf.dtype), leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves]
+
+
+def size(inputs: Placed) -> int:
+    return sum(math.prod(shape) for shape, _, _ in inputs)
+
+
+def drawn_and_described(case: Case, folder: Path) -> tuple[dict[str, Placed], dict[str, Placed], dict[str, int]]:
+    """Returns the inputs with which a step calls the programs of its rollout, and what preflight has for them.
+
+    That are the inputs, and the bytes that live beside each program.
+    """
+    called: dict[str, Placed] = {}
+
+    def noting(module: Any, name: str) -> Any:
+        function = getattr(module, name)
+
+        def noted(*arguments: Any, **keywords: Any) -> Any:
+            # Of several calls that with the most rows and the largest cache, as preflight has it.
+            called[name] = max(called.get(name, []), placed(arguments), key=size)
+            return function(*arguments, **keywords)
+
+        return mock.patch.object(module, name, noted)
+
+    drawing = ((at_once, "completions_drawn"), (stages, "_started"), (stages, "_continued"), (engine, "_continued"))
+    with layouts.on(case.mesh()):
+        trainer = case.trainer(folder)
+        with contextlib.ExitStack() as patches:
+            for module, name in drawing:
+                patches.enter_context(noting(module, name))
+            trainer.step(1, number_prompts(PROMPTS).batch(range(PROMPTS), GROUP))
+        config, mesh = case.config(folder), case.mesh()
+        programs = [*Programs(config, abstract_model(config.model, folder, mesh), mesh).all()]
+    described = {each.function.__name__: placed(each.arguments) for each in programs if "rollout" in each.name}
+    return called, described, {each.name: each.beside for each in programs}
+
+
+def described(folder: Path) -> Iterator[tuple[str, Any]]:
+    """Yields what programs of a rollout are called with, and what preflight compiles: in one, in stages, in slots."""
+    lora = functools.partial(Case, DIVISIBLE, rank=4)
+    for case in (
+        lora(2, 2),
+        lora(4, 1, max_tokens=70),
+        lora(1, 4, max_tokens=70),
+        lora(4, 1, max_rows=8),
+        lora(2, 2, max_rows=8),
+        Case(UNEVEN, 2, 2, max_tokens=70),
+    ):
+        yield str(case), drawn_and_described(case, folder)
+    gathering.memory = lambda: 1
+    yield "small", drawn_and_described(lora(4, 1, max_tokens=70), folder)
 
 
 def inputs_of(case: Case) -> Completions:
@@ -182,7 +255,7 @@ def facts(program: jax.stages.Compiled) -> dict[str, Any]:
 
 def programs(folder: Path) -> Iterator[tuple[str, Any]]:
     """Yields what is in the compiled programs; long enough rows, so that these outweigh the weights."""
-    long = {"prompt_width": 32, "max_tokens": 48}
+    long: Any = {"prompt_width": 32, "max_tokens": 48}
     for name, case in {
         "one": Case(DIVISIBLE, 1, 1, **long),
         "fsdp": Case(DIVISIBLE, 4, 1, **long),
@@ -208,8 +281,9 @@ def numbers(folder: Path) -> Iterator[tuple[str, Any]]:
     weights = jax.ShapeDtypeStruct((100, 4), np.int8, sharding=fitting_sharding(uneven.mesh(), (100, 4), TP_LAST))
     meshes = {memory: rollout_mesh(uneven.mesh(), [weights], 100, memory) for memory in (None, 1200, 1199, 400, 1)}
     yield "meshes", {str(memory): list(mesh.shape.values()) for memory, mesh in meshes.items()}
-    gathering._memory = lambda mesh: 1
+    gathering.memory = lambda: 1
     yield "lora small 4x1", steps(Case(DIVISIBLE, 4, 1, rank=4), folder)
+    yield "lora small slots 4x1", steps(Case(DIVISIBLE, 4, 1, rank=4, max_rows=8), folder)
 
 
 def more_numbers(folder: Path) -> Iterator[tuple[str, Any]]:
@@ -225,5 +299,5 @@ def more_numbers(folder: Path) -> Iterator[tuple[str, Any]]:
 
 
 if __name__ == "__main__":
-    kinds = {"numbers": numbers, "more_numbers": more_numbers, "programs": programs}
+    kinds = {"numbers": numbers, "more_numbers": more_numbers, "programs": programs, "described": described}
     print(json.dumps(dict(kinds[sys.argv[1]](Path(sys.argv[2])))))

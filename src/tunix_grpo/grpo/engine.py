@@ -99,14 +99,17 @@ class Engine:
             sampling: `num_generations` is not read.
         """
         rule = DrawRule(dataclasses.replace(sampling, num_generations=1), self.stop_ids, self.pad_id)
-        return _Drawing(self, weights, asked, rule).completions()
+        with layouts.on(self.mesh):
+            drawing = _Drawing(self, weights, asked, rule)
+        return drawing.completions()
 
     def largest_program(self, weights: tuple[LeafTree, Weights], sampling: Sampling) -> tuple[Any, tuple[Any, ...]]:
         """Returns what `jax.jit` has made of drawing in the largest cache, and its arguments: shapes for arrays."""
         rule = DrawRule(dataclasses.replace(sampling, num_generations=1), self.stop_ids, self.pad_id)
         size = (cache_sizes(sampling.max_tokens - 1) or [1])[-1]
-        slots = jax.eval_shape(lambda: _free(self.form, self.mesh, self.rows, self.prompt_width, size, rule))
-        together = jax.eval_shape(lambda *held: _joined(self.form, *held), *weights)
+        with layouts.on(self.mesh):
+            slots = jax.eval_shape(lambda: _free(self.form, self.mesh, self.rows, self.prompt_width, size, rule))
+            together = jax.eval_shape(lambda *held: _joined(self.form, *held), *weights)
         return _continued, (self.form, self.mesh, together, slots, rule, tokens_of_round())
 
 
@@ -131,10 +134,11 @@ class _Drawing:
         """Yields at each look the completions that have ended since the last one."""
         ended: list[Completion] = []
         while True:
-            self._fill()
-            if busy := bool(self._busy().any()):
-                self._drop_rows()
-                self._draw()
+            with layouts.on(self._engine.mesh):
+                self._fill()
+                if busy := bool(self._busy().any()):
+                    self._drop_rows()
+                    self._draw()
             yield ended
             if not busy:
                 return

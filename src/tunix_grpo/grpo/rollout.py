@@ -261,7 +261,8 @@ class Sampler:
     def needed_bytes(self, weights: tuple[LeafTree, Weights], config: Sampling, rows: int) -> int | None:
         """Returns what drawing in so many rows at once needs on a device, as the compiler says it."""
         program, arguments = self._engine(rows).largest_program(self._gathering.weights(weights), config)
-        return program_bytes(program.lower(*arguments).compile())
+        with layouts.on(self._mesh):
+            return program_bytes(program.lower(*arguments).compile())
 
     def _engine(self, rows: int, width: int | None = None) -> Engine:
         devices = self._mesh.shape["fsdp"]

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.layouts import FSDP, TP
+from tunix_grpo.decoder.platform import memory
 from tunix_grpo.model.layout import LeafTree
 from tunix_grpo.model.model import Model
 from tunix_grpo.model.placing import fitting_sharding, without_fsdp
@@ -38,8 +39,7 @@ class Gathering:
 
     def __init__(self, model: Model, mesh: Mesh):
         held = (model.trained, model.frozen)
-        resident = _TRAINING_COPIES * _bytes(model.trained, mesh) + _bytes(model.reference, mesh)
-        self.mesh = rollout_mesh(mesh, gathered_shapes(held, model.dtype), resident, _memory(mesh))
+        self.mesh = mesh_of_rollout(model, mesh)
         if self.mesh != mesh:
             _log.info("a rollout's weights are shared by mesh.tp=%d devices: copies do not fit", self.mesh.shape[TP])
         self._dtype = model.dtype
@@ -65,16 +65,18 @@ def gathered_shapes(held: Held, dtype: jnp.dtype) -> list[jax.ShapeDtypeStruct]:
     return [jax.ShapeDtypeStruct(leaf.shape, kind, sharding=leaf.sharding) for leaf, kind in leaves]
 
 
-def gathered_like(held: Held, mesh: Mesh, dtype: jnp.dtype) -> Held:
-    """Returns the shapes of the weights as `Gathering.weights` gives them, from those of training.
+def gathered_like(model: Model, mesh: Mesh, wider: Mesh) -> Held:
+    """Returns the shapes of the weights as `Gathering.weights` gives them.
 
     Args:
-        mesh: of the rollout.
+        mesh: of training.
+        wider: of the rollout, see `mesh_of_rollout`.
     """
+    held = (model.trained, model.frozen)
     if mesh.shape[FSDP] == 1:
         return held
-    places = jax.tree.leaves(gathered_shardings(held, mesh))
-    shapes = zip(gathered_shapes(held, dtype), places, strict=True)
+    places = jax.tree.leaves(gathered_shardings(held, wider))
+    shapes = zip(gathered_shapes(held, model.dtype), places, strict=True)
     leaves = [jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place) for shape, place in shapes]
     return jax.tree.unflatten(jax.tree.structure(held), leaves)
 
@@ -82,6 +84,14 @@ def gathered_like(held: Held, mesh: Mesh, dtype: jnp.dtype) -> Held:
 def gathered_shardings(held: Held, mesh: Mesh) -> Held:
     """Returns where each weight lies on the mesh of a rollout: as in training, but whole along `fsdp`."""
     return jax.tree.map(lambda leaf: _gathered(leaf, mesh), held)
+
+
+def mesh_of_rollout(model: Model, mesh: Mesh) -> Mesh:
+    """Returns the mesh that a model's completions are drawn on, where it is trained on `mesh`."""
+    if mesh.size == 1:
+        return mesh
+    resident = _TRAINING_COPIES * bytes_per_device(model.trained) + bytes_per_device(model.reference)
+    return rollout_mesh(mesh, gathered_shapes((model.trained, model.frozen), model.dtype), resident, memory())
 
 
 def rollout_mesh(mesh: Mesh, shapes: list[jax.ShapeDtypeStruct], resident: int, memory: int | None) -> Mesh:
@@ -109,16 +119,9 @@ def _gathered(leaf: jax.Array | jax.ShapeDtypeStruct, mesh: Mesh) -> NamedShardi
     return fitting_sharding(mesh, leaf.shape, without_fsdp(spec))
 
 
-def _memory(mesh: Mesh) -> int | None:
-    """Returns the bytes of each device, None where it does not tell, and for a single one."""
-    if mesh.size == 1:
-        return None
-    return (mesh.local_devices[0].memory_stats() or {}).get("bytes_limit")
-
-
-def _bytes(tree: Any, mesh: Mesh) -> int:
-    """Returns the bytes that arrays take on each device of the mesh."""
-    return sum(_shard_bytes(leaf, leaf.sharding) for leaf in jax.tree.leaves(tree)) if mesh.size > 1 else 0
+def bytes_per_device(tree: Any) -> int:
+    """Returns the bytes that arrays, or shapes with places, take on each device."""
+    return sum(_shard_bytes(leaf, leaf.sharding) for leaf in jax.tree.leaves(tree))
 
 
 def _shard_bytes(leaf: jax.Array | jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> int:

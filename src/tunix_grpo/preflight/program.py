@@ -21,10 +21,11 @@ from tunix_grpo.model.abstract import abstract_model
 from tunix_grpo.model.model import Model
 from tunix_grpo.model.sources import config_directory
 from tunix_grpo.preflight.collectives import collectives, traffic
-from tunix_grpo.preflight.compiling import Needs, Programs, compiled
+from tunix_grpo.preflight.compiling import Needs, Program, compiled
 from tunix_grpo.preflight.fitting import first_that_fits
 from tunix_grpo.preflight.host_transfers import host_transfers_in_loops
 from tunix_grpo.preflight.targets import TARGETS, Target, ask_no_device, described_mesh, present
+from tunix_grpo.preflight.training_programs import Programs
 
 _NOT_COUNTED = "the device's own context, cuDNN's workspaces, what its allocator loses, and what autotuning chooses"
 _PARTS = ("step", "rollout", "reference", "update")
@@ -59,7 +60,7 @@ def show_needs(config: Config, target: Target, mesh: Mesh, *, as_json: bool = Fa
     with traced_for(target.described):
         model = abstract_model(config.model, config_directory(config.model), mesh)
         programs = Programs(config, model, mesh)
-        needs = [_compiled(program, target, mesh, programs.resident) for program in programs.all()]
+        needs = [_compiled(program) for program in programs.all()]
         figures = _figures(config, target, mesh, model, programs, needs)
         _show(figures, as_json)
         if not figures["fits"]:
@@ -69,8 +70,8 @@ def show_needs(config: Config, target: Target, mesh: Mesh, *, as_json: bool = Fa
         return figures
 
 
-def _compiled(program: Any, target: Target, mesh: Mesh, resident: int) -> Needs:
-    needs = compiled(program, target.lowering, mesh, resident)
+def _compiled(program: Program) -> Needs:
+    needs = compiled(program)
     _log.info("%s: compiled in %s", program.name, console.format_duration(needs.seconds))
     return needs
 
@@ -79,7 +80,7 @@ def _fits(target: Target, mesh: Mesh, config: Config, first: list[str]) -> bool:
     """Says whether all programs of changed settings fit; those that did not are compiled first."""
     programs = Programs(config, abstract_model(config.model, config_directory(config.model), mesh), mesh)
     in_order = sorted(programs.all(), key=lambda program: program.name not in first)
-    return all(_is_in(_compiled(program, target, mesh, programs.resident), target) for program in in_order)
+    return all(_is_in(_compiled(program), target) for program in in_order)
 
 
 def _is_in(needs: Needs, target: Target) -> bool:
