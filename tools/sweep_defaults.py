@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import re
 import statistics
 import subprocess
 import sys
@@ -22,11 +23,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tunix_grpo.run.logged import read_metrics
 from tunix_grpo.sweeps.leaderboard import read_results
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = "42,43"
-COLUMNS = ("setting", "value", "seed", "accuracy")
+LAST_STEPS = 5
 QUIET = ("evaluation.before_training=false", "tracker.tensorboard=false", "tracker.report=false", "tracker.show=0")
 
 
@@ -54,10 +56,8 @@ _TRIED = {
     "schedule": ("scheduler=warmup_cosine",),
     "optimizer.max_grad_norm": ("0.1",),
     "grpo.epsilon_high": ("0.28",),
-    "optimizer.beta2": ("0.95", "0.999"),
+    "optimizer.beta2": ("0.999",),
 }
-_RATES_OF_ALL_WEIGHTS = {"base": ("",), "optimizer.learning_rate": ("3e-6", "3e-5")}
-_ALL_WEIGHTS = ("model.lora_rank=null", "optimizer.learning_rate=1e-5")
 _SMOLLM2 = (
     "training.num_batches=12",
     "training.save_interval_steps=12",
@@ -66,9 +66,10 @@ _SMOLLM2 = (
 )
 _TINY = (
     "+experiment=demo",
-    "training.num_batches=40",
-    "training.save_interval_steps=40",
-    "training.eval_interval_steps=40",
+    "training.num_batches=20",
+    "training.save_interval_steps=20",
+    "training.eval_interval_steps=20",
+    "training.log_interval_steps=1",
     "training.micro_batch_size=8",
     "grpo.beta=0.0",
     "scheduler=constant",
@@ -76,32 +77,36 @@ _TINY = (
     *QUIET,
 )
 STUDIES = {
+    "tiny_arithmetic_all_weights": Study(_TINY, _TRIED | {"optimizer.learning_rate": ("3e-5", "1e-4", "1e-3")}),
+    "tiny_arithmetic_adapter": Study(
+        (*_TINY, "model.lora_rank=32", "optimizer.learning_rate=1e-3"),
+        {"base": ("",), "optimizer.learning_rate": ("1e-4", "3e-4", "3e-3")},
+    ),
     "smollm2_sums_adapter": Study(("+experiment=recipe/smollm2_sums", *_SMOLLM2), _TRIED),
     "smollm2_sums_all_weights": Study(
-        ("+experiment=recipe/smollm2_sums", *_SMOLLM2, *_ALL_WEIGHTS), _RATES_OF_ALL_WEIGHTS
+        ("+experiment=recipe/smollm2_sums", *_SMOLLM2, "model.lora_rank=null", "optimizer.learning_rate=1e-5"),
+        {"base": ("",), "optimizer.learning_rate": ("3e-6", "3e-5")},
     ),
     "smollm2_chain_sum_adapter": Study(
         ("+experiment=recipe/smollm2_chain_sum", *_SMOLLM2),
-        {key: _TRIED[key] for key in ("base", "optimizer.learning_rate", "grpo.beta")},
-    ),
-    "smollm2_chain_sum_all_weights": Study(
-        ("+experiment=recipe/smollm2_chain_sum", *_SMOLLM2, *_ALL_WEIGHTS), _RATES_OF_ALL_WEIGHTS
-    ),
-    "tiny_arithmetic_all_weights": Study(_TINY, _TRIED | {"optimizer.learning_rate": ("3e-5", "1e-4", "1e-3")}),
-    "tiny_arithmetic_adapter": Study(
-        (*_TINY, "model.lora_rank=8", "optimizer.learning_rate=1e-3"),
-        {"base": ("",), "optimizer.learning_rate": ("1e-4", "3e-4", "3e-3")},
+        {"base": ("",), "optimizer.learning_rate": ("3e-5", "3e-4"), "grpo.beta": ("0.08",)},
     ),
 }
 
 
 class Found(NamedTuple):
-    """What a job came to: held-out accuracy after its last step."""
+    """What a job came to.
+
+    Attributes:
+        accuracy: of greedy answers to held-out questions, after its last step.
+        reward: mean of what was drawn in its last steps.
+    """
 
     setting: str
     value: str
     seed: str
     accuracy: float
+    reward: float
 
 
 def read_found(*folders: Path) -> dict[str, list[Found]]:
@@ -110,8 +115,9 @@ def read_found(*folders: Path) -> dict[str, list[Found]]:
     for file in (folder / f"{name}.csv" for folder in folders for name in STUDIES):
         if file.is_file():
             with file.open(newline="") as stream:
-                rows = [Found(row[0], row[1], row[2], float(row[3])) for row in list(csv.reader(stream))[1:]]
-            found[file.stem] = found.get(file.stem, []) + rows
+                for row in csv.DictReader(stream):
+                    numbers = float(row["accuracy"]), float(row["reward"])
+                    found.setdefault(file.stem, []).append(Found(row["setting"], row["value"], row["seed"], *numbers))
     return found
 
 
@@ -120,7 +126,7 @@ def add_found(file: Path, rows: Sequence[Found]) -> None:
     is_new = not file.exists()
     with file.open("a", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerows([COLUMNS] if is_new else [])
+        writer.writerows([Found._fields] if is_new else [])
         writer.writerows(rows)
 
 
@@ -147,20 +153,27 @@ def run_sweep(study: Study, setting: str, words: list[str], values: list[str], p
         given = result.given()
         assert result.objective is not None, result.folder
         value = given[setting] if setting in given else values[0]
-        found.append(Found(setting, value, given["training.seed"], result.objective))
+        rewards = [row["reward"] for row in read_metrics(result.folder / "metrics.jsonl").values() if "reward" in row]
+        reward = round(statistics.mean(rewards[-LAST_STEPS:]), 4)
+        found.append(Found(setting, value, given["training.seed"], result.objective, reward))
     return found
 
 
 def table(found: dict[str, list[Found]]) -> str:
-    """Returns the mean accuracy of each value and that of each seed."""
-    lines = ["| study | setting | value | accuracy | seeds |", "|---|---|---|---|---|"]
+    """Returns the mean accuracy and reward of each value, and in brackets those of each seed."""
+    lines = ["| study | setting | value | accuracy | reward |", "|---|---|---|---|---|"]
     for study, rows in found.items():
         for setting, value in dict.fromkeys((row.setting, row.value) for row in rows):
-            each = [row.accuracy for row in rows if (row.setting, row.value) == (setting, value)]
-            seeds = ", ".join(f"{accuracy:.1%}" for accuracy in each)
+            each = [row for row in rows if (row.setting, row.value) == (setting, value)]
+            accuracy = _mean_and_each([row.accuracy for row in each], ".1%")
+            reward = _mean_and_each([row.reward for row in each], ".2f")
             words = " ".join(f"`{word}`" for word in value.split("+") if word)
-            lines.append(f"| {study} | {setting} | {words} | {statistics.mean(each):.1%} | {seeds} |")
+            lines.append(f"| {study} | {setting} | {words} | {accuracy} | {reward} |")
     return "\n".join(lines)
+
+
+def _mean_and_each(numbers: Sequence[float], form: str) -> str:
+    return f"{statistics.mean(numbers):{form}} ({', '.join(f'{number:{form}}' for number in numbers)})"
 
 
 def main() -> None:
@@ -185,7 +198,8 @@ def main() -> None:
                     continue
                 if time.monotonic() > ends:
                     return
-                place = given.folder / name / "_".join([setting.replace(" ", "_"), *(tried if len(tried) == 1 else [])])
+                words_of_place = [setting, *(tried if len(tried) == 1 else [])]
+                place = given.folder / name / re.sub(r"[^A-Za-z0-9.-]+", "_", " ".join(words_of_place)).strip("_")
                 rows = run_sweep(STUDIES[name], setting, words, tried, place.resolve(), given.model)
                 add_found(given.folder / f"{name}.csv", rows)
 
