@@ -160,7 +160,7 @@ def run_sweep(study: Study, setting: str, words: list[str], values: list[str], p
         value = next(word for word in values if setting not in given or float(word) == float(given[setting]))
         rewards = [row["reward"] for row in read_metrics(result.folder / "metrics.jsonl").values() if "reward" in row]
         reward = round(statistics.mean(rewards[-LAST_STEPS:]), 4)
-        found.append(Found(setting, value, given["training.seed"], result.objective, reward))
+        found.append(Found(setting, value, given["training.seed"], round(result.objective, 4), reward))
     return found
 
 
