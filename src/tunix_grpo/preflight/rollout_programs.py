@@ -22,7 +22,7 @@ from tunix_grpo.grpo.rollout import train_sampling
 from tunix_grpo.model.gathering import bytes_per_device, gathered_like, mesh_of_rollout
 from tunix_grpo.model.model import Model
 from tunix_grpo.model.placing import fitting_sharding
-from tunix_grpo.preflight.compiling import Program, lowering
+from tunix_grpo.preflight.compiling import Program
 
 # What ends a row and what fills it decide nothing about memory.
 _STOP_IDS, _PAD_ID = (1,), 0
@@ -103,21 +103,21 @@ class RolloutPrograms:
     def _weights_of_a_token(self) -> Any:
         """Returns the shapes of the weights as one token at a time reads them, with where they lie.
 
-        On devices that share heads only their compiler knows where; otherwise they are whole on every device.
+        On devices that share heads only their compiler knows where; otherwise, and where it refuses, they are whole on
+        every device.
         """
+        joining = self._program("weights of a token", engine._joined, (self._form, *self._held), self._held)
         with layouts.on(self._mesh):
-            weights = engine._joined.eval_shape(self._form, *self._held)
-            if self._mesh.shape[layouts.TP] == 1:
-                whole = NamedSharding(self._mesh, PartitionSpec())
-                return jax.tree.map(lambda leaf: _laid(leaf, whole), weights)
-            traced = engine._joined.trace(self._form, *self._held)
-            made = traced.lower(lowering_platforms=(lowering(),)).compile()
-        return jax.tree.map(_laid, weights, made.output_shardings)
+            weights = engine._joined.eval_shape(*joining.arguments)
+        if self._mesh.shape[layouts.TP] == 1 or isinstance(joining.made, str):
+            whole = NamedSharding(self._mesh, PartitionSpec())
+            return jax.tree.map(lambda leaf: _laid(leaf, whole), weights)
+        return jax.tree.map(_laid, weights, joining.made.output_shardings)
 
     def _as_they_were(self, weights: Any) -> Any:
         """Returns those weights of a token's that are no copies; the others live beside what they are made of."""
-        held_as_drawn = self._held[1]
-        return {name: leaf for name, leaf in weights.items() if held_as_drawn and name != "layers"}
+        _, frozen = self._held
+        return {name: leaf for name, leaf in weights.items() if name != "layers"} if frozen else {}
 
     def _placed(self, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         """Places a part of a rollout in stages, see `generation.with_rows`."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import jax
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from tunix_grpo.config import Config, MeshConfig
-from tunix_grpo.decoder.platform import Described
+from tunix_grpo.decoder.platform import Described, memory, platform
 from tunix_grpo.errors import UserError, one_line
 from tunix_grpo.grpo.limits import Ceilings
+from tunix_grpo.preflight.compiling import lowering
 from tunix_grpo.run.devices import device_memory_bytes, mesh_over, open_devices
 
 _DESCRIPTIONS = Path(__file__).parents[1] / "assets" / "devices"
@@ -58,10 +58,8 @@ TARGETS = {
 def present(config: Config) -> tuple[Target, Mesh]:
     """Returns the devices that are there, as a run would open them."""
     devices = open_devices(config.device, config.mesh, None)
-    platform = jax.default_backend()
-    told = devices.mesh.devices.flat[0].memory_stats() or {}
-    memory = device_memory_bytes() if platform == "cpu" else told.get("bytes_limit")
-    return Target(devices.kind, {"gpu": "cuda"}.get(platform, platform), None, devices.mesh.size, memory), devices.mesh
+    held = device_memory_bytes() if platform() == "cpu" else memory()
+    return Target(devices.kind, lowering(), None, devices.mesh.size, held), devices.mesh
 
 
 def described_mesh(name: str, target: Target, config: MeshConfig) -> Mesh:
