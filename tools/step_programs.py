@@ -5,6 +5,7 @@ That is for each data-parallel device. Those who import it have set XLA's flags 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,14 +77,23 @@ def update(model: Model, mesh: Mesh, form: str, remat: str = "auto") -> tuple[Ca
     return program, (model.trained, model.frozen, batch, by_rows(mesh, (rows,)), by_rows(mesh, batch.tokens.shape))
 
 
-def rollout(model: Model, mesh: Mesh, form: str) -> tuple[Callable, tuple]:
-    """All completions of a step."""
+def rollout(model: Model, mesh: Mesh, form: str, copies: bool = True) -> tuple[Callable, tuple]:
+    """All completions of a step; without `copies` of the weights where there is no memory for them."""
     sampling = Sampling(num_generations=GROUP, max_tokens=COMPLETION_TOKENS, temperature=1.0)
 
     def program(trained: Any, frozen: Any, tokens: jax.Array, valid: jax.Array, keys: jax.Array) -> Any:
         weights = own.decoder_weights(trained, frozen)
         return generate(
-            model.spec, weights, tokens, valid, keys, sampling, stop_ids=STOPS, pad_id=PAD, attention_form=form
+            model.spec,
+            weights,
+            tokens,
+            valid,
+            keys,
+            sampling,
+            stop_ids=STOPS,
+            pad_id=PAD,
+            attention_form=form,
+            copies=copies,
         )
 
     own = model.form
@@ -101,4 +111,9 @@ def reference(model: Model, mesh: Mesh, form: str) -> tuple[Callable, tuple]:
     return program, (model.reference, completions(mesh))
 
 
-PROGRAMS = {"update": update, "rollout": rollout, "reference": reference}
+PROGRAMS = {
+    "update": update,
+    "rollout": rollout,
+    "rollout_in_place": functools.partial(rollout, copies=False),
+    "reference": reference,
+}

@@ -24,7 +24,7 @@ from tunix_grpo.decoder.attention import MASKED_SCORE, PLAIN, visible
 from tunix_grpo.decoder.cache import Cache, Prompts, cache_sizes, empty_cache, grown, written
 from tunix_grpo.decoder.drawing import Drawn, DrawRule, Sampling, no_tokens, with_next
 from tunix_grpo.decoder.forward import forward, head_logits, text_positions
-from tunix_grpo.decoder.joined import joined
+from tunix_grpo.decoder.joined import for_tokens, layer_of_token
 from tunix_grpo.decoder.layer import Weights, embed, finish_layer, qkv, rms_norm, rotary_angles
 from tunix_grpo.decoder.platform import platform
 from tunix_grpo.decoder.spec import DecoderSpec, layer_places
@@ -65,6 +65,7 @@ def generate(
     attention_form: str = PLAIN,
     block: int | None = None,
     limits: jax.Array | None = None,
+    copies: bool = True,
 ) -> Drawn:
     """Draws G completions of every prompt.
 
@@ -78,12 +79,14 @@ def generate(
         attention_form: of the prompts' pass.
         block: tokens between two looks at whether all rows have stopped; None: what suits the device.
         limits: int32[B], tokens of each row, at most config.max_tokens; None: that many.
+        copies: see `for_tokens`.
     """
     rule = DrawRule(config, tuple(stop_ids), pad_id)
     block = block or block_of_device()
     steps = padded_steps(config.max_tokens, block)
+    asked = prompt_tokens, prompt_valid, keys
     weights, growing = first_tokens(
-        spec, weights, prompt_tokens, prompt_valid, keys, rule, steps, attention_form=attention_form, limits=limits
+        spec, weights, *asked, rule, steps, attention_form=attention_form, limits=limits, copies=copies
     )
     for slots in cache_sizes(steps):
         growing = with_room(spec, growing, slots)
@@ -112,19 +115,21 @@ def first_tokens(
     *,
     attention_form: str,
     limits: jax.Array | None = None,
+    copies: bool = True,
 ) -> tuple[Weights, Growing]:
     """Encodes the prompts and draws the first token of every completion.
 
     Args:
         steps: see `padded_steps`.
+        copies: see `for_tokens`.
 
     Returns:
         the weights as the further tokens read them, and the completions, their cache without a slot.
     """
     hidden, prompts = prefill(spec, weights, prompt_tokens, prompt_valid, attention_form)
-    # The joined copy is made when the prompts are done, so that it and the prompts' activations share memory.
-    hidden, prompts, weights = jax.lax.optimization_barrier((hidden, prompts, weights))
-    weights = joined(spec, weights)
+    if copies:  # which are made when the prompts are done, so that they and the prompts' activations share memory
+        hidden, prompts, weights = jax.lax.optimization_barrier((hidden, prompts, weights))
+    weights = for_tokens(spec, weights, copies)
     config = rule.config
     rows = prompt_tokens.shape[0] * config.num_generations
     ends = jnp.int32(config.max_tokens) if limits is None else limits
@@ -202,7 +207,7 @@ def decode_step(
     """Runs all layers over one new token per row.
 
     Args:
-        weights: the decoder's, by layer, joined or not.
+        weights: the decoder's, by layer: see `joined.layer_of_token`.
         tokens: int32[B], token t of every completion.
         t: int32[], from 0; or int32[B] where each row has a prompt of its own and is at its own token.
         cache: the tokens before it.
@@ -215,7 +220,8 @@ def decode_step(
     angles = rotary_angles(spec, jnp.repeat(first, group, axis=0))
     x = embed(spec, weights, tokens[:, None])
     keys, values = [], []
-    for index, layer in enumerate(weights["layers"]):
+    for index in range(spec.num_layers):
+        layer, x = layer_of_token(spec, weights, index, x)
         window = spec.windows[index]
         q, k, v = qkv(spec, layer, x, angles[spec.ropes[index]])
         slots = cache.keys[index].shape[3]

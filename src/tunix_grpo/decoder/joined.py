@@ -1,7 +1,8 @@
 """Weights prepared for a single token per row: projections that share an input become one matrix product.
 
 With few rows a product costs the reading of its weights and the start of a kernel, not arithmetic; so fewer and larger
-products are faster, and adapters ride along.
+products are faster, and adapters ride along. That takes a copy of the weights. Where there is no memory for one, they
+are read where they lie (`in_place`), and only the adapters are joined.
 """
 
 from __future__ import annotations
@@ -14,6 +15,17 @@ from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.quantized import is_quantized
 from tunix_grpo.decoder.spec import DecoderSpec, layer_places
+
+_GROUPS = (("q", "k", "v"), ("gate", "up"), ("o",), ("down",))  # projections that share an input
+
+
+def for_tokens(spec: DecoderSpec, weights: Weights, copies: bool) -> Weights:
+    """Returns the weights as `layer_of_token` takes them.
+
+    Args:
+        copies: of the matrices that stay, joined, may be made; otherwise they are read where they lie.
+    """
+    return joined(spec, weights) if copies else in_place(spec, weights)
 
 
 def apart(spec: DecoderSpec, weights: Weights) -> Weights:
@@ -42,7 +54,7 @@ def joined(spec: DecoderSpec, weights: Weights) -> Weights:
 def join_layer(layer: Weights) -> Weights:
     """Returns a layer with q, k and v in one product, and gate and up in another."""
     rest = dict(layer)
-    for names in (("q", "k", "v"), ("gate", "up"), ("o",), ("down",)):
+    for names in _GROUPS:
         leaves = [layer[name] for name in names]
         if not any(is_quantized(leaf["w"]) for leaf in leaves):
             rest = {name: leaf for name, leaf in rest.items() if name not in names}
@@ -50,12 +62,56 @@ def join_layer(layer: Weights) -> Weights:
     return rest
 
 
+def in_place(spec: DecoderSpec, weights: Weights) -> Weights:
+    """Returns the weights as they are, and what is small of every layer beside them: adapters joined, norms, biases."""
+    return {**weights, "layers": [_join_beside(layer) for layer in apart(spec, weights)["layers"]]}
+
+
+def layer_of_token(spec: DecoderSpec, weights: Weights, index: int, x: jax.Array) -> tuple[Weights, jax.Array]:
+    """Returns a layer as one token at a time reads it, and its input.
+
+    Args:
+        weights: as `for_tokens` gives them.
+        x: what the layer is given. Matrices that are read where they lie are cut out of their stacks when it is there:
+            XLA would cut all of them out at once, or even before the first token, which is the copy again.
+    """
+    layer = weights["layers"][index]
+    if "stacks" not in weights:
+        return layer, x
+    stack, *place = layer_places(spec)[index]
+    x, zero = jax.lax.optimization_barrier((x, jnp.int32(0)))
+
+    def matrix(name: str) -> jax.Array:
+        return jax.tree.map(
+            lambda leaf: leaf[tuple(axis + zero for axis in place)], weights["stacks"][stack][name]["w"]
+        )
+
+    for names in _GROUPS:
+        joined = "+".join(names)
+        layer = {**layer, joined: {**layer[joined], "w": tuple(map(matrix, names))}}
+    return layer, x
+
+
+def _join_beside(layer: Weights) -> Weights:
+    """Returns a layer with the adapters and biases of projections that share an input in one."""
+    rest = {name: leaf for name, leaf in layer.items() if not any(name in names for names in _GROUPS)}
+    return {**rest, **{"+".join(names): _beside([layer[name] for name in names]) for names in _GROUPS}}
+
+
 def _join(leaves: list[Weights]) -> Weights:
     w = jnp.concatenate([_merged(leaf) for leaf in leaves], axis=1)
-    whole: Weights = {}
+    beside = _beside(leaves if w.dtype != jnp.float32 else [_without_adapter(leaf) for leaf in leaves])
+    if "a" in beside:
+        w = jnp.concatenate([w, beside.pop("a")], axis=1)
+    return {"w": w, **beside}
+
+
+def _beside(leaves: list[Weights]) -> Weights:
+    """Returns what is added to the product with the joined weights: one bias, and one adapter."""
+    joined: Weights = {}
     if any("bias" in leaf for leaf in leaves):
-        whole["bias"] = jnp.concatenate([leaf["bias"] for leaf in leaves])
-    adapted = [leaf for leaf in leaves if "a" in leaf] if w.dtype != jnp.float32 else []
+        joined["bias"] = jnp.concatenate([leaf["bias"] for leaf in leaves])
+    adapted = [leaf for leaf in leaves if "a" in leaf]
     if adapted:
         ends = np.cumsum([leaf["w"].shape[1] for leaf in leaves])
         blocks = []
@@ -63,9 +119,13 @@ def _join(leaves: list[Weights]) -> Weights:
             if "a" in leaf:
                 width = leaf["w"].shape[1]
                 blocks.append(jnp.pad(leaf["b"], ((0, 0), (end - width, ends[-1] - end))))
-        whole["b"] = jnp.concatenate(blocks)
-        w = jnp.concatenate([w, *(leaf["a"] for leaf in adapted)], axis=1)
-    return {"w": w, **whole}
+        joined["a"] = jnp.concatenate([leaf["a"] for leaf in adapted], axis=1)
+        joined["b"] = jnp.concatenate(blocks)
+    return joined
+
+
+def _without_adapter(leaf: Weights) -> Weights:
+    return {part: array for part, array in leaf.items() if part not in ("a", "b")}
 
 
 def _merged(leaf: Weights) -> jax.Array:

@@ -61,9 +61,16 @@ def rms_norm(spec: DecoderSpec, x: jax.Array, scale: jax.Array) -> jax.Array:
 def linear(leaf: Weights, x: jax.Array) -> jax.Array:
     """Returns x @ w (+ x @ a @ b) (+ bias), summed in float32 so that a small adapter is not rounded away.
 
-    A leaf with "b" but without "a" has the columns of a behind those of w, so that x is read once.
+    A leaf with "b" but without "a" has the columns of a behind those of w, so that x is read once. Several w, a tuple,
+    are those of neighbouring columns.
     """
-    y = product(x, whole_weight(leaf["w"]))
+    if isinstance(leaf["w"], tuple):
+        # Of products with one input XLA would put the matrices together, in a copy, for each token.
+        x, *inputs = jax.lax.optimization_barrier((x,) * (1 + len(leaf["w"])))
+        parts = [product(*pair) for pair in zip(inputs, map(whole_weight, leaf["w"]), strict=True)]
+        y = jnp.concatenate(parts, axis=-1)
+    else:
+        y = product(x, whole_weight(leaf["w"]))
     if "b" in leaf:
         if "a" in leaf:
             low = product(x, leaf["a"])

@@ -59,4 +59,5 @@ def completions_drawn(
         pad_id=pad_id,
         attention_form=form.attention_form,
         limits=limits,
+        copies=form.copies,
     )

@@ -24,7 +24,7 @@ import numpy as np
 from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.cache import Cache, cache_sizes, grown
 from tunix_grpo.decoder.drawing import Drawn, DrawRule, Sampling
-from tunix_grpo.decoder.joined import joined
+from tunix_grpo.decoder.joined import for_tokens
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.platform import platform
 from tunix_grpo.decoder.rows import left_padded
@@ -109,8 +109,9 @@ class Engine:
         size = (cache_sizes(sampling.max_tokens - 1) or [1])[-1]
         with layouts.on(self.mesh):
             slots = jax.eval_shape(lambda: _free(self.form, self.mesh, self.rows, self.prompt_width, size, rule))
-            together = jax.eval_shape(lambda *held: _joined(self.form, *held), *weights)
-        return _continued, (self.form, self.mesh, together, slots, rule, tokens_of_round())
+            made = jax.eval_shape(lambda *held: _made(self.form, *held), *weights)
+        drawn_with = self.form.token_weights(made, weights[1])
+        return _continued, (self.form, self.mesh, drawn_with, slots, rule, tokens_of_round())
 
 
 class _Drawing:
@@ -122,7 +123,7 @@ class _Drawing:
         self._newcomers = max(1, engine.rows // _FILLED_AT_ONCE)
         self._num_prompts = _prompts_at_once(asked.prompts, self._newcomers, engine.mesh.shape["fsdp"])
         self._round = tokens_of_round()
-        self._joined = _joined(engine.form, *weights)
+        self._token_weights = engine.form.token_weights(_made(engine.form, *weights), weights[1])
         self._sizes = cache_sizes(rule.config.max_tokens - 1) or [1]  # from the present one on
         self._slots = _free(*self._programs, engine.rows, engine.prompt_width, self._sizes[0], rule)
         self._next = 0  # of the list, what goes into a row next
@@ -202,7 +203,7 @@ class _Drawing:
             self._sizes.pop(0)
             cache = _with_room(*self._programs, self._slots.cache, self._sizes[0])
             self._slots = self._slots._replace(cache=cache)
-        self._slots = _continued(*self._programs, self._joined, self._slots, self._rule, self._round)
+        self._slots = _continued(*self._programs, self._token_weights, self._slots, self._rule, self._round)
 
     def _take_out(self) -> list[Completion]:
         """Waits for the tokens that are on their way; frees the rows that have ended, and returns what is in them."""
@@ -265,8 +266,8 @@ def _free(form: ModelForm, mesh: jax.sharding.Mesh, rows: int, width: int, size:
 
 
 @functools.partial(jax.jit, static_argnames="form")
-def _joined(form: ModelForm, trained: LeafTree, frozen: Weights) -> Weights:
-    return joined(form.spec, form.decoder_weights(trained, frozen))
+def _made(form: ModelForm, trained: LeafTree, frozen: Weights) -> Weights:
+    return form.made_for_tokens(for_tokens(form.spec, form.decoder_weights(trained, frozen), form.copies))
 
 
 @functools.partial(jax.jit, static_argnames=("form", "mesh", "rule"), donate_argnames="slots")

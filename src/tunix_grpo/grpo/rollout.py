@@ -170,10 +170,9 @@ class Sampler:
             seed: of the run.
             max_rows: completions of a rollout that are drawn at once; None: all of them.
         """
-        self._form = model.form
         self._tokenizer = tokenizer
         self._gathering = Gathering(model, mesh)
-        self._mesh = self._gathering.mesh
+        self._form, self._mesh = self._gathering.form, self._gathering.mesh
         self._width = prompt_width
         self._seed = seed
         self._max_rows = max_rows

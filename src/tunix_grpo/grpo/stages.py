@@ -79,7 +79,8 @@ class _Staged:
         self._block = block_of_device()
         self._steps, self._reached = padded_steps(most, self._block), 0  # tokens behind the first, in all and so far
         self._sizes = cache_sizes(self._steps)  # from the present one on
-        self._weights, growing = _started(form, *start, rule, self._steps)
+        made, growing = _started(form, *start, rule, self._steps)
+        self._weights = form.token_weights(made, start.weights[1])
         self._growing = _with_room(form, growing, self._sizes[0])
         self._owner = np.arange(rows)  # the place of what each row draws; -1 where that has ended
         self._limits = np.full(rows, most) if start.limits is None else np.asarray(layouts.fetched(start.limits))
@@ -133,9 +134,12 @@ def _started(
     rule: DrawRule,
     steps: int,
 ) -> tuple[Weights, Growing]:
-    decoder_weights, attention_form = form.decoder_weights(*weights), form.attention_form
-    prompts = prompt_tokens, prompt_valid, keys
-    return first_tokens(form.spec, decoder_weights, *prompts, rule, steps, attention_form=attention_form, limits=limits)
+    asked = form.decoder_weights(*weights), prompt_tokens, prompt_valid, keys
+    attention_form, copies = form.attention_form, form.copies
+    token_weights, growing = first_tokens(
+        form.spec, *asked, rule, steps, attention_form=attention_form, limits=limits, copies=copies
+    )
+    return form.made_for_tokens(token_weights), growing
 
 
 @functools.partial(jax.jit, static_argnames=("form", "rule", "block"), donate_argnames="growing")

@@ -1,11 +1,13 @@
 """The weights as a rollout reads them: sent once, so that no token waits for any.
 
 A rollout reads all weights for every token, and its devices draw different rows. So each device gets a whole copy
-before the first token. Where such a copy leaves too little memory, neighbours share one, as in tensor parallelism.
+before the first token. Where such a copy leaves too little memory, neighbours share one, as in tensor parallelism. A
+device alone has the weights; where it has no memory for the joined copy of them, a rollout goes without.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from typing import Any, TypeAlias
@@ -19,7 +21,7 @@ from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.layouts import FSDP, TP
 from tunix_grpo.decoder.platform import memory
 from tunix_grpo.model.layout import LeafTree
-from tunix_grpo.model.model import Model
+from tunix_grpo.model.model import Model, ModelForm
 from tunix_grpo.model.placing import fitting_sharding, without_fsdp
 
 _log = logging.getLogger(__name__)
@@ -35,13 +37,17 @@ class Gathering:
 
     Attributes:
         mesh: of the rollout: that of training, or one of the same devices with a larger `tp`.
+        form: of the rollout, see `form_of_rollout`.
     """
 
     def __init__(self, model: Model, mesh: Mesh):
         held = (model.trained, model.frozen)
         self.mesh = mesh_of_rollout(model, mesh)
+        self.form = form_of_rollout(model, mesh)
         if self.mesh != mesh:
             _log.info("a rollout's weights are shared by mesh.tp=%d devices: copies do not fit", self.mesh.shape[TP])
+        if not self.form.copies:
+            _log.info("a rollout reads the weights where they lie: a joined copy of them does not fit")
         self._dtype = model.dtype
         self._gather = None
         if mesh.size > 1 and mesh.shape[FSDP] > 1:
@@ -90,8 +96,24 @@ def mesh_of_rollout(model: Model, mesh: Mesh) -> Mesh:
     """Returns the mesh that a model's completions are drawn on, where it is trained on `mesh`."""
     if mesh.size == 1:
         return mesh
-    resident = _TRAINING_COPIES * bytes_per_device(model.trained) + bytes_per_device(model.reference)
-    return rollout_mesh(mesh, gathered_shapes((model.trained, model.frozen), model.dtype), resident, memory())
+    return rollout_mesh(mesh, gathered_shapes((model.trained, model.frozen), model.dtype), _resident(model), memory())
+
+
+def form_of_rollout(model: Model, mesh: Mesh) -> ModelForm:
+    """Returns the model's form, for rollouts without copies of the weights where these leave too little memory.
+
+    That is of one device, and of weights that stay: all that are trained have to be rounded, which is a copy.
+    """
+    form, memory_of_device = model.form, memory()
+    if mesh.size > 1 or not model.frozen or memory_of_device is None:
+        return form
+    needed = _resident(model) + bytes_per_device(model.frozen["stacks"])
+    return dataclasses.replace(form, copies=needed <= (1 - _SPARE) * memory_of_device)
+
+
+def _resident(model: Model) -> int:
+    """Returns the bytes that training keeps on each device."""
+    return _TRAINING_COPIES * bytes_per_device(model.trained) + bytes_per_device(model.reference)
 
 
 def rollout_mesh(mesh: Mesh, shapes: list[jax.ShapeDtypeStruct], resident: int, memory: int | None) -> Mesh:

@@ -43,6 +43,7 @@ class ModelForm:
         lora_scale: alpha / rank, 0 without LoRA.
         dtype: of the computation.
         attention_form: how `attention.attend` computes the passes over whole rows on this device.
+        copies: tokens are drawn with joined copies of the weights, see `decoder/joined.py`.
     """
 
     spec: DecoderSpec
@@ -50,6 +51,7 @@ class ModelForm:
     lora_scale: float
     dtype: jnp.dtype
     attention_form: str
+    copies: bool = True
 
     def decoder_weights(self, trained: LeafTree, frozen: Weights) -> Weights:
         """Returns the decoder's weights; differentiable in `trained`.
@@ -62,6 +64,24 @@ class ModelForm:
             return whole_weights(self.spec, trained, self.dtype)
         pairs = adapter_pairs(self.spec, trained, self.lora_scale, self.dtype)
         return with_adapters(self.spec, frozen, pairs)
+
+    def made_for_tokens(self, weights: Weights) -> Weights:
+        """Returns of the weights of a token what a program hands out: of what stays that would be a copy.
+
+        Args:
+            weights: as `decoder.joined.for_tokens` gives them.
+        """
+        return weights if self.all_trained else {"layers": weights["layers"]}
+
+    def token_weights(self, made: Weights, frozen: Weights) -> Weights:
+        """Returns the weights of a token.
+
+        Args:
+            made: as `made_for_tokens` gives it.
+            frozen: as `Model.frozen` gives it.
+        """
+        stays = {name: leaf for name, leaf in frozen.items() if name != "stacks" or not self.copies}
+        return {**stays, **made}
 
     def laid_out(self, trained: LeafTree) -> LeafTree:
         """Returns the trained leaves for a gradient, which on several devices then lies as the parameters do.

@@ -19,7 +19,7 @@ from tunix_grpo.decoder.generation import block_of_device, padded_steps
 from tunix_grpo.grpo import engine, stages
 from tunix_grpo.grpo.at_once import completions_drawn
 from tunix_grpo.grpo.rollout import train_sampling
-from tunix_grpo.model.gathering import bytes_per_device, gathered_like, mesh_of_rollout
+from tunix_grpo.model.gathering import bytes_per_device, form_of_rollout, gathered_like, mesh_of_rollout
 from tunix_grpo.model.model import Model
 from tunix_grpo.model.placing import fitting_sharding
 from tunix_grpo.preflight.compiling import Program
@@ -37,7 +37,7 @@ class RolloutPrograms:
             mesh: of training.
             resident: bytes of what lives as long as the run, on each device.
         """
-        self._config, self._form, self._sampling = config, model.form, train_sampling(config)
+        self._config, self._form, self._sampling = config, form_of_rollout(model, mesh), train_sampling(config)
         self._mesh = mesh_of_rollout(model, mesh)
         self._held = gathered_like(model, mesh, self._mesh)
         copies = bytes_per_device(self._held) if mesh.shape[layouts.FSDP] > 1 else 0
@@ -64,15 +64,15 @@ class RolloutPrograms:
         prompts = self._program("rollout, prompts", stages._started, started, self._held)
         yield prompts
         with layouts.on(self._mesh):
-            weights, growing = stages._started.eval_shape(*started)
+            made, growing = stages._started.eval_shape(*started)
             growing = stages._with_room.eval_shape(self._form, growing, cache_sizes(steps)[-1])
         if self._mesh.shape[layouts.TP] == 1 or isinstance(prompts.made, str):
             weights, growing = self._weights_of_a_token(), jax.tree.map(self._placed, growing)
         else:
             places = prompts.made.output_shardings
             cache = jax.tree.map(self._placed, growing.cache)
-            weights, growing = jax.tree.map(_laid, (weights, growing), places)
-            growing = growing._replace(cache=cache)
+            made, growing = jax.tree.map(_laid, (made, growing), places)
+            weights, growing = self._form.token_weights(made, self._held[1]), growing._replace(cache=cache)
         arguments = (self._form, weights, growing, rule, stages.STAGE, block_of_device())
         yield self._program("rollout, tokens", stages._continued, arguments, self._as_they_were(weights))
 
@@ -106,13 +106,15 @@ class RolloutPrograms:
         On devices that share heads only their compiler knows where; otherwise, and where it refuses, they are whole on
         every device.
         """
-        joining = self._program("weights of a token", engine._joined, (self._form, *self._held), self._held)
+        joining = self._program("weights of a token", engine._made, (self._form, *self._held), self._held)
         with layouts.on(self._mesh):
-            weights = engine._joined.eval_shape(*joining.arguments)
+            made = engine._made.eval_shape(*joining.arguments)
         if self._mesh.shape[layouts.TP] == 1 or isinstance(joining.made, str):
             whole = NamedSharding(self._mesh, PartitionSpec())
-            return jax.tree.map(lambda leaf: _laid(leaf, whole), weights)
-        return jax.tree.map(_laid, weights, joining.made.output_shardings)
+            made = jax.tree.map(lambda leaf: _laid(leaf, whole), made)
+        else:
+            made = jax.tree.map(_laid, made, joining.made.output_shardings)
+        return self._form.token_weights(made, self._held[1])
 
     def _as_they_were(self, weights: Any) -> Any:
         """Returns those weights of a token's that are no copies; the others live beside what they are made of."""
