@@ -123,6 +123,7 @@ def test_a_device_without_flash_attention_computes_plainly(monkeypatch, caplog):
     assert usable_form(4, 2, 24, None, jnp.dtype(jnp.float32)) == PLAIN
 
 
+@pytest.mark.long
 def test_the_gpu_program_of_a_gradient_attends_by_cudnn(tmp_path, monkeypatch):
     """Lowered for a GPU that is not here: what JAX asks of one is answered as a Hopper with cuDNN 9.10 would."""
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)

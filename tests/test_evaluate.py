@@ -267,6 +267,7 @@ def test_an_accuracy_below_the_bound_is_an_exit_code(small, jax_cache, word, cod
     assert (small / "evaluation.json").exists()
 
 
+@pytest.mark.long
 def test_a_model_that_is_worse_is_an_exit_code(run, found, jax_cache):
     words = (f"evaluation.num_questions={QUESTIONS}", "evaluation.num_samples=0")
     found(f"run={run}", *words, to="trained")

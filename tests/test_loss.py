@@ -102,6 +102,7 @@ def compiled_gradient(model, remat: str):
     return jax.jit(jax.value_and_grad(total)).lower(*inputs).compile(), inputs
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("optimised")
 def test_no_array_holds_the_logits_of_all_tokens(wide_model, monkeypatch):
     """In the whole compiled program only the vocabulary's own matrices and one chunk of logits are that wide."""

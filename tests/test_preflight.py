@@ -192,6 +192,7 @@ def test_a_compiler_that_refuses_is_heard(small):
     assert refused.refusal == "RESOURCE_EXHAUSTED: total memory required exceeds what there is"
 
 
+@pytest.mark.long
 def test_a_training_that_is_only_tried(compose, tmp_path, capsys):
     """It reads and checks what a training does, shows what its programs need for these prompts, and leaves nothing."""
     words = ("model=tiny", "task=arithmetic", "task.num_questions=60", "device=cpu", "evaluation.num_questions=4")

@@ -45,6 +45,7 @@ def test_a_step_follows_the_reward(compose, folder):
     assert {"loss", "grad_norm", "entropy", "clip_ratio/region_mean", "timing/update"} <= results[0].metrics.keys()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lora_rank", [pytest.param(None, marks=pytest.mark.slow), 4])
 def test_cutting_a_step_into_micro_batches_changes_nothing(compose, folder, lora_rank):
     """One and four micro batches: the same gradient within float32 rounding (Tunix averages per micro batch)."""

@@ -26,6 +26,7 @@ def assert_same(mine, theirs, atol: float) -> None:
         np.testing.assert_allclose(a, b, atol=atol)
 
 
+@pytest.mark.long
 def test_minibatches_are_updates_one_after_another(compose, folder):
     """Two minibatches of a step move the weights as two steps do whose prompts and completions are theirs.
 
