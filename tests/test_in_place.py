@@ -11,10 +11,11 @@ import pytest
 
 from helpers.models import load, one_device_mesh, write_model
 from helpers.trainer import NumberTokenizer, number_prompts
-from tunix_grpo.decoder import joined, streaming
+from tunix_grpo.decoder import joined
 from tunix_grpo.decoder.drawing import DrawRule, Sampling
 from tunix_grpo.decoder.generation import generate
 from tunix_grpo.decoder.rows import left_padded
+from tunix_grpo.decoder.streaming import stream_tokens
 from tunix_grpo.grpo import engine, rollout, stages
 from tunix_grpo.grpo.rollout import Sampler
 from tunix_grpo.model import gathering
@@ -136,4 +137,11 @@ def test_a_program_hands_out_nothing_that_stays(model, copies):
     weights = model.decoder_weights()
     shapes = jax.eval_shape(lambda weights: joined.for_tokens(model.spec, weights, copies)["layers"], weights)
     assert jax.tree.map(lambda leaf: leaf.shape, made["layers"]) == jax.tree.map(lambda leaf: leaf.shape, shapes)
-    assert len(streaming._joined_layers.eval_shape(model.spec, weights)) == model.spec.num_layers
+
+
+@pytest.mark.long
+def test_an_answer_that_is_read_along_is_the_same(model):
+    settings = {"prompt_width": WIDTH, "stop_ids": (), "pad_id": 0}
+    given = model.spec, model.decoder_weights(), PROMPTS[0], SAMPLING, jax.random.key(3)
+    with_copies, without = ([*stream_tokens(*given, **settings, copies=copies)] for copies in (True, False))
+    assert with_copies == without and len(without) == LENGTH

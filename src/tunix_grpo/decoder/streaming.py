@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from tunix_grpo.decoder.attention import PLAIN
 from tunix_grpo.decoder.forward import head_logits
 from tunix_grpo.decoder.generation import Cache, Prompts, Sampling, decode_step, empty_cache, prefill
-from tunix_grpo.decoder.joined import joined
+from tunix_grpo.decoder.joined import for_tokens
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import left_padded
 from tunix_grpo.decoder.sampling import sample
@@ -34,6 +34,7 @@ def stream_tokens(
     prompt_width: int,
     stop_ids: Sequence[int],
     pad_id: int,
+    copies: bool = True,
 ) -> Iterator[int]:
     """Yields the tokens of one completion as they are drawn, up to and with its stop token.
 
@@ -43,11 +44,12 @@ def stream_tokens(
         sampling_config: how to draw; `num_generations` is not read.
         key: of the row, as in a rollout.
         prompt_width: tokens that the prompt is padded to, so that one program serves all prompts.
+        copies: see `joined.for_tokens`.
     """
     tokens, valid = left_padded([prompt], prompt_width, pad_id)
     token, prompts = _first(spec, weights, tokens, valid, key, sampling_config)
-    rest = {name: leaf for name, leaf in weights.items() if name != "stacks"}
-    weights = {**rest, "layers": _joined_layers(spec, weights)}
+    stays = {name: leaf for name, leaf in weights.items() if name != "stacks" or not copies}
+    weights = {**stays, "layers": _layers(spec, weights, copies)}
     cache = empty_cache(spec, 1, max(sampling_config.max_tokens - 1, 1), weights["embed"].dtype)
     for place in range(1, sampling_config.max_tokens + 1):
         drawn = token
@@ -92,10 +94,10 @@ def _first(
     return _draw(weights, hidden, key, 0, sampling_config), prompts
 
 
-@functools.partial(jax.jit, static_argnames="spec")
-def _joined_layers(spec: DecoderSpec, weights: Weights) -> list[Weights]:
+@functools.partial(jax.jit, static_argnames=("spec", "copies"))
+def _layers(spec: DecoderSpec, weights: Weights, copies: bool) -> list[Weights]:
     """Only what is new: a program hands out a copy of what it is given."""
-    return joined(spec, weights)["layers"]
+    return for_tokens(spec, weights, copies)["layers"]
 
 
 @functools.partial(jax.jit, static_argnames=("spec", "sampling_config"), donate_argnames="cache")

@@ -21,6 +21,7 @@ from tunix_grpo.decoder.streaming import stream_tokens, text_pieces
 from tunix_grpo.errors import UserError
 from tunix_grpo.grpo.rollout import Sampler, row_keys, sampling_of
 from tunix_grpo.model.config_json import read_spec
+from tunix_grpo.model.gathering import form_of_rollout
 from tunix_grpo.model.model import Model, load_frozen
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.run.devices import Devices, open_devices
@@ -97,7 +98,7 @@ def _generate(config: GenerateConfig) -> None:
     devices = open_devices(config.device, config.mesh, config.jax_cache)
     model = _model(config, directory, devices)
     if config.question is not None and config.samples == 1 and not config.json:
-        num_cut = int(_stream(config, model, tokenizer, asked[0]).truncated)
+        num_cut = int(_stream(config, devices, model, tokenizer, asked[0]).truncated)
     else:
         num_cut = 0
         for index, answer in enumerate(answers(config, devices, model, tokenizer, asked)):
@@ -224,7 +225,7 @@ def _sampling(config: GenerateConfig) -> Sampling:
     return sampling_of(config.generation, config.samples)
 
 
-def _stream(config: GenerateConfig, model: Model, tokenizer: Tokenizer, prompt: Prompt) -> Answer:
+def _stream(config: GenerateConfig, devices: Devices, model: Model, tokenizer: Tokenizer, prompt: Prompt) -> Answer:
     """Shows an answer while it is drawn."""
     weights = model.decoder_weights()
     drawn: list[int] = []
@@ -239,6 +240,7 @@ def _stream(config: GenerateConfig, model: Model, tokenizer: Tokenizer, prompt: 
             prompt_width=_prompt_width(config, [prompt]),
             stop_ids=tokenizer.stop_ids,
             pad_id=tokenizer.pad_id(),
+            copies=form_of_rollout(model, devices.mesh).copies,
         ):
             if stop.signal == signal.SIGINT:
                 raise KeyboardInterrupt  # a shell's background job ignores the signal itself
