@@ -53,7 +53,7 @@ class Combination(NamedTuple):
 COMBINATIONS = {
     "270m adapters, v5e-1": Combination("v5e-1", "model=gemma3_270m training.remat=full"),
     "qwen 0.5b adapters, rows in slots, v5e-1": Combination("v5e-1", "model=hf model.path=QWEN generation.max_rows=8"),
-    "4b adapters, v5e-1": Combination("v5e-1", "model=gemma3_4b", way_out="generation.max_rows=8"),
+    "4b adapters, v5e-1": Combination("v5e-1", "model=gemma3_4b"),
     "1b adapters, four devices, v5e-4": Combination("v5e-4", "model=gemma3_1b mesh.fsdp=4"),
     "4b adapters, h100": Combination("h100", "model=gemma3_4b"),
     "1b all weights, accumulated, h100": Combination(
