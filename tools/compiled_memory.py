@@ -75,7 +75,7 @@ def compile_all(asked: argparse.Namespace, platform: str, mesh: Mesh) -> None:
     model = described_model(SHAPES / f"google--gemma-3-{asked.size}-it", asked.rank, mesh)
     form = asked.form or (FUSED if platform == "cuda" else PLAIN)
     print(
-        f"{'program':<12}{'arguments':>12}{'temporaries':>13}{'peak':>11}{'sent':>11}{'atomics':>9}   (MB; compiled in)"
+        f"{'program':<18}{'arguments':>12}{'temporaries':>13}{'peak':>11}{'sent':>11}{'atomics':>9}   (MB; compiled in)"
     )
     for name in asked.programs.split(","):
         program, inputs = PROGRAMS[name](model, mesh, form)
@@ -88,7 +88,7 @@ def compile_all(asked: argparse.Namespace, platform: str, mesh: Mesh) -> None:
         arguments, temporaries, peak, sent = (f"{size / 1e6:,.1f}" for size in sizes)
         seconds = time.perf_counter() - start
         figures = f"{arguments:>12}{temporaries:>13}{peak:>11}{sent:>11}{atomic_kernels():>9}"
-        print(f"{name:<12}{figures}   ({seconds:.0f} s)", flush=True)
+        print(f"{name:<18}{figures}   ({seconds:.0f} s)", flush=True)
         show_held(asked.held)
 
 
