@@ -109,9 +109,8 @@ class Engine:
         size = (cache_sizes(sampling.max_tokens - 1) or [1])[-1]
         with layouts.on(self.mesh):
             slots = jax.eval_shape(lambda: _free(self.form, self.mesh, self.rows, self.prompt_width, size, rule))
-            made = jax.eval_shape(lambda *held: _made(self.form, *held), *weights)
-        drawn_with = self.form.token_weights(made, weights[1])
-        return _continued, (self.form, self.mesh, drawn_with, slots, rule, tokens_of_round())
+            read = jax.eval_shape(lambda *held: self.form.token_weights(_made(self.form, *held), held[1]), *weights)
+        return _continued, (self.form, self.mesh, read, slots, rule, tokens_of_round())
 
 
 class _Drawing:

@@ -89,7 +89,9 @@ def test_completions_are_the_same(variant, settings, tmp_path):
     np.testing.assert_allclose(without.logps, with_copies.logps, atol=1e-5)
 
 
-@pytest.mark.parametrize("way", ["at once", pytest.param("stages", marks=pytest.mark.long), "slots"])
+@pytest.mark.parametrize(
+    "way", ["at once", *(pytest.param(way, marks=pytest.mark.long) for way in ("stages", "slots"))]
+)
 def test_a_device_with_little_memory_draws_the_same(model, monkeypatch, request, way):
     monkeypatch.setattr(NumberTokenizer, "stop_ids", tuple(range(1, 5)))
     monkeypatch.setattr(rollout, "SHORT", 0 if way == "stages" else LENGTH)
