@@ -141,6 +141,7 @@ def test_a_model_is_no_better_than_itself(found, caplog):
     assert "takes about" not in comparison["sentence"]
 
 
+@pytest.mark.long
 def test_strict_and_lenient_accuracy_are_apart(found, tmp_path):
     """Asked for tags that the model never writes, no answer is in form."""
     result = found("model=tiny", *FEW, "reward=[format]", "reward.format.reasoning=think")["results"][0]

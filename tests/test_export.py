@@ -135,6 +135,7 @@ def transformers_logits(folder: Path, adapter: Path | None = None) -> np.ndarray
         return model.eval()(input_ids=torch.tensor(TOKENS)).logits.numpy()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_merged_and_adapter_give_the_trained_logits(variant, make_run, tmp_path):
     write_base(variant, tmp_path / "base")

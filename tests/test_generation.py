@@ -171,6 +171,7 @@ def test_quantized_weights_stay_small():
     assert joined.join_layer(layer) == layer
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("optimised")
 def test_nothing_leaves_the_device_between_tokens(gemma):
     """No callback, no feed, and inside a block no condition on data: its loop knows its number of rounds."""

@@ -22,6 +22,7 @@ def weights_of(model):
     return apart(model.spec, model.decoder_weights())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("variant", ["llama", "qwen2", "gemma3", "gemma3-mha"])
 @pytest.mark.parametrize(("qtype", "bits", "tolerance"), [("nf4", 4, 0.1), ("int8", 8, 0.01)])
 def test_every_projection_is_small_and_close(variant, qtype, bits, tolerance, tmp_path):

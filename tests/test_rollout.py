@@ -78,6 +78,7 @@ def test_greedy_equals_transformers(trainer, folder):
         assert row[:length].tolist() == output[0, len(ids) :].tolist()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_sampler_and_trainer_agree(compose, folder, temperature):
     """Tunix scores old log-probabilities at temperature 1; ours agree with the sampler's within 1e-4 (float32)."""

@@ -34,6 +34,7 @@ def moved(before, after) -> float:
     return max(np.abs(a - b).max() for a, b in zip(arrays(before), arrays(after), strict=True))
 
 
+@pytest.mark.long
 def test_a_step_follows_the_reward(compose, folder):
     """After some steps on one prompt set the sampled reward is higher, and every named metric is there."""
     trainer = small_trainer(compose, folder, "grpo.beta=0.01", tx=optax.adam(1e-2))
@@ -196,6 +197,7 @@ def test_the_rollout_sees_the_updated_weights(compose, folder):
     assert np.abs(np.asarray(before.logps) - np.asarray(after.logps)).max() > 1e-3
 
 
+@pytest.mark.long
 def test_programs_are_compiled_once(compose, folder):
     """Over 20 steps whose prompts have different lengths."""
     from tunix_grpo.run.devices import CompilationCounter
