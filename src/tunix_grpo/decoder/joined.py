@@ -28,14 +28,19 @@ def for_tokens(spec: DecoderSpec, weights: Weights, copies: bool) -> Weights:
     return joined(spec, weights) if copies else in_place(spec, weights)
 
 
+def beside_layers(weights: Weights, copies: bool) -> Weights:
+    """Returns what `for_tokens` leaves as it is: all but the layers, and their stacks where there are no copies."""
+    return {name: leaf for name, leaf in weights.items() if name != "stacks" or not copies}
+
+
 def apart(spec: DecoderSpec, weights: Weights) -> Weights:
     """Returns the weights with a dictionary for every layer instead of stacks."""
-    rest = {name: leaf for name, leaf in weights.items() if name != "stacks"}
 
     def layer(stack: int, repeat: int, place: int) -> Weights:
         return jax.tree.map(lambda leaf: leaf[repeat, place], weights["stacks"][stack])
 
-    return {**rest, "layers": [layer(*place) for place in layer_places(spec)]}
+    layers = [layer(*place) for place in layer_places(spec)]
+    return {**beside_layers(weights, copies=True), "layers": layers}
 
 
 def joined(spec: DecoderSpec, weights: Weights) -> Weights:
@@ -87,8 +92,8 @@ def layer_of_token(spec: DecoderSpec, weights: Weights, index: int, x: jax.Array
         )
 
     for names in _GROUPS:
-        joined = "+".join(names)
-        layer = {**layer, joined: {**layer[joined], "w": tuple(map(matrix, names))}}
+        together = "+".join(names)
+        layer = {**layer, together: {**layer[together], "w": tuple(map(matrix, names))}}
     return layer, x
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from tunix_grpo.decoder.attention import PLAIN
 from tunix_grpo.decoder.forward import head_logits
 from tunix_grpo.decoder.generation import Cache, Prompts, Sampling, decode_step, empty_cache, prefill
-from tunix_grpo.decoder.joined import for_tokens
+from tunix_grpo.decoder.joined import beside_layers, for_tokens
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import left_padded
 from tunix_grpo.decoder.sampling import sample
@@ -48,8 +48,7 @@ def stream_tokens(
     """
     tokens, valid = left_padded([prompt], prompt_width, pad_id)
     token, prompts = _first(spec, weights, tokens, valid, key, sampling_config)
-    stays = {name: leaf for name, leaf in weights.items() if name != "stacks" or not copies}
-    weights = {**stays, "layers": _layers(spec, weights, copies)}
+    weights = {**beside_layers(weights, copies), "layers": _layers(spec, weights, copies)}
     cache = empty_cache(spec, 1, max(sampling_config.max_tokens - 1, 1), weights["embed"].dtype)
     for place in range(1, sampling_config.max_tokens + 1):
         drawn = token

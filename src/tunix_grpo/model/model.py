@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from tunix_grpo.config import ModelConfig
 from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.attention import FUSED, PLAIN, usable_form
+from tunix_grpo.decoder.joined import beside_layers
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.platform import platform
 from tunix_grpo.decoder.quantized import is_quantized, whole_weight
@@ -80,8 +81,7 @@ class ModelForm:
             made: as `made_for_tokens` gives it.
             frozen: as `Model.frozen` gives it.
         """
-        stays = {name: leaf for name, leaf in frozen.items() if name != "stacks" or not self.copies}
-        return {**stays, **made}
+        return {**beside_layers(frozen, self.copies), **made}
 
     def laid_out(self, trained: LeafTree) -> LeafTree:
         """Returns the trained leaves for a gradient, which on several devices then lies as the parameters do.
