@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 
 from helpers.models import load, one_device_mesh, write_model
 from helpers.trainer import NumberTokenizer, number_prompts
+from tunix_grpo.benchmark import answers
 from tunix_grpo.decoder import joined
 from tunix_grpo.decoder.drawing import DrawRule, Sampling
 from tunix_grpo.decoder.generation import generate
@@ -109,6 +111,26 @@ def test_a_device_with_little_memory_draws_the_same(model, monkeypatch, request,
     assert (copies, without) == (True, False)
     assert found.token_ids == expected.token_ids
     np.testing.assert_allclose(found.logps, expected.logps, atol=1e-5)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_an_evaluation_is_timed_as_it_would_be_drawn(model, monkeypatch):
+    """Nothing is drawn: what would draw says which form it was given."""
+    given = []
+
+    def drawing_with(form, *_, **__):
+        given.append(form.copies)
+        raise EOFError
+
+    monkeypatch.setattr(answers, "completions_drawn", drawing_with)
+    monkeypatch.setattr(answers, "Engine", drawing_with)
+    lengths = SimpleNamespace(max_prompt_length=WIDTH, max_generation_steps=LENGTH)
+    config = SimpleNamespace(generation=lengths, seed=5)
+    sides = answers._Sides(config, model, one_device_mesh(), NumberTokenizer(), PROMPTS, np.full(3, LENGTH), rows=2)
+    for way in (sides.in_batches, sides.in_slots):
+        with pytest.raises(EOFError):
+            next(way([0, 1, 2]))
+    assert given == [False, False]
 
 
 @pytest.mark.long

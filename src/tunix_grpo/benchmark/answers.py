@@ -27,7 +27,8 @@ from tunix_grpo.grpo.answering import Request, answer_keys
 from tunix_grpo.grpo.at_once import completions_drawn
 from tunix_grpo.grpo.engine import Asked, Engine
 from tunix_grpo.model.config_json import read_spec
-from tunix_grpo.model.model import Model, load_model
+from tunix_grpo.model.gathering import form_of_rollout
+from tunix_grpo.model.model import Model, ModelForm, load_model
 from tunix_grpo.model.sources import resolve_directory
 from tunix_grpo.run.devices import CompilationCounter, open_devices
 from tunix_grpo.run.joining import refuse_several
@@ -110,6 +111,11 @@ class _Sides:
         self._keys(range(len(self.limits)))  # the one program whose size goes by the number of questions
 
     @property
+    def form(self) -> ModelForm:
+        """As a run would draw: without copies of the weights where there is no memory for them."""
+        return form_of_rollout(self.model, self.mesh)
+
+    @property
     def sampling(self) -> Sampling:
         """One greedy answer."""
         most = self.config.generation.max_generation_steps
@@ -135,13 +141,13 @@ class _Sides:
         keys = jax.random.wrap_key_data(jnp.asarray(self._keys(filled)))
         weights = self.model.trained, self.model.frozen
         limits = jnp.asarray(self.limits[filled].astype(np.int32))
-        form, sampling = self.model.form, self.sampling
+        form, sampling = self.form, self.sampling
         return completions_drawn(form, *weights, *inputs, keys, sampling, stop_ids=(), pad_id=pad_id, limits=limits)
 
     def in_slots(self, places: range | list[int]) -> Iterator[tuple[int, str]]:
         """Yields the answers to the questions at these places, each with its place."""
         engine = Engine(
-            form=self.model.form,
+            form=self.form,
             mesh=self.mesh,
             stop_ids=(),
             pad_id=self.tokenizer.pad_id(),
