@@ -42,6 +42,7 @@ TOKEN = "a token of all rows"
 # Of the matrices that a product is timed with, in turns. A decode step reads the whole model: no weight is in a cache
 # when its turn comes again. What the passes over whole rows multiply has just been made.
 COLD, WARM = 2**29, 2**26
+MOST = 500  # matrices: of a tiny model more would fit than can be compiled
 _DOT = re.compile(r" = \S+ dot\((.*?)\), (.*)")
 _DIMENSIONS = (("lhs_contracting_dims", "rhs_contracting_dims"), ("lhs_batch_dims", "rhs_batch_dims"))
 
@@ -106,7 +107,7 @@ def seconds_in_xla(product: Product, times: int, num_bytes: int) -> float:
     Args:
         num_bytes: of the matrices that take turns.
     """
-    count = max(1, num_bytes // product.num_bytes)
+    count = max(1, min(num_bytes // product.num_bytes, 16 * times, MOST))
     keys = jax.random.split(jax.random.key(0), 2 * count)
     lefts = [jax.random.normal(key, product.left) for key in keys[:count]]
     rights = [jax.random.normal(key, product.right) for key in keys[count:]]
@@ -125,7 +126,7 @@ def seconds_in_xla(product: Product, times: int, num_bytes: int) -> float:
 
 def seconds_in(library: str, product: Product, times: int) -> float:
     """Returns what so many of a product of weights take in NumPy or in PyTorch."""
-    count = max(1, COLD // product.num_bytes)
+    count = max(1, min(COLD // product.num_bytes, 16 * times, MOST))
     rng = np.random.default_rng(0)
     left = rng.standard_normal(product.left, np.float32)
     rights: list[Any] = [rng.standard_normal(product.right, np.float32) for _ in range(count)]
