@@ -38,7 +38,6 @@ NOT_HERE = {
     r"format=gguf": "llama.cpp has no name for the tokenizer of the bundled model",
     r"peer=trl|learn_trl|=TRL\b": "TRL is no dependency",
     r"sweep_defaults\.py SMOLLM2": "takes hours",
-    r"product_rates\.py SMOLLM2": "compiles a program for each product of a model, for minutes",
     r"reward\.(judge|http)\.": "asks a service that is not here",
     r"mirror=gs://": "wants a bucket of Google's",
     r"model=gemma3|run_training\.py$|recipe/gsm8k": "downloads Gemma 3",

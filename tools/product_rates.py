@@ -14,18 +14,15 @@ import functools
 import importlib.util
 import math
 import re
-import statistics
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from technique_table import LENGTH, PROMPTS, ROWS, batch
+from technique_table import LENGTH, PROMPTS, ROWS, batch, in_turns
 
 from tunix_grpo.decoder import generation
 from tunix_grpo.decoder.forward import choose_remat, head_logits
@@ -37,12 +34,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from helpers.models import load  # noqa: E402
 
-ROUNDS = 5
 TOKEN = "a token of all rows"
-# Of the matrices that a product is timed with, in turns. A decode step reads the whole model: no weight is in a cache
-# when its turn comes again. What the passes over whole rows multiply has just been made.
-COLD, WARM = 2**29, 2**26
-MOST = 500  # matrices: of a tiny model more would fit than can be compiled
+# Of the matrices that a product is timed with, in turns, and how many these are at most. A decode step reads the whole
+# model: no weight is in a cache when its turn comes again. What the passes over whole rows multiply has just been made.
+COLD, WARM = (2**29, 500), (2**26, 10)
 _DOT = re.compile(r" = \S+ dot\((.*?)\), (.*)")
 _DIMENSIONS = (("lhs_contracting_dims", "rhs_contracting_dims"), ("lhs_batch_dims", "rhs_batch_dims"))
 
@@ -91,23 +86,18 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split(",") if number)
 
 
-def median_seconds(run: Callable[[], Any]) -> float:
-    """Returns the median of some runs behind a first one."""
-    seconds = []
-    for _ in range(ROUNDS + 1):
-        begun = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - begun)
-    return statistics.median(seconds[1:])
+def number_in_turns(product: Product, times: int, most: tuple[int, int]) -> int:
+    """Returns how many pairs of matrices take turns: of small ones not as many as there is room for."""
+    return max(1, min(most[0] // product.num_bytes, most[1], 16 * times))
 
 
-def seconds_in_xla(product: Product, times: int, num_bytes: int) -> float:
+def seconds_in_xla(product: Product, times: int, most: tuple[int, int]) -> float:
     """Returns what so many of a product take, one behind the other.
 
     Args:
-        num_bytes: of the matrices that take turns.
+        most: COLD or WARM.
     """
-    count = max(1, min(num_bytes // product.num_bytes, 16 * times, MOST))
+    count = number_in_turns(product, times, most)
     keys = jax.random.split(jax.random.key(0), 2 * count)
     lefts = [jax.random.normal(key, product.left) for key in keys[:count]]
     rights = [jax.random.normal(key, product.right) for key in keys[count:]]
@@ -121,12 +111,12 @@ def seconds_in_xla(product: Product, times: int, num_bytes: int) -> float:
             total += jax.lax.dot_general(left, right, (product.contracted, product.batched)).reshape(-1)[0]
         return total
 
-    return median_seconds(lambda: run(lefts, rights).block_until_ready()) * times / count
+    return in_turns(lambda: run(lefts, rights).block_until_ready())[0] * times / count
 
 
 def seconds_in(library: str, product: Product, times: int) -> float:
     """Returns what so many of a product of weights take in NumPy or in PyTorch."""
-    count = max(1, min(COLD // product.num_bytes, 16 * times, MOST))
+    count = number_in_turns(product, times, COLD)
     rng = np.random.default_rng(0)
     left = rng.standard_normal(product.left, np.float32)
     rights: list[Any] = [rng.standard_normal(product.right, np.float32) for _ in range(count)]
@@ -136,7 +126,7 @@ def seconds_in(library: str, product: Product, times: int) -> float:
         left, rights = torch.from_numpy(left), [torch.from_numpy(right) for right in rights]
     if product.contracted[1] == (1,):
         rights = [right.T for right in rights]
-    return median_seconds(lambda: [left @ right for right in rights]) * times / count
+    return in_turns(lambda: [left @ right for right in rights])[0] * times / count
 
 
 def programs(model: Any) -> dict[str, Counter[Product]]:

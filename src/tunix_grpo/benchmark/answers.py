@@ -7,6 +7,7 @@ before there were slots, the next one on its way while the texts of one are made
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import time
@@ -110,7 +111,7 @@ class _Sides:
             pass
         self._keys(range(len(self.limits)))  # the one program whose size goes by the number of questions
 
-    @property
+    @functools.cached_property  # reads the device's memory, which is not to be timed
     def form(self) -> ModelForm:
         """As a run would draw: without copies of the weights where there is no memory for them."""
         return form_of_rollout(self.model, self.mesh)
