@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.interpreters import partial_eval as pe
 
 from helpers.models import SHAPES, load, write_model
 from tunix_grpo.decoder.forward import choose_remat, forward, head_logits, text_positions
@@ -58,12 +59,11 @@ def test_shared_prompts_and_chunked_head_change_nothing(model, monkeypatch):
     batch = small_batch()
     params = model.trained
 
-    def total(compute):
-        def of(params):
-            logps, _ = compute(params)
-            return jnp.sum(jnp.where(batch.mask(), logps, 0.0) * jnp.arange(1.0, 7.0)[:, None])
+    def weighted(logps):
+        return jnp.sum(jnp.where(batch.mask(), logps, 0.0) * jnp.arange(1.0, 7.0)[:, None])
 
-        return jax.jit(jax.value_and_grad(of))(params)
+    def total(compute):
+        return jax.jit(jax.value_and_grad(lambda params: weighted(compute(params)[0])))(params)
 
     @jax.jit
     def ours(params):
@@ -78,8 +78,13 @@ def test_shared_prompts_and_chunked_head_change_nothing(model, monkeypatch):
         np.testing.assert_allclose(np.asarray(got)[mask], np.asarray(wanted)[mask], atol=1e-5)
     (value, gradient), (plain_value, plain_gradient) = total(ours), total(plain)
     assert abs(value - plain_value) < 1e-5 * abs(plain_value)
-    for got, wanted in zip(jax.tree.leaves(gradient), jax.tree.leaves(plain_gradient), strict=True):
-        np.testing.assert_allclose(got, wanted, atol=1e-4 * max(1.0, float(np.abs(wanted).max())))
+    # With a head that stays, as with adapters, its tokens' gradients are computed ahead.
+    heads = {name: params[name] for name in ("embedder", "lm_head") if name in params}
+    others = {name: part for name, part in params.items() if name not in heads}
+    ahead = jax.jit(jax.grad(lambda others: weighted(ours({**heads, **others})[0])))(others)
+    for found, expected in ((gradient, plain_gradient), (ahead, {name: plain_gradient[name] for name in others})):
+        for got, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(got, wanted, atol=1e-4 * max(1.0, float(np.abs(wanted).max())))
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +118,19 @@ def test_no_array_holds_the_logits_of_all_tokens(wide_model, monkeypatch):
     assert (16, 509) in wide
     sizes = {int(np.prod(shape)) // 509 for shape in wide}
     assert sizes <= {1, 16, wide_model.spec.embed_dim}  # 32; B x T is 36, B x prompt 48, P x prompt 16
+
+
+@pytest.mark.parametrize(("trained", "products"), [((0,), 2), ((0, 1), 4)], ids=["hidden states", "head too"])
+def test_a_head_that_stays_is_multiplied_twice(trained, products):
+    """The logits once and the hidden states' gradient; a trained one has its own, of logits that are computed again."""
+
+    def total(hidden, head):
+        how = head_chunks._How(TEMPERATURE, (None, None), head_chunks.normalisers_and_entropies)
+        return jnp.sum(head_chunks._measured_chunks(hidden, head, jnp.arange(6).reshape(2, 3), how)[0])
+
+    program = jax.make_jaxpr(jax.grad(total, argnums=trained))(jnp.ones((2, 3, 8)), jnp.ones((97, 8)))
+    live, _ = pe.dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
+    assert str(live).count("dot_general[") == products
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,13 @@ Letters: N tokens in all, n of a chunk, D embed_dim, V vocabulary.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import CustomVJPPrimal
 
 from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.forward import head
@@ -89,13 +91,7 @@ def head_in_chunks(
 
     matrix = layouts.laid(head(weights), vocab_axes)  # once, before the loop
 
-    how = _How(temperature, axes, measure)
-
-    def of_chunk(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        hidden, targets = inputs
-        return _differentiable_measures(hidden, matrix, targets, how)
-
-    first, second = jax.lax.map(of_chunk, (cut(hidden), cut(targets)))
+    first, second = _measured_chunks(cut(hidden), matrix, cut(targets), _How(temperature, axes, measure))
     return whole(first), whole(second)
 
 
@@ -115,7 +111,45 @@ def normalisers_and_hits(logits: jax.Array, targets: jax.Array) -> tuple[jax.Arr
     return jax.nn.logsumexp(logits, axis=-1), hits.astype(jnp.float32)
 
 
-def _measures(hidden: jax.Array, matrix: jax.Array, targets: jax.Array, how: _How) -> tuple[jax.Array, jax.Array]:
+def _chunks(hidden: jax.Array, matrix: jax.Array, targets: jax.Array, how: _How) -> tuple[jax.Array, jax.Array]:
+    """Returns what `_measured` does, of one chunk after the other."""
+    return jax.lax.map(lambda chunk: _measured(chunk[0], matrix, chunk[1], how), (hidden, targets))
+
+
+def _chunks_forward(
+    hidden: CustomVJPPrimal, matrix: CustomVJPPrimal, targets: CustomVJPPrimal, how: _How
+) -> tuple[tuple[jax.Array, jax.Array], jax.Array | Callable]:
+    """Keeps what the backward pass wants.
+
+    Each log-probability is one number: where the head has no gradient, that by the hidden states is had with the logits
+    at hand and only scaled later, a product with the head less. A trained head's is a sum over tokens that are scaled
+    differently: for it the logits are computed again.
+    """
+    chunks = hidden.value, targets.value
+    if not matrix.perturbed:
+        first, second, slopes = jax.lax.map(lambda chunk: _with_slopes(chunk[0], matrix.value, chunk[1], how), chunks)
+        return (first, second), slopes
+
+    def measured(hidden: jax.Array, matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.lax.map(lambda chunk: _measured(chunk[0], matrix, chunk[1], how), (hidden, targets.value))
+
+    first, back, second = jax.vjp(measured, hidden.value, matrix.value, has_aux=True)
+    return (first, second), back
+
+
+def _chunks_backward(how: _How, kept: jax.Array | Callable, g: tuple[jax.Array, jax.Array]) -> tuple:
+    if callable(kept):
+        return *kept(g[0]), None
+    return (g[0][..., None] * kept).astype(kept.dtype), None, None
+
+
+_measured_chunks = jax.custom_vjp(_chunks, nondiff_argnums=(3,))
+_measured_chunks.defvjp(_chunks_forward, _chunks_backward, symbolic_zeros=True)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _measured(hidden: jax.Array, matrix: jax.Array, targets: jax.Array, how: _How) -> tuple[jax.Array, jax.Array]:
+    """Returns the targets' log-probabilities and the other measure, float32[...] each."""
     return _forward(hidden, matrix, targets, how)[0]
 
 
@@ -133,12 +167,25 @@ def _backward(how: _How, kept: tuple, g: tuple[jax.Array, jax.Array]) -> tuple[j
     """
     hidden, matrix, targets, normalisers = kept
     logits, back = jax.vjp(how.logits, hidden, matrix)
-    slope = _is_target(logits, targets) - jnp.exp(logits - normalisers[..., None])
-    return *back(g[0][..., None] * slope), None
+    return *back(g[0][..., None] * _by_logits(logits, targets, normalisers)), None
 
 
-_differentiable_measures = jax.custom_vjp(_measures, nondiff_argnums=(3,))
-_differentiable_measures.defvjp(_forward, _backward)
+_measured.defvjp(_forward, _backward)
+
+
+def _with_slopes(
+    hidden: jax.Array, matrix: jax.Array, targets: jax.Array, how: _How
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns what `_measured` does, and the log-probabilities' gradient by the hidden states, each by its own."""
+    logits, back = jax.vjp(how.logits, hidden, matrix)
+    normalisers, second = how.measure(logits, targets)
+    slopes, _ = back(_by_logits(logits, targets, normalisers))
+    return _picked(logits, targets) - normalisers, second, slopes
+
+
+def _by_logits(logits: jax.Array, targets: jax.Array, normalisers: jax.Array) -> jax.Array:
+    """Returns float32[..., V], the gradient of each target's log-probability by the logits of its token."""
+    return _is_target(logits, targets) - jnp.exp(logits - normalisers[..., None])
 
 
 def _picked(logits: jax.Array, targets: jax.Array) -> jax.Array:
