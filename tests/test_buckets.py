@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from helpers.trainer import NumberTokenizer, arrays, number_prompts, small_trainer
+from tunix_grpo.benchmark.lengths import completion_lengths
 from tunix_grpo.decoder.drawing import Sampling
+from tunix_grpo.decoder.platform import Described, traced_for
 from tunix_grpo.grpo import buckets, passes, rollout, stages
-from tunix_grpo.grpo.buckets import cut_by_length, widths
+from tunix_grpo.grpo.buckets import cut_by_length, program_tokens, widths
+from tunix_grpo.model.config_json import read_spec
 from tunix_grpo.text.prompt_set import Batch
 
+ROOT = Path(__file__).resolve().parent.parent
+SHAPES = ROOT / "src" / "tunix_grpo" / "assets" / "shapes"
 PROMPTS, GROUP, LENGTH = 4, 4, 40
 BATCH = number_prompts(PROMPTS).batch(range(PROMPTS), GROUP)
 SETTINGS = (
@@ -168,7 +174,7 @@ def test_widths_are_few_and_hold_everything():
 def test_rows_are_cut_on_their_own_device_and_only_where_it_pays():
     sampling = Sampling(num_generations=4, max_tokens=256, temperature=1.0)
     lengths = np.array([10, 200, 30, 256, 60, 70, 20, 33, 9, 100, 90, 80, 250, 5, 6, 7])
-    pieces = cut_by_length(lengths, 32, sampling, 2)
+    pieces = cut_by_length(lengths, 32, sampling, 2, 0.0)
     assert [piece.width for piece in pieces] == [32, 64, 96, 256]
     for piece in pieces:
         devices = piece.rows.reshape(2, -1) // 8
@@ -176,7 +182,25 @@ def test_rows_are_cut_on_their_own_device_and_only_where_it_pays():
         assert (piece.prompt == (piece.rows % 8) // 4).all()
         assert (lengths[piece.rows] <= piece.width).all()
     assert sorted(np.concatenate([piece.rows for piece in pieces])) == list(range(16))
-    (whole,) = cut_by_length(np.full(16, 250), 32, sampling, 2)
+    (whole,) = cut_by_length(np.full(16, 250), 32, sampling, 2, 0.0)
     assert whole.prompt is None and whole.width == 256 and whole.rows.tolist() == list(range(16))
-    (short,) = cut_by_length(np.full(16, 40), 32, sampling, 1)
+    (short,) = cut_by_length(np.full(16, 40), 32, sampling, 1, 0.0)
     assert short.width == 64
+
+
+@pytest.mark.parametrize(
+    ("size", "prompts", "cut"),
+    [("270m", 4, False), ("1b", 64, False), ("1b", 128, True), ("4b", 4, False), ("4b", 32, True), ("12b", 16, True)],
+)
+def test_an_accelerator_cuts_large_micro_batches_only(size, prompts, cut):
+    """A program takes its time there however few its rows are; a CPU cuts all of these."""
+    spec = read_spec(SHAPES / f"google--gemma-3-{size}-it")
+    sampling = Sampling(num_generations=4, max_tokens=512, temperature=1.0)
+    lengths = completion_lengths(4 * prompts, 512, seed=0)
+    assert program_tokens(spec) == 0 and len(cut_by_length(lengths, 256, sampling, 1, program_tokens(spec))) == 4
+    with traced_for(Described("gpu", memory=80 * 10**9)):
+        per_program = program_tokens(spec)
+    assert len(cut_by_length(lengths, 256, sampling, 1, per_program)) == (4 if cut else 1)
+    # Each device runs each program: two of them cut what each would cut alone.
+    both = cut_by_length(np.tile(lengths, 2), 256, sampling, 2, per_program)
+    assert len(both) == (4 if cut else 1)

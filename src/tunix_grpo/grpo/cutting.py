@@ -16,7 +16,7 @@ from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.generation import Sampling
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.grpo.algorithms import AGGREGATIONS
-from tunix_grpo.grpo.buckets import cut_by_length, say_new
+from tunix_grpo.grpo.buckets import cut_by_length, program_tokens, say_new
 from tunix_grpo.grpo.memory import Memory
 from tunix_grpo.grpo.minibatches import Part, cut_step, joined, minibatch_order
 from tunix_grpo.grpo.passes import PassForm, token_logps
@@ -46,6 +46,7 @@ class Cutter:
         self._config, self._mesh, self._model, self._form = config, mesh, model, form
         self._sampling, self._memory = sampling, memory
         self._sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+        self._per_program = program_tokens(model.spec)
         self._known_sizes: set[tuple[int, int]] = set()  # of pieces, whose programs are compiled
 
     def cut(
@@ -88,7 +89,7 @@ class Cutter:
             known: float32[B, T], the reference's log-probabilities; None: they are to be computed.
         """
         lengths, shape = rollout.lengths[part.rows], rollout.batch.prompt_tokens.shape
-        cut = cut_by_length(lengths, shape[1], self._sampling, self._mesh.shape["fsdp"])
+        cut = cut_by_length(lengths, shape[1], self._sampling, self._mesh.shape["fsdp"], self._per_program)
         say_new(cut, self._known_sizes)
         parts = [part.some(rows) for rows, _, _ in cut]
         batches = []
