@@ -94,6 +94,28 @@ def test_a_step_is_the_same_however_its_rows_run(uneven, lora_rank, ways):
         assert pieces == ([4, 4] if "pieces" in way else [1, 1])
 
 
+@pytest.mark.long
+def test_auto_keeps_more_of_pieces_than_of_whole_micro_batches(uneven, monkeypatch):
+    """A piece has 2 x 40 tokens, a whole micro batch 8 x 40 and those of its prompts; the step is the same."""
+    before, _, expected = uneven("", lora_rank=4)
+    monkeypatch.setattr(passes, "choose_remat", lambda wanted, spec, tokens, dtype: "block" if tokens <= 80 else "full")
+    traced = set()
+    for name in ("completion_logprobs", "prompt_prefix"):
+        original = getattr(passes, name)
+
+        def noted(*arguments, _name=name, _original=original, remat, **named):
+            traced.add((_name, remat))
+            return _original(*arguments, remat=remat, **named)
+
+        monkeypatch.setattr(passes, name, noted)
+    trainer, _, result = uneven("pieces", lora_rank=4)
+    assert trainer.remat == "full"
+    assert traced == {(name, remat) for name in ("completion_logprobs", "prompt_prefix") for remat in ("none", "block")}
+    assert result.rollout.token_ids == expected.rollout.token_ids
+    for ours, theirs in zip(arrays(trainer.params), arrays(before.params), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_completions_are_ended_where_their_batch_says(uneven, monkeypatch):
     """Each begins as it would without, and is trained to its last token unless it is as long as it may be."""

@@ -16,7 +16,7 @@ import pytest
 
 from helpers.models import one_device_mesh
 from helpers.trainer import NumberTokenizer, arrays, number_prompts, small_trainer
-from tunix_grpo.errors import NoStepError, UserError
+from tunix_grpo.errors import NoRoomError, NoStepError, UserError
 from tunix_grpo.grpo import at_once, buckets, engine, passes, rollout, stages
 from tunix_grpo.grpo.memory import Memory
 from tunix_grpo.record.metrics import is_metric
@@ -220,7 +220,8 @@ def test_sizes_are_kept_for_the_device_and_the_settings_that_they_were_found_und
     mesh = one_device_mesh()
 
     def memory(*words: str, remat: str = "block") -> Memory:
-        return Memory(compose("model=tiny", "training.micro_batch_size=6", *words), mesh, remat, quantized=False)
+        config = compose("model=tiny", "training.micro_batch_size=6", *words)
+        return Memory(config, mesh, remat, "block", quantized=False)
 
     found = memory()
     calls = []
@@ -241,6 +242,18 @@ def test_sizes_are_kept_for_the_device_and_the_settings_that_they_were_found_und
         asked = other.micro_batch
         other.recall(saved)
         assert other.micro_batch == asked and other.saved() == {}
+
+
+@pytest.mark.parametrize(("remat", "of_pieces", "named"), [("full", "full", False), ("full", "block", True)])
+def test_remat_is_a_way_out_where_something_is_kept(compose, remat, of_pieces, named):
+    memory = Memory(compose("model=tiny"), one_device_mesh(), remat, of_pieces, quantized=False)
+
+    def run() -> None:
+        raise jax.errors.JaxRuntimeError(NO_ROOM)
+
+    with pytest.raises(NoRoomError) as error:
+        memory.passing("the update", run, lambda: None)
+    assert ("give training.remat=full, or " in str(error.value)) == named
 
 
 RUN = (

@@ -34,11 +34,14 @@ class Memory:
         rows: completions of a rollout that are drawn at once, on all devices; None: all of them.
     """
 
-    def __init__(self, config: TrainerConfig, mesh: jax.sharding.Mesh, remat: str, quantized: bool):
+    def __init__(
+        self, config: TrainerConfig, mesh: jax.sharding.Mesh, remat: str, remat_of_pieces: str, *, quantized: bool
+    ):
         """Begins with what the settings say.
 
         Args:
             remat: that updates run with: none, block or full.
+            remat_of_pieces: the same, where rows are cut by length.
             quantized: the weights that stay are.
         """
         self._training, self._devices, self._several_hosts = config.training, mesh.shape["fsdp"], mesh.is_multi_process
@@ -51,7 +54,7 @@ class Memory:
         if not quantized:
             self._to_draw.append("model.quantization=nf4 model.lora_rank=32")
         fewer = f"grpo.num_generations below {config.grpo.num_generations}"
-        self._to_pass = ["training.remat=full"] * (remat != "full") + [fewer, *self._to_draw]
+        self._to_pass = ["training.remat=full"] * ({remat, remat_of_pieces} != {"full"}) + [fewer, *self._to_draw]
 
     @property
     def prompts(self) -> int:

@@ -20,6 +20,7 @@ from tunix_grpo.decoder.forward import choose_remat
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.rows import Completions
 from tunix_grpo.grpo.algorithms import Objective, objective_of
+from tunix_grpo.grpo.buckets import most_pieces
 from tunix_grpo.grpo.loss import LossInputs, LossSums, Prefix, Prompts, completion_logprobs, grpo_loss, prompt_prefix
 from tunix_grpo.model.layout import LeafTree
 from tunix_grpo.model.model import Model, ModelForm
@@ -33,13 +34,15 @@ class PassForm:
 
     Attributes:
         temperature: of the sampling, above 0.
-        remat: what of the passes with a gradient is computed again: none, block or full.
+        remat: what of the passes with a gradient is computed again where a micro batch is whole: none, block or full.
+        remat_of_pieces: the same where it is cut.
     """
 
     model: ModelForm
     objective: Objective
     temperature: float
     remat: str
+    remat_of_pieces: str
 
     def logprobs(
         self, weights: Weights, batch: Completions, prefix: Prefix | None = None, remat: str = "none"
@@ -64,10 +67,12 @@ def pass_form(config: TrainerConfig, model: Model, prompt_width: int) -> PassFor
     Args:
         prompt_width: tokens that prompts are padded to.
     """
-    of_prompt = prompt_width + config.grpo.num_generations * config.generation.max_generation_steps
-    tokens = config.training.micro_batch_size * of_prompt
-    remat = choose_remat(config.training.remat, model.spec, tokens, model.dtype)
-    return PassForm(model.form, objective_of(config.grpo), config.generation.temperature, remat)
+    prompts, longest = config.training.micro_batch_size, config.generation.max_generation_steps
+    rows = prompts * config.grpo.num_generations
+    whole = prompts * prompt_width + rows * longest
+    piece = max(prompts * prompt_width, rows // most_pieces(rows) * longest)
+    remat, of_pieces = (choose_remat(config.training.remat, model.spec, each, model.dtype) for each in (whole, piece))
+    return PassForm(model.form, objective_of(config.grpo), config.generation.temperature, remat, of_pieces)
 
 
 def token_logps(form: PassForm, params: LeafTree | None, frozen: Weights, pieces: list[Completions]) -> list[jax.Array]:
@@ -176,7 +181,8 @@ def accumulate_prompts(
     """
 
     def prefix_of(params: LeafTree) -> Prefix:
-        return form.prefix(form.model.decoder_weights(form.model.laid_out(params), frozen), prompts, form.remat)
+        weights = form.model.decoder_weights(form.model.laid_out(params), frozen)
+        return form.prefix(weights, prompts, form.remat_of_pieces)
 
     prefix, pull = jax.vjp(prefix_of, params)
     (gradient,) = pull(jax.tree.map(lambda of, like: of.astype(like.dtype), to_prefix, prefix))
@@ -187,6 +193,7 @@ def _loss(
     form: PassForm, params: LeafTree, frozen: Weights, inputs: LossInputs, prefix: Prefix | None = None
 ) -> tuple[jax.Array, tuple[LossSums, jax.Array]]:
     weights = form.model.decoder_weights(form.model.laid_out(params), frozen)
-    logps, entropies = form.logprobs(weights, inputs.completions, prefix, form.remat)
+    remat = form.remat if prefix is None else form.remat_of_pieces
+    logps, entropies = form.logprobs(weights, inputs.completions, prefix, remat)
     sums = grpo_loss(logps, entropies, inputs, form.objective)
     return sums.loss, (sums, logps)

@@ -85,7 +85,7 @@ class Trainer(Learner):
         self._sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
         self._form = pass_form(config, model, prompt_width)
         self.remat = self._form.remat
-        self.memory = Memory(config, mesh, self.remat, model.is_quantized)
+        self.memory = Memory(config, mesh, self.remat, self._form.remat_of_pieces, quantized=model.is_quantized)
         self._shape = prompt_width, config.generation.max_generation_steps
         rows = config.generation.max_rows
         self._sampler = Sampler(model, tokenizer, mesh, prompt_width=prompt_width, seed=config.seed, max_rows=rows)
