@@ -2,14 +2,16 @@
 
     python tools/compiled_memory.py [--size 4b] [--rank 32] [--programs update,rollout,reference]
     python tools/compiled_memory.py --size 4b --programs update --held 12
+    python tools/compiled_memory.py --size 270m --programs prompts,update_piece,update_prompts
     python tools/compiled_memory.py --size 270m --programs update,rollout --deterministic
     python tools/compiled_memory.py --size 270m --fsdp 4 [--tp 2] [--device v5e] [--form plain]
 
 Wants `pip install -e . "jax[cuda12]"`, or "jax[tpu]" for a v5e, and no device: nothing runs, all figures are the
 compiler's, per device. The work is 4 prompts x 4 completions of 256 + 512 tokens for each data-parallel device, on a
 Gemma 3 in bfloat16; with --rank 0 all weights are trained. "sent" is what a device has from the others: the weights of
-a rollout, which are gathered before it, are not in it. "atomics" counts the kernels, of those that XLA writes itself,
-in which threads add in the order in which they come; --deterministic sets the flags of training.deterministic=true.
+a rollout, which are gathered before it, are not in it. "kernels" is how many a GPU runs one after another, a loop's as
+often as it goes round where that is known. "atomics" counts the kernels, of those that XLA writes itself, in which
+threads add in the order in which they come; --deterministic sets the flags of training.deterministic=true.
 --held lists the largest of the arrays that are held at the peak.
 assets/devices/h100.txtpb is XLA's description of the device. There is no autotuning, and cuDNN's workspace is not
 counted.
@@ -48,7 +50,13 @@ from tunix_grpo.decoder import layouts  # noqa: E402
 from tunix_grpo.decoder.attention import FUSED, PLAIN  # noqa: E402
 from tunix_grpo.decoder.platform import traced_for  # noqa: E402
 from tunix_grpo.preflight.collectives import collectives, traffic  # noqa: E402
+from tunix_grpo.preflight.compiled_text import instructions  # noqa: E402
 from tunix_grpo.preflight.targets import TARGETS, ask_no_device, described_mesh  # noqa: E402
+
+# Operations that name something, or run what is in them.
+_NO_KERNELS = frozenset(
+    ("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "call", "conditional", "after-all")
+)
 
 
 def main() -> None:
@@ -75,7 +83,8 @@ def compile_all(asked: argparse.Namespace, platform: str, mesh: Mesh) -> None:
     model = described_model(SHAPES / f"google--gemma-3-{asked.size}-it", asked.rank, mesh)
     form = asked.form or (FUSED if platform == "cuda" else PLAIN)
     print(
-        f"{'program':<18}{'arguments':>12}{'temporaries':>13}{'peak':>11}{'sent':>11}{'atomics':>9}   (MB; compiled in)"
+        f"{'program':<18}{'arguments':>12}{'temporaries':>13}{'peak':>11}{'sent':>11}{'kernels':>9}{'atomics':>9}"
+        "   (MB; compiled in)"
     )
     for name in asked.programs.split(","):
         program, inputs = PROGRAMS[name](model, mesh, form)
@@ -84,10 +93,11 @@ def compile_all(asked: argparse.Namespace, platform: str, mesh: Mesh) -> None:
             compiled = jax.jit(program).trace(*inputs).lower(lowering_platforms=(platform,)).compile()
         memory = compiled.memory_analysis()
         sizes = (memory.argument_size_in_bytes, memory.temp_size_in_bytes, memory.peak_memory_in_bytes)
-        sizes = (*sizes, traffic(collectives(compiled.as_text())))
+        text = compiled.as_text()
+        sizes = (*sizes, traffic(collectives(text)))
         arguments, temporaries, peak, sent = (f"{size / 1e6:,.1f}" for size in sizes)
         seconds = time.perf_counter() - start
-        figures = f"{arguments:>12}{temporaries:>13}{peak:>11}{sent:>11}{atomic_kernels():>9}"
+        figures = f"{arguments:>12}{temporaries:>13}{peak:>11}{sent:>11}{kernels(text):>9,}{atomic_kernels():>9}"
         print(f"{name:<18}{figures}   ({seconds:.0f} s)", flush=True)
         show_held(asked.held)
 
@@ -101,6 +111,11 @@ def show_held(count: int) -> None:
         print(f"  {sum(each.num_bytes for each in held) / 1e6:>10,.1f}  all {sum(each.count for each in held)}")
     for file in filter(Path.is_file, Path(DUMPED.name).rglob("*")):
         file.unlink()
+
+
+def kernels(text: str) -> int:
+    """Returns how many kernels a compiled program runs."""
+    return sum(each.times for each in instructions(text) if each.operation not in _NO_KERNELS)
 
 
 def atomic_kernels() -> int:

@@ -2,10 +2,10 @@
 
     python tools/timed_programs.py --size 270m update update:chunk=29 update:chunk=29:remat=block reference rollout
 
-A variant is a program, update, reference or rollout, and what it has of its own: chunk=N, 2**N bytes of logits at once;
-remat=full, block or none; form=plain or fused attention. The work is that of tools/compiled_memory.py with adapters of
-rank 32; the weights are random numbers. Printed are the median, the fastest and the slowest run, and what the program
-is compiled to need. Flags of XLA are given as XLA_FLAGS.
+A variant is a program of tools/step_programs.py, and what it has of its own: chunk=N, 2**N bytes of logits at once;
+remat=full, block or none of an update's; form=plain or fused attention. The work is that of tools/compiled_memory.py
+with adapters of rank 32; the weights are random numbers. Printed are the median, the fastest and the slowest run, and
+what the program is compiled to need. Flags of XLA are given as XLA_FLAGS.
 """
 
 from __future__ import annotations
