@@ -87,7 +87,7 @@ def test_the_programs_are_those_of_a_run(compose, folder, monkeypatch, length):
         assert ours == theirs, name
 
 
-def whole(lengths, prompt_width, sampling, devices):
+def whole(lengths, prompt_width, sampling, devices, per_program):
     """Leaves a micro batch whole and of full length, as it is compiled."""
     from tunix_grpo.grpo.buckets import Piece
 
