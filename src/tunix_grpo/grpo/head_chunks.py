@@ -125,16 +125,13 @@ def _chunks_forward(
     at hand and only scaled later, a product with the head less. A trained head's is a sum over tokens that are scaled
     differently: for it the logits are computed again.
     """
-    chunks = hidden.value, targets.value
-    if not matrix.perturbed:
-        first, second, slopes = jax.lax.map(lambda chunk: _with_slopes(chunk[0], matrix.value, chunk[1], how), chunks)
-        return (first, second), slopes
-
-    def measured(hidden: jax.Array, matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jax.lax.map(lambda chunk: _measured(chunk[0], matrix, chunk[1], how), (hidden, targets.value))
-
-    first, back, second = jax.vjp(measured, hidden.value, matrix.value, has_aux=True)
-    return (first, second), back
+    if matrix.perturbed:
+        measured = functools.partial(_chunks, targets=targets.value, how=how)
+        first, kept, second = jax.vjp(measured, hidden.value, matrix.value, has_aux=True)
+    else:
+        chunks = hidden.value, targets.value
+        first, second, kept = jax.lax.map(lambda chunk: _with_slopes(chunk[0], matrix.value, chunk[1], how), chunks)
+    return (first, second), kept
 
 
 def _chunks_backward(how: _How, kept: jax.Array | Callable, g: tuple[jax.Array, jax.Array]) -> tuple:
