@@ -16,6 +16,7 @@ from tunix_grpo.decoder.cache import cache_sizes, empty_cache, grown
 from tunix_grpo.decoder.drawing import Drawn, Sampling
 from tunix_grpo.decoder.generation import generate, prefill
 from tunix_grpo.decoder.layer import Weights, linear
+from tunix_grpo.decoder.platform import Described, traced_for
 from tunix_grpo.decoder.rows import Completions, left_padded
 from tunix_grpo.grpo.loss import completion_logprobs
 from tunix_grpo.model.model import Model
@@ -131,10 +132,13 @@ def test_bfloat16_sampler_is_as_close_as_bfloat16_is_to_float32(variant, tmp_pat
     assert np.abs(drawn.logps - trainers).mean() <= 1.5 * distance
 
 
-def test_joined_weights_are_the_same_weights(gemma):
+@pytest.mark.parametrize(("device", "held"), [(None, "turned"), (Described("gpu", 2**30), "w")])
+def test_joined_weights_are_the_same_weights(gemma, device, held):
     layer = joined.apart(gemma.spec, weights_of(gemma, 0.1))["layers"][0]
-    whole = joined.join_layer(layer)
+    with traced_for(device):
+        whole = joined.join_layer(layer)
     assert {name for name, leaf in whole.items() if isinstance(leaf, dict)} == {"q+k+v", "gate+up", "o", "down"}
+    assert all(held in whole[name] for name in ("q+k+v", "gate+up", "o", "down"))
     x = jnp.asarray(np.random.default_rng(0).standard_normal((3, layer["q"]["w"].shape[0])), jnp.float32)
     apart = jnp.concatenate([linear(layer[name], x) for name in "qkv"], axis=-1)
     np.testing.assert_allclose(linear(whole["q+k+v"], x), apart, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The product with weights: its gradient against automatic differentiation, and what its program holds."""
+"""The products with weights: values and gradients against the formula, and what their programs hold."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tunix_grpo.decoder.matmul import product
+from tunix_grpo.decoder.matmul import product, product_of_few
+from tunix_grpo.decoder.platform import Described, traced_for
 
 
 def arrays(width_in: int, width_out: int, transposed: bool, dtype=jnp.float32) -> tuple[jax.Array, jax.Array]:
@@ -52,3 +53,29 @@ def test_bfloat16_gradients_are_products_of_bfloat16():
     for got, wanted in zip(gradient(x, w), exact, strict=True):
         assert got.dtype == jnp.bfloat16
         assert np.abs(np.asarray(got, np.float32) - wanted).max() < 0.03 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("shape", [(1, 16), (5, 16), (5, 1, 16)])
+def test_few_rows_have_the_sums_of_the_formula(shape):
+    """Within 1e-5: float32 against float64."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal(shape), rng.standard_normal((32, 16))
+    got = jax.jit(product_of_few)(jnp.asarray(x, jnp.float32), jnp.asarray(w, jnp.float32))
+    np.testing.assert_allclose(got, x @ w.T, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "left"),
+    [
+        (None, jnp.float32, (32, 16)),
+        (None, jnp.bfloat16, (5, 16)),
+        (Described("gpu", 2**30), jnp.float32, (5, 16)),
+    ],
+)
+def test_a_cpu_has_float32_weights_of_few_rows_on_the_left(device, dtype, left):
+    """There they are read row after row; XLA's own order would be (5, 16) on each device."""
+    x, w = jnp.ones((5, 16), dtype), jnp.ones((32, 16), dtype)
+    with traced_for(device):
+        lowered = jax.jit(lambda x, w: product_of_few(x, w)).lower(x, w).as_text()  # its own, traced for the device
+    [found] = re.findall(r"dot_general.*: \(tensor<(\d+)x(\d+)x", lowered)
+    assert tuple(map(int, found)) == left

@@ -25,7 +25,7 @@ import numpy as np
 from technique_table import LENGTH, PROMPTS, ROWS, batch, in_turns
 
 from tunix_grpo.decoder import generation
-from tunix_grpo.decoder.forward import choose_remat, head_logits
+from tunix_grpo.decoder.forward import choose_remat, next_logits
 from tunix_grpo.decoder.joined import joined
 from tunix_grpo.grpo.loss import completion_logprobs
 from tunix_grpo.preflight.compiled_text import instructions
@@ -57,8 +57,8 @@ class Product(NamedTuple):
 
     @property
     def is_of_weights(self) -> bool:
-        """A few rows of activations with a matrix."""
-        return not self.batched[0] and self.left[0] == ROWS and len(self.right) == 2
+        """A matrix with a few rows of activations, which the program has on the right."""
+        return not self.batched[0] and self.right[0] == ROWS and len(self.left) == 2
 
 
 def products(text: str) -> Counter[Product]:
@@ -118,15 +118,15 @@ def seconds_in(library: str, product: Product, times: int) -> float:
     """Returns what so many of a product of weights take in NumPy or in PyTorch."""
     count = number_in_turns(product, times, COLD)
     rng = np.random.default_rng(0)
-    left = rng.standard_normal(product.left, np.float32)
-    rights: list[Any] = [rng.standard_normal(product.right, np.float32) for _ in range(count)]
+    rows = rng.standard_normal(product.right, np.float32)
+    weights: list[Any] = [rng.standard_normal(product.left, np.float32) for _ in range(count)]
     if library == "torch":
         import torch
 
-        left, rights = torch.from_numpy(left), [torch.from_numpy(right) for right in rights]
-    if product.contracted[1] == (1,):
-        rights = [right.T for right in rights]
-    return in_turns(lambda: [left @ right for right in rights])[0] * times / count
+        rows, weights = torch.from_numpy(rows), [torch.from_numpy(weight) for weight in weights]
+    if product.contracted[1] == (0,):
+        rows = rows.T
+    return in_turns(lambda: [rows @ weight.T for weight in weights])[0] * times / count
 
 
 def programs(model: Any) -> dict[str, Counter[Product]]:
@@ -141,7 +141,7 @@ def programs(model: Any) -> dict[str, Counter[Product]]:
 
     def token(weights: Any, tokens: jax.Array, cache: Any, seen: Any) -> Any:
         hidden, cache = generation.decode_step(model.spec, weights, tokens, LENGTH - 2, cache, seen)
-        return head_logits(weights, hidden), cache
+        return next_logits(weights, hidden), cache
 
     def logps(weights: Any, remat: str = "none") -> jax.Array:
         return completion_logprobs(model.spec, weights, asked, 1.0, remat=remat)[0]

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.attention import PLAIN, attend
 from tunix_grpo.decoder.layer import PROJECTIONS, Weights, embed, finish_layer, qkv, rms_norm, rotary_angles
-from tunix_grpo.decoder.matmul import product
+from tunix_grpo.decoder.matmul import product, product_of_few
 from tunix_grpo.decoder.spec import DecoderSpec, Stack, stacks
 
 # training.remat -> what becomes of a layer's function.
@@ -183,6 +183,11 @@ def _behind(earlier: tuple[jax.Array, jax.Array] | None, *own: jax.Array) -> tup
 def head_logits(weights: Weights, hidden: jax.Array) -> jax.Array:
     """Returns float32[..., V] logits of float[..., D] hidden states."""
     return layouts.logits(product(hidden, head(weights), True))
+
+
+def next_logits(weights: Weights, hidden: jax.Array) -> jax.Array:
+    """Returns float32[B, V], as `head_logits`, for one token of every row."""
+    return layouts.logits(product_of_few(hidden, head(weights)))
 
 
 def head(weights: Weights) -> jax.Array:

@@ -23,7 +23,7 @@ from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.attention import MASKED_SCORE, PLAIN, visible
 from tunix_grpo.decoder.cache import Cache, Prompts, cache_sizes, empty_cache, grown, written
 from tunix_grpo.decoder.drawing import Drawn, DrawRule, Sampling, no_tokens, with_next
-from tunix_grpo.decoder.forward import forward, head_logits, text_positions
+from tunix_grpo.decoder.forward import forward, next_logits, text_positions
 from tunix_grpo.decoder.joined import for_tokens, layer_of_token
 from tunix_grpo.decoder.layer import Weights, embed, finish_layer, qkv, rms_norm, rotary_angles
 from tunix_grpo.decoder.platform import platform
@@ -135,7 +135,7 @@ def first_tokens(
     ends = jnp.int32(config.max_tokens) if limits is None else limits
     hidden = jnp.repeat(hidden, config.num_generations, axis=0)
     drawn = Drawn(*map(layouts.rows, no_tokens(rows, steps + 1, rule.pad_id)))
-    drawn = with_next(rule, drawn, head_logits(weights, hidden), keys, 0, ends)
+    drawn = with_next(rule, drawn, next_logits(weights, hidden), keys, 0, ends)
     return weights, Growing(jnp.int32(1), drawn, empty_cache(spec, rows, 0, hidden.dtype), prompts, keys, ends)
 
 
@@ -154,7 +154,7 @@ def drawn_until(
         t, drawn, cache = carry
         token = jax.lax.dynamic_slice_in_dim(drawn.tokens, t - 1, 1, axis=1)[:, 0]
         hidden, cache = decode_step(spec, weights, token, t - 1, cache, growing.prompts)
-        return t + 1, with_next(rule, drawn, head_logits(weights, hidden), growing.keys, t, growing.ends), cache
+        return t + 1, with_next(rule, drawn, next_logits(weights, hidden), growing.keys, t, growing.ends), cache
 
     t, drawn, cache = jax.lax.while_loop(
         lambda carry: (carry[0] <= last) & jnp.any(carry[1].going_on(growing.ends)),

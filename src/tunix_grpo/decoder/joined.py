@@ -1,8 +1,9 @@
 """Weights prepared for a single token per row: projections that share an input become one matrix product.
 
 With few rows a product costs the reading of its weights and the start of a kernel, not arithmetic; so fewer and larger
-products are faster, and adapters ride along. That takes a copy of the weights. Where there is no memory for one, they
-are read where they lie (`in_place`), and only the adapters are joined.
+products are faster, and adapters ride along. On a CPU the matrices are turned as well (`matmul.product_of_few`). That
+takes a copy of the weights. Where there is no memory for one, they are read where they lie (`in_place`), and only the
+adapters are joined.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from tunix_grpo.decoder import layouts
 from tunix_grpo.decoder.layer import Weights
+from tunix_grpo.decoder.matmul import outputs_first
 from tunix_grpo.decoder.quantized import is_quantized
 from tunix_grpo.decoder.spec import DecoderSpec, layer_places
 
@@ -108,7 +110,7 @@ def _join(leaves: list[Weights]) -> Weights:
     beside = _beside(leaves if w.dtype != jnp.float32 else [_without_adapter(leaf) for leaf in leaves])
     if "a" in beside:
         w = jnp.concatenate([w, beside.pop("a")], axis=1)
-    return {"w": w, **beside}
+    return {"turned": w.T, **beside} if outputs_first(w.dtype) else {"w": w, **beside}
 
 
 def _beside(leaves: list[Weights]) -> Weights:

@@ -24,7 +24,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from tunix_grpo.decoder import layouts
-from tunix_grpo.decoder.matmul import product
+from tunix_grpo.decoder.matmul import product, product_of_few
 from tunix_grpo.decoder.quantized import whole_weight
 from tunix_grpo.decoder.spec import DecoderSpec, Rope
 
@@ -62,13 +62,15 @@ def linear(leaf: Weights, x: jax.Array) -> jax.Array:
     """Returns x @ w (+ x @ a @ b) (+ bias), summed in float32 so that a small adapter is not rounded away.
 
     A leaf with "b" but without "a" has the columns of a behind those of w, so that x is read once. Several w, a tuple,
-    are those of neighbouring columns.
+    are those of neighbouring columns. "turned" is w as [out, in], for few rows.
     """
-    if isinstance(leaf["w"], tuple):
+    if isinstance(leaf.get("w"), tuple):
         # Of products with one input XLA would put the matrices together, in a copy, for each token.
         x, *inputs = jax.lax.optimization_barrier((x,) * (1 + len(leaf["w"])))
         parts = [product(*pair) for pair in zip(inputs, map(whole_weight, leaf["w"]), strict=True)]
         y = jnp.concatenate(parts, axis=-1)
+    elif "turned" in leaf:
+        y = product_of_few(x, leaf["turned"])
     else:
         y = product(x, whole_weight(leaf["w"]))
     if "b" in leaf:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from tunix_grpo.decoder.platform import platform
+
 
 def product(x: jax.Array, w: jax.Array, transposed: bool = False) -> jax.Array:
     """Returns float32[..., out], the sums of x[..., in] times w.
@@ -20,6 +22,25 @@ def product(x: jax.Array, w: jax.Array, transposed: bool = False) -> jax.Array:
         w: [in, out], or [out, in] if `transposed`.
     """
     return _differentiable_product(x, w, transposed)
+
+
+def outputs_first(dtype: jnp.dtype) -> bool:
+    """Says whether `product_of_few` wants its weights as [out, in]."""
+    return platform() == "cpu" and dtype == jnp.float32
+
+
+def product_of_few(x: jax.Array, w: jax.Array) -> jax.Array:
+    """Returns float32[..., out], the sums of x[..., in] times w[out, in], of few rows.
+
+    On a CPU such a product costs the reading of w, which XLA's library reads in narrow columns where w is the right
+    operand, and row after row where it is the left one. The barriers keep what is done to x before, and to the result
+    afterwards, out of the library's product, which would be slower than the other order.
+    """
+    if not outputs_first(w.dtype):
+        return product(x, w, True)
+    x = jax.lax.optimization_barrier(x)
+    turned = jnp.einsum("oi,...i->o...", w, x, preferred_element_type=jnp.float32)
+    return jnp.moveaxis(jax.lax.optimization_barrier(turned), 0, -1)
 
 
 def _product(x: jax.Array, w: jax.Array, transposed: bool) -> jax.Array:

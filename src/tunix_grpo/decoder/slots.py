@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from tunix_grpo import seeds
 from tunix_grpo.decoder.cache import Cache, Prompts, empty_cache
 from tunix_grpo.decoder.drawing import Drawn, DrawRule, no_tokens, with_next
-from tunix_grpo.decoder.forward import head_logits
+from tunix_grpo.decoder.forward import next_logits
 from tunix_grpo.decoder.generation import decode_step, prefill
 from tunix_grpo.decoder.layer import Weights
 from tunix_grpo.decoder.spec import DecoderSpec
@@ -93,7 +93,7 @@ def refilled(
     """
     hidden, prompts = prefill(spec, weights, new.prompt_tokens, new.prompt_valid, attention_form)
     drawn = no_tokens(len(new.row), rule.config.max_tokens, rule.pad_id)
-    drawn = with_next(rule, drawn, head_logits(weights, hidden[new.prompt]), new.keys, 0, new.limits)
+    drawn = with_next(rule, drawn, next_logits(weights, hidden[new.prompt]), new.keys, 0, new.limits)
     of_rows = jax.tree.map(lambda array: array[new.prompt], prompts)
 
     def placed(old: jax.Array, fresh: jax.Array) -> jax.Array:
@@ -117,7 +117,7 @@ def continued(spec: DecoderSpec, weights: Weights, slots: Slots, rule: DrawRule,
         last = jnp.maximum(drawn.lengths - 1, 0)
         token = jnp.take_along_axis(drawn.tokens, last[:, None], axis=1)[:, 0]
         hidden, cache = decode_step(spec, weights, token, last, cache, slots.prompts)
-        logits = head_logits(weights, hidden)
+        logits = next_logits(weights, hidden)
         return with_next(rule, drawn, logits, slots.keys, drawn.lengths, slots.limits), cache
 
     drawn, cache = jax.lax.fori_loop(0, tokens, next_token, (slots.drawn, slots.cache))

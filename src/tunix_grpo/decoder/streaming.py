@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from tunix_grpo.decoder.attention import PLAIN
-from tunix_grpo.decoder.forward import head_logits
+from tunix_grpo.decoder.forward import next_logits
 from tunix_grpo.decoder.generation import Cache, Prompts, Sampling, decode_step, empty_cache, prefill
 from tunix_grpo.decoder.joined import beside_layers, for_tokens
 from tunix_grpo.decoder.layer import Weights
@@ -119,7 +119,7 @@ def _draw(
     weights: Weights, hidden: jax.Array, key: jax.Array, place: int | jax.Array, sampling_config: Sampling
 ) -> jax.Array:
     token, _ = sample(
-        head_logits(weights, hidden),
+        next_logits(weights, hidden),
         jnp.expand_dims(jax.random.fold_in(key, place), 0),
         temperature=sampling_config.temperature,
         top_k=sampling_config.top_k,
