@@ -58,7 +58,7 @@ class Product(NamedTuple):
     @property
     def is_of_weights(self) -> bool:
         """A matrix with a few rows of activations, which the program has on the right."""
-        return not self.batched[0] and self.right[0] == ROWS and len(self.left) == 2
+        return not self.batched[0] and ROWS in self.right and len(self.left) == 2
 
 
 def products(text: str) -> Counter[Product]:

@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tunix_grpo.decoder import layouts
+from tunix_grpo.decoder import layouts, matmul
 from tunix_grpo.decoder.layer import Weights
-from tunix_grpo.decoder.matmul import outputs_first
 from tunix_grpo.decoder.quantized import is_quantized
 from tunix_grpo.decoder.spec import DecoderSpec, layer_places
 
@@ -110,7 +109,7 @@ def _join(leaves: list[Weights]) -> Weights:
     beside = _beside(leaves if w.dtype != jnp.float32 else [_without_adapter(leaf) for leaf in leaves])
     if "a" in beside:
         w = jnp.concatenate([w, beside.pop("a")], axis=1)
-    return {"turned": w.T, **beside} if outputs_first(w.dtype) else {"w": w, **beside}
+    return {"turned": w.T, **beside} if matmul.outputs_first(w.dtype) else {"w": w, **beside}
 
 
 def _beside(leaves: list[Weights]) -> Weights:
