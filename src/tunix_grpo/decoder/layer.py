@@ -64,13 +64,13 @@ def linear(leaf: Weights, x: jax.Array) -> jax.Array:
     A leaf with "b" but without "a" has the columns of a behind those of w, so that x is read once. Several w, a tuple,
     are those of neighbouring columns. "turned" is w as [out, in], for few rows.
     """
-    if isinstance(leaf.get("w"), tuple):
+    if "turned" in leaf:
+        y = product_of_few(x, leaf["turned"])
+    elif isinstance(leaf["w"], tuple):
         # Of products with one input XLA would put the matrices together, in a copy, for each token.
         x, *inputs = jax.lax.optimization_barrier((x,) * (1 + len(leaf["w"])))
         parts = [product(*pair) for pair in zip(inputs, map(whole_weight, leaf["w"]), strict=True)]
         y = jnp.concatenate(parts, axis=-1)
-    elif "turned" in leaf:
-        y = product_of_few(x, leaf["turned"])
     else:
         y = product(x, whole_weight(leaf["w"]))
     if "b" in leaf:
